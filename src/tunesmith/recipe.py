@@ -1,0 +1,335 @@
+"""What was asked: a YAML file and `--set` overrides become one frozen, fully checked Recipe.
+
+Every check that needs neither hardware nor the model happens here, and all problems are reported at once. Nothing
+downstream decides on its own what an unset value means: `auto` values are decided by `tunesmith.plan`, with a reason.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from tunesmith.errors import RecipeError
+
+MAX_RECIPE_BYTES = 1_000_000
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h)$")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _check_every(value: Any) -> Any:
+    if isinstance(value, str) and value.isdigit():
+        value = int(value)
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    if isinstance(value, str) and _DURATION.match(value) and duration_seconds(value) > 0:
+        return value
+    raise ValueError("expected optimizer steps (50), a duration (90s, 10m, 1h) or auto")
+
+
+Every = Annotated[int | str, BeforeValidator(_check_every)]
+AutoOr = Literal["auto"]
+
+
+def duration_seconds(text: str) -> float:
+    """`90s`, `10m` or `1.5h` in seconds."""
+    match = _DURATION.match(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration such as 90s, 10m or 1h")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, protected_namespaces=())
+
+
+class ModelSection(_Section):
+    """Which model is tuned."""
+
+    name: str = Field(min_length=1)
+    """`smollm2-135m` (embedded), a hub id, a local directory, a GGUF file, or a tunesmith run directory."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The type in which weights are held. auto: the plan decides with train.precision."""
+
+
+class Source(_Section):
+    """One of several sources that are mixed."""
+
+    path: str = Field(min_length=1)
+    weight: float = Field(default=1.0, gt=0)
+    """Times that each row of this source is seen per epoch: 2 repeats every row, 0.5 takes a fixed random half."""
+
+
+class DataSection(_Section):
+    """Where the text comes from, what a row is, and how rows are split."""
+
+    path: str | tuple[Source, ...]
+    """A file, folder, glob, `hub:owner/name[:split]`, `-` for standard input, or a list of {path, weight}."""
+    text: str | None = None
+    """Column that holds the text, or a template such as "{title} ({release_year}): {description}"."""
+    prompt: str | None = None
+    completion: str | None = None
+    messages: str | None = None
+    """Column that holds chat turns."""
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "txt"] = "auto"
+    by: Literal["line", "paragraph", "file"] = "line"
+    """What one row of a plain text file is."""
+    encoding: str = "auto"
+    delimiter: str = "auto"
+    eval_fraction: float = Field(default=0.1, ge=0, lt=1)
+    test_fraction: float = Field(default=0.0, ge=0, lt=1)
+    eval_path: str | None = None
+    """Held-out rows in a file of their own; eval_fraction is then not used."""
+    test_path: str | None = None
+    split_column: str | None = None
+    """Column that says train, eval or test (also: validation, valid, dev)."""
+    group: str | None = None
+    """Column whose equal values never straddle the split."""
+    stratify: str | None = None
+    """Column whose values keep their share in every split."""
+    slice: str | None = None
+    """Column by which the held-out loss is also reported."""
+    near_duplicates: bool = True
+    """Keep near-duplicates (MinHash) on one side of the split."""
+    long: Literal["split", "truncate", "drop", "error"] = "split"
+    max_rows: int | None = Field(default=None, ge=2)
+    max_bad_rows: float | None = Field(default=None, ge=0, le=1)
+    """Share of rows that may be unreadable; unset: 0 for broken encodings and JSON, 0.01 for empty rows."""
+    seed: int = Field(default=7, ge=0)
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> DataSection:
+        kinds = [name for name in ("text", "messages") if getattr(self, name) is not None]
+        if (self.prompt is None) != (self.completion is None):
+            raise ValueError("prompt and completion go together: name both columns")
+        if self.prompt is not None:
+            kinds.append("prompt/completion")
+        if len(kinds) > 1:
+            raise ValueError(f"a row is one of text, prompt/completion or messages; found {' and '.join(kinds)}")
+        if self.eval_fraction + self.test_fraction >= 1:
+            raise ValueError("eval_fraction + test_fraction leave no training rows; their sum must be below 1")
+        if isinstance(self.path, tuple) and not self.path:
+            raise ValueError("path is an empty list; name at least one source")
+        return self
+
+
+class TrainSection(_Section):
+    """How the model is trained."""
+
+    method: Literal["full", "lora", "qlora", "auto"] = "full"
+    epochs: float = Field(default=1, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    """Ends the run after this many optimizer steps, before `epochs` if that is later."""
+    learning_rate: float = Field(default=2.0e-4, gt=0, lt=1)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    optimizer: Literal["auto", "adamw", "adamw8bit"] = "auto"
+    tokens_per_step: AutoOr | Annotated[int, Field(gt=0)] = "auto"
+    """Tokens per optimizer step over all processes, padding never counted."""
+    micro_batch_tokens: AutoOr | Annotated[int, Field(gt=0)] = "auto"
+    """Tokens per forward and backward pass on one device."""
+    max_length: int = Field(default=1024, ge=2)
+    """Longest document in tokens, its start and end tokens included."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: AutoOr | bool = "auto"
+    compile: AutoOr | bool = "auto"
+    rehearse: bool = True
+    """Try the largest batch (forward, backward, step, evaluation, save) before step 1, then roll back."""
+    report_to: tuple[str, ...] = ()
+    """Trackers of transformers' Trainer: tensorboard, wandb, trackio."""
+    seed: int = Field(default=7, ge=0)
+
+
+class LoraSection(_Section):
+    """Low-rank adapters (Hu et al., 2021); used by methods lora and qlora."""
+
+    rank: int = Field(default=16, gt=0)
+    alpha: float = Field(default=32, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target: str | tuple[str, ...] = "all-linear"
+    """`all-linear`, or the names of the modules that get an adapter."""
+
+
+class EvalSection(_Section):
+    """When the held-out loss is measured during training."""
+
+    every: Every = "auto"
+
+
+class SaveSection(_Section):
+    """When checkpoints are written and how many stay."""
+
+    every: Every = "auto"
+    """Optimizer steps (50), a duration (10m) or auto."""
+    keep: int = Field(default=2, ge=1)
+
+
+class CompareSection(_Section):
+    """What base and tuned model are asked to write."""
+
+    prompts: tuple[str, ...] = ("One fine morning", "A boy and a girl")
+    num_samples: int = Field(default=64, ge=1)
+    """Held-out openings and unconditional samples that the scores are computed on."""
+    max_new_tokens: int = Field(default=80, gt=0)
+    temperature: float = Field(default=0.8, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = Field(default=7, ge=0)
+
+
+class Recipe(_Section):
+    """Everything that was asked of a run.
+
+    Build it from Python (`Recipe(model=..., data=..., train=...)`) or with `Recipe.load`.
+    """
+
+    model: ModelSection
+    data: DataSection
+    train: TrainSection = TrainSection()
+    lora: LoraSection = LoraSection()
+    eval: EvalSection = EvalSection()
+    save: SaveSection = SaveSection()
+    compare: CompareSection = CompareSection()
+
+    def __init__(self, **sections: Any) -> None:
+        try:
+            super().__init__(**sections)
+        except ValidationError as error:
+            raise RecipeError(_explain(error, "recipe")) from None
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+        """Read a YAML recipe and apply `section.key=value` overrides.
+
+        Raises RecipeError that lists every problem, each with its key.
+        """
+        values = _read_yaml(Path(path))
+        for override in overrides:
+            _apply_override(values, override)
+        return cls.parse(values, str(path))
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], where: str = "recipe") -> Recipe:
+        """Check plain values, as YAML holds them. `where` opens each line of the RecipeError."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise RecipeError(_explain(error, where)) from None
+
+    def with_values(self, **changes: Any) -> Recipe:
+        """A copy with dotted values changed: `recipe.with_values(**{"train.epochs": 2})`."""
+        values = self.model_dump(mode="json")
+        for key, value in changes.items():
+            section, name = key.split(".", 1)
+            values[section][name] = value
+        return Recipe.parse(values)
+
+    def to_yaml(self) -> str:
+        """The recipe with every default filled in."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise RecipeError(f"{path}: is a directory. Expected a YAML recipe.")
+    if not path.exists():
+        near = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        close = difflib.get_close_matches(str(path), near, n=1, cutoff=0.4)
+        raise RecipeError(f"{path}: no such file." + (f" Did you mean {close[0]}?" if close else ""))
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise RecipeError(f"{path}: {path.stat().st_size} bytes. A recipe has at most {MAX_RECIPE_BYTES}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: byte {error.start} is not UTF-8. Save the recipe as UTF-8.") from None
+    try:
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            if isinstance(token, yaml.AliasToken):
+                line = token.start_mark.line + 1
+                raise RecipeError(f"{path}:{line}: YAML aliases are not supported. Write the value out.")
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"{where}: not valid YAML: {problem}.") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: nested too deeply for a recipe.") from None
+    if not isinstance(values, dict):
+        found = "nothing" if values is None else f"a {type(values).__name__}"
+        raise RecipeError(
+            f"{path}: found {found}. Expected sections: {', '.join(Recipe.model_fields)}; model and data are required."
+        )
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not equals or not dot or not name:
+        raise RecipeError(f"--set {override}: expected section.key=value, such as train.epochs=2.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    target = values.setdefault(section, {})
+    if not isinstance(target, dict):
+        raise RecipeError(f"--set {override}: {section} is not a section in the recipe.")
+    *path, last = name.split(".")
+    for part in path:
+        target = target.setdefault(part, {})
+    target[last] = value
+
+
+def _section_fields(location: tuple[int | str, ...]) -> list[str]:
+    """Names that are allowed beside the key at `location`."""
+    if len(location) == 1:
+        return list(Recipe.model_fields)
+    field = Recipe.model_fields.get(str(location[0]))
+    section = field.annotation if field is not None else None
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        return list(section.model_fields) if len(location) == 2 else list(Source.model_fields)
+    return []
+
+
+def _did_you_mean(location: tuple[int | str, ...]) -> str:
+    allowed = _section_fields(location)
+    key = str(location[-1])
+    close = difflib.get_close_matches(key, allowed, n=1, cutoff=0.6)
+    prefix = ".".join(str(part) for part in location[:-1])
+    if close:
+        return f" Did you mean {prefix + '.' if prefix else ''}{close[0]}?"
+    homes = [f"{s}.{key}" for s in Recipe.model_fields if key in _section_fields((s, key))]
+    return f" Did you mean {homes[0]}?" if homes else f" Known keys: {', '.join(allowed)}."
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines: dict[str, None] = {}
+    for problem in error.errors(include_url=False):
+        location = tuple(part for part in problem["loc"] if not _is_union_tag(part))
+        key = ".".join(str(part) for part in location)
+        if problem["type"] == "extra_forbidden":
+            lines[f"{where}: {key}: unknown key.{_did_you_mean(location)}"] = None
+        elif problem["type"] == "missing":
+            lines[f"{where}: {key}: missing. It is required."] = None
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            found = problem.get("input")
+            shown = f" (found {found!r})" if isinstance(found, str | int | float | bool | None) else ""
+            lines[f"{where}: {key}: {message}{shown}"] = None
+    return "\n".join(lines)
+
+
+def _is_union_tag(part: int | str) -> bool:
+    """pydantic names the arm of a union inside a location (`int`, `constrained-int`, `literal['auto']`); users do not."""
+    return isinstance(part, str) and (part in _UNION_TAGS or "[" in part)
+
+
+_UNION_TAGS = {"str", "int", "float", "bool", "constrained-int", "list", "tuple", *get_args(AutoOr)}

@@ -1,0 +1,205 @@
+"""The run directory: every artefact's name, writer and reader.
+
+    recipe.yaml      the resolved recipe            plan.json        decided values; predicted and, after, measured
+    data.json        counts, ledger, fingerprints   metrics.jsonl    a line per log step
+    checkpoints/     step-N/ with MANIFEST.json     result.json      final metrics
+    model/           weights, tokenizer, card       compare.json     outputs and scores
+    report.html      log.txt                        lock, status.json while it runs
+
+Directories are created 0700 and files 0600. JSON files are replaced whole: a reader sees the old one or the new one.
+This module imports no torch, so that the report and the command line stay quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import RunError
+from tunesmith.recipe import Recipe
+
+RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+RECIPE = "recipe.yaml"
+DATA = "data.json"
+PLAN = "plan.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+COMPARE = "compare.json"
+REPORT = "report.html"
+LOG = "log.txt"
+STATUS = "status.json"
+LOCK = "lock"
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+
+
+class RunDir:
+    """One run on disk.
+
+    `RunDir.create` makes or reopens a run for writing; `RunDir.open` reads a run that exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, out: str | Path, recipe: Recipe, *, fresh: bool = False) -> RunDir:
+        """Make `out` the directory of this recipe's run, or reopen it when it already is.
+
+        `fresh` removes the artefacts of an earlier run first. Raises RunError when the name is not allowed, when the
+        directory holds something that is not a run, or a run of another recipe.
+        """
+        run_dir = cls(check_run_path(out))
+        if run_dir.path.exists() and any(run_dir.path.iterdir()):
+            if not run_dir.file(RECIPE).is_file():
+                found = ", ".join(sorted(entry.name for entry in run_dir.path.iterdir())[:5])
+                raise RunError(f"{run_dir.path}: is not empty and holds no run (found {found}). Choose another --out.")
+            if fresh:
+                run_dir.clear()
+        run_dir.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return run_dir
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """The run at `path`. Raises RunError when there is none."""
+        path = Path(path)
+        if not (path / RECIPE).is_file():
+            raise RunError(f"{path}: no run here (no {RECIPE}). Give the directory that `tunesmith train` wrote.")
+        return cls(path)
+
+    @staticmethod
+    def is_run(path: str | Path) -> bool:
+        """Whether `path` holds a run."""
+        return (Path(path) / RECIPE).is_file()
+
+    def file(self, name: str) -> Path:
+        """Path of one artefact."""
+        return self.path / name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / CHECKPOINTS
+
+    @property
+    def model(self) -> Path:
+        return self.path / MODEL
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe of the run."""
+        return Recipe.load(self.file(RECIPE))
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        write_text(self.file(RECIPE), recipe.to_yaml())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """An artefact, or RunError that says which command writes it."""
+        path = self.file(name)
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{path}: missing. `tunesmith {_WRITERS.get(name, 'train')}` writes it.") from None
+        except ValueError as error:
+            raise RunError(f"{path}: not valid JSON ({error}). The file is damaged; write it again.") from None
+        if not isinstance(value, dict):
+            raise RunError(f"{path}: expected a JSON object, found {type(value).__name__}.")
+        return value
+
+    def has(self, name: str) -> bool:
+        return self.file(name).exists()
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Replace an artefact in one step. Numbers that are not finite are written as null."""
+        write_text(self.file(name), json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        with _open_private(self.file(METRICS), os.O_APPEND) as file:
+            file.write(json.dumps(finite(line)) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+        if not self.has(METRICS):
+            return []
+        lines = []
+        for text in self.file(METRICS).read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(text))
+        return lines
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop the lines after `step`, which a resumed run will write again."""
+        if self.has(METRICS):
+            kept = [line for line in self.metrics() if line.get("step", 0) <= step]
+            write_text(self.file(METRICS), "".join(json.dumps(line) + "\n" for line in kept))
+
+    def log(self, message: str) -> None:
+        """Append to log.txt."""
+        with _open_private(self.file(LOG), os.O_APPEND) as file:
+            file.write(message.rstrip("\n") + "\n")
+
+    def clear(self) -> None:
+        """Delete every artefact of a run, and nothing else."""
+        import shutil
+
+        for name in (DATA, PLAN, METRICS, RESULT, COMPARE, REPORT, LOG, STATUS, RECIPE):
+            self.file(name).unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.model):
+            if folder.is_symlink():
+                raise RunError(f"{folder}: is a symbolic link. It is not followed; remove it yourself.")
+            if folder.is_dir():
+                shutil.rmtree(folder)
+
+
+_WRITERS = {COMPARE: "compare", REPORT: "report", DATA: "train", RESULT: "train", PLAN: "train"}
+
+
+def check_run_path(out: str | Path) -> Path:
+    """`out` when it may be a run directory. Raises RunError on a name or place that is not allowed."""
+    path = Path(out)
+    name = path.name
+    if not RUN_NAME.fullmatch(name) or name in (".", ".."):
+        raise RunError(f"{out!s}: a run name has 1 to 64 characters of A-Z a-z 0-9 . _ - (found {name!r}).")
+    if ".." in path.parts:
+        raise RunError(f"{out!s}: a run directory may not contain '..'. Give the path itself.")
+    if path.is_symlink():
+        raise RunError(f"{out!s}: is a symbolic link. Give the directory itself.")
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{out!s}: is a file. Expected a directory, or a name that does not exist yet.")
+    return path
+
+
+@contextlib.contextmanager
+def _open_private(path: Path, flags: int) -> Iterator[Any]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o600)
+    with os.fdopen(descriptor, "a" if flags & os.O_APPEND else "w", encoding="utf-8") as file:
+        yield file
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a private file whole: temporary name, flush to disk, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with _open_private(temporary, os.O_TRUNC) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def finite(value: Any) -> Any:
+    """`value` with every float that JSON cannot hold replaced by None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
