@@ -1,0 +1,115 @@
+"""What this machine has: devices, memory, cores. Container limits count, not what the host has."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices and memory that a run may use."""
+
+    device: Literal["cpu", "cuda"]
+    num_devices: int
+    """GPUs that are visible; 1 on a machine without."""
+    name: str
+    """Of GPU 0, or of the processor."""
+    memory_bytes: int
+    """Of one GPU; of the machine when it has none."""
+    memory_free_bytes: int
+    """Free now, on the fullest visible GPU; free RAM on a machine without."""
+    ram_bytes: int
+    ram_free_bytes: int
+    num_cores: int
+    """Processor cores that this process may use."""
+    supports_bf16: bool
+    """Whether bf16 is a native and fast type of the device."""
+    num_processes: int = 1
+    """Training processes that a launcher (torchrun) started; 1 without one."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def detect_machine() -> Machine:
+    """The machine this process runs on. Imports torch."""
+    import torch
+
+    ram_bytes, ram_free_bytes = _ram()
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if not torch.cuda.is_available():
+        return Machine(
+            device="cpu",
+            num_devices=1,
+            name=_processor_name(),
+            memory_bytes=ram_bytes,
+            memory_free_bytes=ram_free_bytes,
+            ram_bytes=ram_bytes,
+            ram_free_bytes=ram_free_bytes,
+            num_cores=_num_cores(),
+            supports_bf16=False,
+            num_processes=num_processes,
+        )
+    num_devices = torch.cuda.device_count()
+    memory = [torch.cuda.mem_get_info(index) for index in range(num_devices)]
+    return Machine(
+        device="cuda",
+        num_devices=num_devices,
+        name=torch.cuda.get_device_name(0),
+        memory_bytes=min(total for _, total in memory),
+        memory_free_bytes=min(free for free, _ in memory),
+        ram_bytes=ram_bytes,
+        ram_free_bytes=ram_free_bytes,
+        num_cores=_num_cores(),
+        supports_bf16=torch.cuda.is_bf16_supported(including_emulation=False),
+        num_processes=num_processes,
+    )
+
+
+def _num_cores() -> int:
+    """Cores of the affinity mask, cut by the quota of a version 2 control group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+
+
+def _ram() -> tuple[int, int]:
+    """Total and available bytes, cut by the limit of a version 2 control group."""
+    memory = psutil.virtual_memory()
+    total, free = int(memory.total), int(memory.available)
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
+        cached = _cgroup_file_cache()
+    except (OSError, ValueError):
+        return total, free
+    return min(total, limit), max(0, min(free, limit - used + cached))
+
+
+def _cgroup_file_cache() -> int:
+    """Bytes of inactive file cache, which the kernel gives back before it kills."""
+    for line in (CGROUP / "memory.stat").read_text().splitlines():
+        name, value = line.split()
+        if name == "inactive_file":
+            return int(value)
+    return 0
+
+
+def _processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {_num_cores()} cores"
+    except OSError:
+        pass
+    return f"CPU, {_num_cores()} cores"
