@@ -132,7 +132,7 @@ def test_drop_counts_the_row(tokenizer: Any) -> None:
 
 def test_error_names_the_row_the_length_the_limit_and_the_options(tokenizer: Any) -> None:
     ids = _document(tokenizer, " ".join(SENTENCES))
-    with pytest.raises(DataError, match=rf"a\.csv:2: {len(ids)} tokens.* max_length is 20 .*split.*truncate or drop"):
+    with pytest.raises(DataError, match=rf"a\.csv:2: {len(ids)} tokens.*max_length is 20 and.*split.*truncate or drop"):
         LongDocuments("error", 20, tokenizer).fit(ids, None, "a.csv:2")
 
 
