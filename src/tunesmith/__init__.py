@@ -5,7 +5,7 @@ The pipeline, one module a stage, one artefact each in the run directory:
     recipe.py      what was asked: YAML and overrides -> a frozen Recipe            recipe.yaml
     data/          read, render, split, tokenize, audit, batch                      data.json
     plan/          what was decided, with reasons; memory, time, disk, cost         plan.json
-    train/         the one training path: steps, checkpoints, recovery, signals     metrics.jsonl, checkpoints/, model/
+    training/      the one training path: steps, checkpoints, recovery, signals     metrics.jsonl, checkpoints/, model/
     evaluate.py    held-out loss, perplexity, bits per byte, token accuracy         result.json
     compare/       base against tuned: same prompts, same seeds; scores             compare.json
     report/        the run directory -> one HTML file                               report.html

@@ -328,7 +328,7 @@ def _explain(error: ValidationError, where: str) -> str:
 
 
 def _is_union_tag(part: int | str) -> bool:
-    """pydantic names the arm of a union inside a location (`int`, `constrained-int`, `literal['auto']`); users do not."""
+    """pydantic names the arm of a union inside a location (`int`, `literal['auto']`); users do not."""
     return isinstance(part, str) and (part in _UNION_TAGS or "[" in part)
 
 

@@ -53,19 +53,18 @@ class RunDir:
         self.path = path
 
     @classmethod
-    def create(cls, out: str | Path, recipe: Recipe, *, fresh: bool = False) -> RunDir:
-        """Make `out` the directory of this recipe's run, or reopen it when it already is.
+    def create(cls, out: str | Path) -> RunDir:
+        """Make the directory `out`, or reopen the run that it holds.
 
-        `fresh` removes the artefacts of an earlier run first. Raises RunError when the name is not allowed, when the
-        directory holds something that is not a run, or a run of another recipe.
+        Raises RunError when the name is not allowed or the directory holds something that is not a run.
         """
         run_dir = cls(check_run_path(out))
-        if run_dir.path.exists() and any(run_dir.path.iterdir()):
-            if not run_dir.file(RECIPE).is_file():
-                found = ", ".join(sorted(entry.name for entry in run_dir.path.iterdir())[:5])
-                raise RunError(f"{run_dir.path}: is not empty and holds no run (found {found}). Choose another --out.")
-            if fresh:
-                run_dir.clear()
+        if run_dir.path.exists() and not run_dir.file(RECIPE).is_file():
+            found = sorted(entry.name for entry in run_dir.path.iterdir() if entry.name not in (LOCK, LOG))
+            if found:
+                raise RunError(
+                    f"{run_dir.path}: is not empty and holds no run ({', '.join(found[:5])}). Choose another --out."
+                )
         run_dir.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return run_dir
 

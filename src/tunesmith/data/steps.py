@@ -8,6 +8,7 @@ The order depends on the seed and the epoch alone, so that any step can be rebui
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ def epoch_steps(fed_tokens: NDArray[np.int64], tokens_per_step: int, *, seed: in
     middles = ends - fed_tokens[order] / 2
     step_of = np.minimum((middles * num_steps / ends[-1]).astype(np.int64), num_steps - 1)
     starts = np.searchsorted(step_of, np.arange(num_steps + 1))
-    return [order[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True) if end > start]
+    return [order[start:end] for start, end in pairwise(starts) if end > start]
 
 
 def steps_in_epoch(fed_tokens: NDArray[np.int64], tokens_per_step: int) -> int:

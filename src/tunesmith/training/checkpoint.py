@@ -26,7 +26,7 @@ from typing import Any
 
 from tunesmith.errors import RunError
 from tunesmith.rundir import finite
-from tunesmith.train.state import (
+from tunesmith.training.state import (
     load_optimizer,
     load_trainable,
     load_tree,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tunesmith.errors import RunError
-from tunesmith.train.state import (
+from tunesmith.training.state import (
     load_optimizer,
     load_trainable,
     load_tree,

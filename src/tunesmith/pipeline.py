@@ -1,0 +1,287 @@
+"""The story in one function, and the Python API.
+
+recipe -> data -> plan -> train -> evaluate -> compare -> report
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import RunError
+from tunesmith.recipe import Recipe
+from tunesmith.rundir import DATA, PLAN, RECIPE, RESULT, RunDir, check_run_path
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tunesmith.data import Data
+    from tunesmith.generate import Generation
+    from tunesmith.plan import Plan
+    from tunesmith.source import ModelSource
+    from tunesmith.tokenizer import TextTokenizer
+    from tunesmith.training import Job
+    from tunesmith.training.checkpoint import Checkpoint
+    from tunesmith.training.signals import StopRequest
+
+SMALL_SUFFIX = "-small"
+SAFE_CHANGES = ("train.epochs", "train.max_steps", "train.report_to", "train.rehearse", "eval.", "save.", "compare.")
+"""Recipe values that a run may change when it goes on; the steps that are done stay as they were."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk, for use from Python."""
+
+    path: Path
+
+    @property
+    def dir(self) -> RunDir:
+        return RunDir.open(self.path)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.dir.recipe()
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """result.json: eval_loss, eval_loss_base, train_seconds, peak_bytes, ..."""
+        return self.dir.read_json(RESULT)
+
+    def generate(self, prompt: str = "", *, max_new_tokens: int | None = None, seed: int | None = None) -> str:
+        """Text that the tuned model writes after `prompt`, decoded as the recipe's compare section says."""
+        asked = self.recipe.compare
+        wanted = max_new_tokens or asked.max_new_tokens
+        return generate(
+            str(self.path),
+            [prompt],
+            recipe=self.recipe,
+            max_new_tokens=wanted,
+            seed=asked.seed if seed is None else seed,
+        )[0].text
+
+    def compare(self, prompts: list[str] | None = None) -> dict[str, Any]:
+        """Base against tuned: writes and returns compare.json."""
+        from tunesmith.compare import compare
+
+        return compare(self.dir, prompts)
+
+    def report(self) -> Path:
+        """Write report.html and return its path."""
+        from tunesmith.report import write_report
+
+        return write_report(self.dir)
+
+
+def train(
+    recipe: Recipe | str | Path,
+    out: str | Path | None = None,
+    *,
+    overrides: list[str] | tuple[str, ...] = (),
+    small: bool = False,
+    resume: bool = False,
+    fresh: bool = False,
+    force: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """Run a recipe from data to tuned model; an unfinished run in `out` goes on where it stopped.
+
+    out: the run directory; default runs/<name of the recipe file>, with -small after it when `small`.
+    small: a dry run on about 100 training and 20 held-out rows. resume: the run must exist already.
+    fresh: delete the run in `out` and begin again. force: go on although recipe or data changed.
+
+    Raises TunesmithError for what the user can fix, Stopped when a signal ended the run early.
+    """
+    from rich.console import Console
+
+    from tunesmith.training.lock import RunLock
+    from tunesmith.training.signals import StopRequest
+
+    recipe, path = _recipe_and_path(recipe, out, overrides, small)
+    _check_out(path, recipe, resume=resume, fresh=fresh, force=force)
+    console = console or Console(stderr=True)
+    say = partial(console.print, highlight=False, markup=False)
+    with StopRequest("the same command") as stop:
+        source, tokenizer, data = _prepare(recipe, small=small)
+        stop.check()
+        run_dir = RunDir.create(path)
+        with RunLock(run_dir, say):
+            if fresh:
+                run_dir.clear()
+            run_dir.write_recipe(recipe)
+            stop.resume = _resume_command(path, small)
+            job = _job(recipe, source, tokenizer, data, run_dir, say, force=force)
+            return _train_locked(job, stop, console)
+
+
+def _train_locked(job: Job, stop: StopRequest, console: Console) -> Run:
+    from tunesmith import training
+    from tunesmith.plan import record_measured
+    from tunesmith.report import write_report
+
+    run_dir, checkpoint = job.run_dir, job.checkpoint
+    if checkpoint is not None:
+        done = checkpoint.step >= job.plan.num_steps and run_dir.has(RESULT) and run_dir.model.is_dir()
+        if done:
+            console.print(f"{run_dir.path}: already finished at step {checkpoint.step}. --fresh trains it again.")
+            return Run(run_dir.path)
+        console.print(f"resuming {run_dir.path} from step {checkpoint.step}; --fresh would start over")
+    run_dir.write_json(DATA, job.data.audit)
+    run_dir.write_json(PLAN, job.plan.to_json())
+    result = training.train(job, stop, console)
+    console.print(record_measured(run_dir, result), highlight=False, markup=False)
+    write_report(run_dir)
+    return Run(run_dir.path)
+
+
+def _job(
+    recipe: Recipe,
+    source: ModelSource,
+    tokenizer: TextTokenizer,
+    data: Data,
+    run_dir: RunDir,
+    say: Callable[[str], None],
+    *,
+    force: bool,
+) -> Job:
+    from tunesmith.training import Job
+    from tunesmith.training.checkpoint import newest_valid_checkpoint
+
+    fingerprints = {"data": data.fingerprint, "model": model_fingerprint(source)}
+    checkpoint, problems = newest_valid_checkpoint(run_dir.checkpoints)
+    for problem in problems:
+        say(f"passed over a broken checkpoint: {problem}")
+    if checkpoint is not None and not force:
+        _check_same(checkpoint, fingerprints, run_dir)
+    plan = _plan(recipe, data, run_dir, checkpoint)
+    return Job(recipe, plan, source, tokenizer, data, run_dir, fingerprints, checkpoint)
+
+
+def prepare_data(recipe: Recipe, *, small: bool = False) -> Data:
+    """Read, split and tokenise the recipe's data, as training would."""
+    return _prepare(recipe, small=small)[2]
+
+
+def generate(name: str, prompts: list[str], *, recipe: Recipe | None = None, **options: Any) -> list[Generation]:
+    """Continue each prompt with RUN_OR_MODEL; decoding defaults to the recipe's compare section."""
+    from tunesmith.generate import generate as write
+    from tunesmith.model import load_for_generation
+    from tunesmith.recipe import CompareSection
+
+    asked = recipe.compare if recipe is not None else CompareSection()
+    model, tokenizer = load_for_generation(name)
+    values = {
+        "max_new_tokens": asked.max_new_tokens,
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "seed": asked.seed,
+    }
+    return write(model, tokenizer, prompts, **{**values, **options})
+
+
+def model_fingerprint(source: ModelSource) -> str:
+    """sha256 over the config and the names and sizes of the weight files: cheap, and another model differs in it."""
+    folder = Path(source.path)
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def flat_values(recipe: Recipe) -> dict[str, Any]:
+    """{"train.epochs": 1.0, ...}"""
+    return {
+        f"{section}.{key}": value
+        for section, values in recipe.model_dump(mode="json").items()
+        for key, value in values.items()
+    }
+
+
+def recipe_difference(old: Recipe, new: Recipe) -> list[str]:
+    """A line for each value that differs."""
+    before, after = flat_values(old), flat_values(new)
+    return [f"{key}: {before.get(key)!r} -> {after[key]!r}" for key in after if before.get(key) != after[key]]
+
+
+def _resume_command(path: Path, small: bool) -> str:
+    recipe, run = shlex.quote(str(path / RECIPE)), shlex.quote(str(path))
+    return f"tunesmith train {recipe} --out {run} --resume" + (" --small" if small else "")
+
+
+def _recipe_and_path(
+    recipe: Recipe | str | Path, out: str | Path | None, overrides: list[str] | tuple[str, ...], small: bool
+) -> tuple[Recipe, Path]:
+    if isinstance(recipe, Recipe):
+        if out is None:
+            raise RunError("train: a Recipe has no name of its own. Say where the run goes: out='runs/name'.")
+        return recipe, check_run_path(out)
+    loaded = Recipe.load(recipe, overrides)
+    default = Path("runs") / (Path(recipe).stem + (SMALL_SUFFIX if small else ""))
+    return loaded, check_run_path(out if out is not None else default)
+
+
+def _check_out(path: Path, recipe: Recipe, *, resume: bool, fresh: bool, force: bool) -> None:
+    """Refuse a run directory that this recipe may not go on in, before any work is done."""
+    if resume and fresh:
+        raise RunError("--resume and --fresh exclude each other. Give one.")
+    exists = RunDir.is_run(path)
+    if resume and not exists:
+        raise RunError(f"{path}: no run to resume (no {RECIPE}). Leave out --resume to start one.")
+    if not exists or fresh or force:
+        return
+    changed = recipe_difference(RunDir.open(path).recipe(), recipe)
+    unsafe = [line for line in changed if not line.startswith(SAFE_CHANGES)]
+    if unsafe:
+        lines = "\n".join(f"  {line}" for line in unsafe)
+        raise RunError(
+            f"{path}: holds a run of another recipe:\n{lines}\n"
+            "Choose another --out, start over with --fresh, or go on with the new values with --force."
+        )
+
+
+def _check_same(checkpoint: Checkpoint, fingerprints: dict[str, str], run_dir: RunDir) -> None:
+    for what in ("data", "model"):
+        if checkpoint.info.get(what) != fingerprints[what]:
+            raise RunError(
+                f"{run_dir.path}: the {what} changed since {checkpoint.path.name} was written "
+                f"(fingerprint {str(checkpoint.info.get(what))[:12]}, now {fingerprints[what][:12]}). "
+                f"Bring the old {what} back, start over with --fresh, or go on with --force."
+            )
+
+
+def _prepare(recipe: Recipe, *, small: bool) -> tuple[Any, Any, Data]:
+    from tunesmith.data import prepare
+    from tunesmith.source import find_model
+    from tunesmith.tokenizer import load_tokenizer
+
+    source = find_model(recipe.model.name, recipe.model.revision)
+    tokenizer = load_tokenizer(source)
+    return source, tokenizer, prepare(recipe.data, tokenizer, recipe.train.max_length, small=small)
+
+
+def _plan(recipe: Recipe, data: Data, run_dir: RunDir, checkpoint: Checkpoint | None) -> Plan:
+    """A run that goes on keeps the plan it began with; only its length may change."""
+    from tunesmith.plan import Plan, detect_machine, make_plan
+
+    plan = make_plan(recipe, data, detect_machine())
+    if checkpoint is None or not run_dir.has(PLAN):
+        return plan
+    begun = Plan.from_json(run_dir.read_json(PLAN))
+    same_steps = begun.tokens_per_step == plan.tokens_per_step
+    if not same_steps:
+        recipe = recipe.with_values(**{"train.tokens_per_step": begun.tokens_per_step})
+        plan = make_plan(recipe, data, detect_machine())
+    return replace(
+        begun,
+        num_steps=plan.num_steps,
+        warmup_steps=begun.warmup_steps,
+        eval_every=plan.eval_every,
+        save_every=plan.save_every,
+        device=plan.device,
+        num_processes=plan.num_processes,
+    )

@@ -1,0 +1,84 @@
+"""The largest batch of the run, tried before step 1 and rolled back bit for bit.
+
+A run that cannot hold its longest batch should say so after seconds, not at step 1,935. The rehearsal runs forward,
+backward, the optimizer with a learning rate of 0 (which changes no weight and creates all of its state), the longest
+held-out batch, and takes and frees the disk room of one checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tunesmith.errors import RunError
+from tunesmith.training.checkpoint import check_room
+from tunesmith.training.state import rng_state, set_rng_state
+
+if TYPE_CHECKING:
+    from tunesmith.training.trainer import FlatTrainer
+
+MAX_SHARE = 0.05
+
+
+def rehearse(trainer: FlatTrainer) -> bool:
+    """Try the worst case of the run; afterwards weights, optimizer and random numbers are as before.
+
+    Returns False when skipped because it would take more than 5% of the run. An out-of-memory error shrinks the
+    micro-batch, as in training. Raises TrainingError when a document does not fit alone, RunError without disk room.
+    """
+    _rehearse_disk(trainer)
+    if 1 / len(trainer.steps) > MAX_SHARE:
+        return False
+    random_state = rng_state()
+    largest = max(trainer.steps, key=lambda step: int(trainer.fed_tokens[step].sum()))
+    longest = max(trainer.steps, key=lambda step: int(trainer.fed_tokens[step].max()))
+    worst = np.unique(np.concatenate([largest, longest[np.argmax(trainer.fed_tokens[longest])][None]]))
+    counters = (trainer.run_state.train_tokens, trainer.run_state.train_samples)
+    try:
+        trainer.training_step(trainer.model, worst)
+        _step_in_place(trainer)
+    finally:
+        trainer.model.zero_grad()
+        trainer.run_state.train_tokens, trainer.run_state.train_samples = counters
+        trainer.forget_window()
+        set_rng_state(random_state)
+    return True
+
+
+def _step_in_place(trainer: FlatTrainer) -> None:
+    optimizer = trainer.create_optimizer()
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    try:
+        optimizer.step()
+    finally:
+        optimizer.state.clear()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+    if trainer.args.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _rehearse_disk(trainer: FlatTrainer) -> None:
+    """Take the room of one checkpoint and give it back: a quota or a full disk shows now."""
+    folder = trainer.run_dir.path
+    needed = trainer.checkpoint_bytes()
+    check_room(folder, needed)
+    if not hasattr(os, "posix_fallocate"):
+        return
+    path = folder / f".room.{os.getpid()}.tmp"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, needed)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: a checkpoint needs {needed / 1e9:.1f} GB, which the disk does not give ({error.strerror}). "
+            "Free room or choose another --out."
+        ) from None
+    finally:
+        os.close(descriptor)
+        path.unlink()

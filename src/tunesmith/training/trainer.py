@@ -1,0 +1,467 @@
+"""The training loop: transformers.Trainer through its extension points.
+
+One item of the loader is one optimizer step: the indices of its documents. `training_step` cuts it into micro-batches,
+runs them forward and backward, and divides their summed loss by the number of targets in the whole step, over every
+process. Because a step is one unit, an out-of-memory error retries the same step with smaller micro-batches, and a
+checkpoint never stands inside accumulation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from tunesmith.data import TokenizedDocuments
+from tunesmith.data.steps import Indices, micro_batches, rank_share, run_steps
+from tunesmith.errors import TrainingError
+from tunesmith.evaluate import Scores, evaluate
+from tunesmith.fast.layout import FlatBatch, flatten
+from tunesmith.plan import Plan
+from tunesmith.recipe import Recipe, duration_seconds
+from tunesmith.rundir import RunDir
+from tunesmith.training.checkpoint import checkpoint_steps, save_checkpoint
+from tunesmith.training.memory import is_out_of_memory, peak_bytes, release_memory
+from tunesmith.training.numbers import check_finite, check_weights
+from tunesmith.training.progress import Progress
+from tunesmith.training.signals import StopRequest
+from tunesmith.training.state import (
+    load_optimizer,
+    load_trainable,
+    load_tree,
+    rng_state,
+    save_optimizer,
+    save_trainable,
+    save_tree,
+    set_rng_state,
+)
+
+MODEL_STATE = "model.safetensors"
+OPTIMIZER_STATE = "optimizer.safetensors"
+PROGRESS_STATE = "progress.safetensors"
+RANDOM_STATE = "rng.safetensors"
+MIN_SAVE_SECONDS = 60.0
+SAVE_SHARE = 0.04
+LOG_LINES = 200
+
+
+@dataclass
+class RunState:
+    """What a resumed run must know beyond weights, optimizer and random numbers."""
+
+    seconds: float = 0.0
+    save_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    train_tokens: int = 0
+    train_samples: int = 0
+    loss_sum: float = 0.0
+    micro_batch_tokens: int = 0
+    best_step: int | None = None
+    best_eval_loss: float = math.inf
+    base_eval: dict[str, float] = field(default_factory=dict)
+    last_eval: dict[str, float] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Steps(Dataset[Indices]):
+    def __init__(self, steps: list[Indices]) -> None:
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> Indices:
+        return self.steps[index]
+
+
+class FlatTrainer(Trainer):
+    """Trains a fast.apply'd model on flat batches, with recovery and without ever keeping logits."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        recipe: Recipe,
+        plan: Plan,
+        documents: TokenizedDocuments,
+        eval_documents: TokenizedDocuments,
+        run_dir: RunDir,
+        stop: StopRequest,
+        progress: Progress,
+        fingerprints: dict[str, str],
+    ) -> None:
+        self.recipe, self.plan, self.run_dir = recipe, plan, run_dir
+        self.documents, self.eval_documents = documents, eval_documents
+        self.stop, self.progress, self.fingerprints = stop, progress, fingerprints
+        self.fed_tokens = np.asarray(documents.lengths, dtype=np.int64) - 1
+        self.targets_per_document = documents.targets_per_document
+        self.steps = run_steps(
+            self.fed_tokens,
+            plan.tokens_per_step,
+            seed=recipe.train.seed,
+            epochs=recipe.train.epochs,
+            max_steps=recipe.train.max_steps,
+        )
+        self.run_state = RunState(micro_batch_tokens=plan.micro_batch_tokens)
+        self.eval_tokens = plan.micro_batch_tokens
+        self.save_seconds = 0.0
+        super().__init__(model=model, args=_arguments(recipe, plan, run_dir), train_dataset=_Steps(self.steps))
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Flow(self))
+        self.log_every = max(1, len(self.steps) // LOG_LINES) if plan.device == "cuda" else 1
+        self._logged_step = 0
+        self._window_tokens = 0
+        self._session_start = time.monotonic()
+        self._last_save = self._last_eval = self._session_start
+        self._window_start = self._session_start
+        self._unchecked: tuple[int, torch.Tensor] | None = None
+
+    # ---- data ----
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(_Steps(self.steps), batch_size=1, shuffle=False, collate_fn=lambda items: items[0])
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], None]:
+        return [step for step, _ in zip(epoch_iterator, range(num_batches), strict=False)], None
+
+    def flat_batch(self, indices: Indices) -> FlatBatch:
+        """The documents of one micro-batch, on this process's device."""
+        return flatten([self.documents[int(i)] for i in indices]).to(self.args.device)
+
+    # ---- one optimizer step ----
+
+    def training_step(self, model: Any, inputs: Indices, num_items_in_batch: Any = None) -> torch.Tensor:
+        model.train()
+        random_state = rng_state()
+        while True:
+            try:
+                return self._forward_backward(model, inputs)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            model.zero_grad()
+            release_memory()
+            set_rng_state(random_state)
+            self._halve_micro_batch(inputs)
+
+    def _forward_backward(self, model: Any, step: Indices) -> torch.Tensor:
+        world = self.args.world_size
+        mine = rank_share(step, self.fed_tokens, self.args.process_index, world)
+        num_targets = int(self.targets_per_document[step].sum())
+        parts = micro_batches(mine, self.fed_tokens, self.run_state.micro_batch_tokens)
+        total = torch.zeros((), device=self.args.device)
+        for position, part in enumerate(parts):
+            last = position == len(parts) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss = model(flat=self.flat_batch(part), denominator=num_targets / world).loss
+                self.accelerator.backward(loss)
+                total += loss.detach()
+        self._count(step, num_targets)
+        return total
+
+    def _count(self, step: Indices, num_targets: int) -> None:
+        state = self.run_state
+        state.train_tokens += num_targets
+        state.train_samples += len(step)
+        self._window_tokens += int(self.fed_tokens[step].sum())
+
+    def _halve_micro_batch(self, step: Indices) -> None:
+        old = min(self.run_state.micro_batch_tokens, int(self.fed_tokens[step].sum()))
+        longest = int(step[np.argmax(self.fed_tokens[step])])
+        if old <= int(self.fed_tokens[longest]):
+            raise TrainingError(
+                f"{self.documents.row_name(longest)}: {self.fed_tokens[longest]} tokens do not fit in memory even "
+                f"alone. Set train.max_length below {self.fed_tokens[longest]}, train.gradient_checkpointing: true, or "
+                "train.method: lora."
+            )
+        new = max(old // 2, 1)
+        self.run_state.micro_batch_tokens = new
+        note = f"out of memory at step {self.state.global_step + 1}: micro-batch {old} -> {new} tokens, same step again"
+        self.run_state.events.append({"step": self.state.global_step + 1, "kind": "out_of_memory", "note": note})
+        self.progress.note(note)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer: Any = make_optimizer(self.model, self.recipe, self.plan)
+        made: torch.optim.Optimizer = self.optimizer
+        return made
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        where = self.state.global_step + 1
+        if self.args.device.type == "cpu":
+            check_finite(where, self._last_good(), grad_norm=float(grad_norm))
+        else:
+            self._check_previous()
+            self._unchecked = (where, grad_norm.detach().to("cpu", non_blocking=True))
+        return grad_norm
+
+    def _check_previous(self) -> None:
+        """On a GPU the norm of a step is read while the next one runs, so that no step waits for the host."""
+        if self._unchecked is not None:
+            step, norm = self._unchecked
+            check_finite(step, self._last_good(), grad_norm=float(norm))
+            self._unchecked = None
+
+    def _last_good(self) -> Path | None:
+        steps = checkpoint_steps(self.run_dir.checkpoints)
+        return self.run_dir.checkpoints / f"step-{steps[-1]}" if steps else None
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0
+
+    # ---- evaluation ----
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Held-out scores of the model as it is; written to metrics.jsonl and never able to shrink training."""
+        started = time.monotonic()
+        scores = self.score()
+        step, state = self.state.global_step, self.run_state
+        check_finite(step, self._last_good(), eval_loss=scores.loss)
+        metrics = eval_metrics(scores)
+        state.last_eval = metrics
+        if scores.loss < state.best_eval_loss:
+            state.best_eval_loss, state.best_step = scores.loss, step
+        self.run_dir.append_metrics({"step": step, "epoch": self.epoch(), **metrics, "time": self.elapsed()})
+        self.progress.evaluated(step, scores)
+        seconds = time.monotonic() - started
+        state.eval_seconds += seconds
+        self._window_start += seconds
+        self._last_eval = time.monotonic()
+        return metrics
+
+    def score(self) -> Scores:
+        """Scores of the held-out documents, with the model in evaluation mode and random numbers untouched."""
+        random_state = rng_state()
+        self.model.eval()
+        try:
+            return evaluate(
+                self.model, self.eval_documents, max_tokens=self.eval_tokens, progress=self.progress.evaluating
+            )
+        finally:
+            self.model.train()
+            set_rng_state(random_state)
+
+    def eval_is_due(self) -> bool:
+        every = self.plan.eval_every
+        if isinstance(every, int):
+            return bool(self.state.global_step % every == 0)
+        return time.monotonic() - self._last_eval >= duration_seconds(every)
+
+    # ---- logging ----
+
+    def epoch(self) -> float:
+        return float(self.state.global_step / len(self.steps) * self.recipe.train.epochs)
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, those before a resume included."""
+        return self.run_state.seconds + time.monotonic() - self._session_start
+
+    def training_seconds(self) -> float:
+        """Seconds in optimizer steps: `elapsed` without evaluation and saving."""
+        return max(0.0, self.elapsed() - self.run_state.eval_seconds - self.run_state.save_seconds)
+
+    def forget_window(self) -> None:
+        """Throughput is measured from now on."""
+        self._window_tokens, self._window_start = 0, time.monotonic()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Write a line of metrics.jsonl. Trainer calls this with the mean loss since the last line."""
+        if "loss" not in logs:
+            return
+        now, step = time.monotonic(), self.state.global_step
+        check_finite(step, self._last_good(), loss=logs["loss"])
+        self.run_state.loss_sum += logs["loss"] * (step - self._logged_step)
+        line = {
+            "step": step,
+            "epoch": self.epoch(),
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm"),
+            "tokens_per_second": self._window_tokens / max(now - self._window_start, 1e-9),
+            "peak_bytes": peak_bytes(self.args.device),
+            "time": self.elapsed(),
+        }
+        self._logged_step, self._window_tokens, self._window_start = step, 0, now
+        self.run_dir.append_metrics(line)
+        self.progress.stepped(line)
+        super().log(logs, start_time)
+        self.state.log_history.clear()
+
+    # ---- checkpoints ----
+
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        """Write step-N whole or not at all. Trainer calls this right after the step was logged and evaluated."""
+        started = time.monotonic()
+        self._check_previous()
+        check_weights(self.state.global_step, self._last_good(), self.model)
+        self.run_state.seconds = self.elapsed()
+        self._session_start = time.monotonic()
+        if self.is_world_process_zero():
+            save_checkpoint(
+                self.run_dir.checkpoints,
+                self.state.global_step,
+                self._write_state,
+                info={**self.fingerprints, "eval": self.run_state.last_eval},
+                keep=self.recipe.save.keep,
+                best_step=self.run_state.best_step,
+                required_bytes=self.checkpoint_bytes(),
+            )
+        self._last_save = time.monotonic()
+        self.save_seconds = self._last_save - started
+        self.run_state.save_seconds += self.save_seconds
+        self._window_start += self.save_seconds
+
+    def _write_state(self, folder: Path) -> None:
+        save_trainable(self.model, folder / MODEL_STATE)
+        save_optimizer(self.optimizer, folder / OPTIMIZER_STATE)
+        save_tree(rng_state(), folder / RANDOM_STATE)
+        scaler = self.accelerator.scaler
+        progress = {
+            "run": asdict(self.run_state),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        save_tree(progress, folder / PROGRESS_STATE)
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def checkpoint_bytes(self) -> int:
+        """Bytes that one checkpoint takes on disk: trained weights and the optimizer's two moments."""
+        trained = sum(tensor.numel() * tensor.element_size() for tensor in trained_tensors(self.model).values())
+        moments = sum(2 * tensor.numel() * 4 for tensor in trained_tensors(self.model).values())
+        return trained + moments + 1_000_000
+
+    def save_is_due(self) -> bool:
+        """Whether save.every has come round; auto bounds the share of time that saving takes."""
+        every = self.plan.save_every
+        if isinstance(every, int):
+            return bool(self.state.global_step % every == 0)
+        since = time.monotonic() - self._last_save
+        if every == "auto":
+            return since >= max(MIN_SAVE_SECONDS, self.save_seconds / SAVE_SHARE)
+        return since >= duration_seconds(every)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        load_trainable(self.model, folder / MODEL_STATE)
+        self.run_state = RunState(**load_tree(folder / PROGRESS_STATE)["run"])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        load_optimizer(self.optimizer, Path(checkpoint) / OPTIMIZER_STATE)
+        progress = load_tree(Path(checkpoint) / PROGRESS_STATE)
+        self.lr_scheduler.load_state_dict(progress["scheduler"])
+        if self.accelerator.scaler is not None and progress["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(progress["scaler"])
+        self._logged_step = self.state.global_step
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            set_rng_state(load_tree(Path(checkpoint) / RANDOM_STATE))
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Loaded together with the scheduler."""
+
+
+class _Flow(TrainerCallback):
+    """Says after each step whether to log, evaluate, save or stop."""
+
+    def __init__(self, trainer: FlatTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer, step = self.trainer, state.global_step
+        last = step >= state.max_steps
+        control.should_training_stop = last or trainer.stop.requested
+        control.should_evaluate = last or (trainer.eval_is_due() and not trainer.stop.requested)
+        control.should_save = last or trainer.stop.requested or trainer.save_is_due()
+        control.should_log = control.should_save or control.should_evaluate or step % trainer.log_every == 0
+
+
+def trained_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Trainable parameters by name, tied ones once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def make_optimizer(model: Any, recipe: Recipe, plan: Plan) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters; weight decay on matrices only.
+
+    The fused kernel takes 0.16 s where the foreach one takes 0.57 s (125M parameters, 2 cores) and allocates nothing
+    after its first step, which is what makes `_RetryingAdamW` safe.
+    """
+    trained = list(trained_tensors(model).values())
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.train.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if plan.optimizer == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        quantised: torch.optim.Optimizer = AdamW8bit(groups, lr=recipe.train.learning_rate)
+        return quantised
+    return _RetryingAdamW(groups, lr=recipe.train.learning_rate, fused=True)
+
+
+class _RetryingAdamW(torch.optim.AdamW):
+    """Fused AdamW that frees cached memory and tries again when its state does not fit at first.
+
+    Memory is taken only while missing state is created, before any weight changes, so a second call continues.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        try:
+            return super().step(closure)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        release_memory()
+        return super().step(closure)
+
+
+def eval_metrics(scores: Scores) -> dict[str, float]:
+    """Held-out scores under the names of metrics.jsonl and result.json."""
+    return {
+        "eval_loss": scores.loss,
+        "eval_perplexity": scores.perplexity,
+        "eval_bits_per_byte": scores.bits_per_byte,
+        "eval_token_accuracy": scores.token_accuracy,
+    }
+
+
+def _arguments(recipe: Recipe, plan: Plan, run_dir: RunDir) -> TrainingArguments:
+    train = recipe.train
+    schedule = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}[train.schedule]
+    return TrainingArguments(
+        output_dir=str(run_dir.path),
+        num_train_epochs=1,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=schedule,
+        warmup_steps=plan.warmup_steps,
+        max_grad_norm=train.max_grad_norm,
+        bf16=plan.precision == "bf16",
+        fp16=plan.precision == "fp16",
+        use_cpu=plan.device == "cpu",
+        logging_strategy="no",
+        eval_strategy="no",
+        save_strategy="no",
+        report_to=list(train.report_to) or "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        logging_nan_inf_filter=False,
+        average_tokens_across_devices=False,
+        log_level="error",
+        seed=train.seed,
+    )
