@@ -198,11 +198,12 @@ class Recipe(_Section):
     save: SaveSection = SaveSection()
     compare: CompareSection = CompareSection()
 
-    def __init__(self, **sections: Any) -> None:
+    def __init__(self, *, _where: str = "recipe", **sections: Any) -> None:
+        """Raises RecipeError that lists every problem; `_where` opens each of its lines."""
         try:
             super().__init__(**sections)
         except ValidationError as error:
-            raise RecipeError(_explain(error, "recipe")) from None
+            raise RecipeError(_explain(error, _where)) from None
 
     @classmethod
     def load(cls, path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
@@ -218,10 +219,7 @@ class Recipe(_Section):
     @classmethod
     def parse(cls, values: dict[str, Any], where: str = "recipe") -> Recipe:
         """Check plain values, as YAML holds them. `where` opens each line of the RecipeError."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise RecipeError(_explain(error, where)) from None
+        return cls(_where=where, **{str(key): value for key, value in values.items()})
 
     def with_values(self, **changes: Any) -> Recipe:
         """A copy with dotted values changed: `recipe.with_values(**{"train.epochs": 2})`."""
@@ -273,7 +271,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     section, dot, name = key.strip().partition(".")
-    if not equals or not dot or not name:
+    if not (equals and section and dot and name):
         raise RecipeError(f"--set {override}: expected section.key=value, such as train.epochs=2.")
     try:
         value = yaml.safe_load(text)
@@ -323,7 +321,14 @@ def _explain(error: ValidationError, where: str) -> str:
             message = problem["msg"].removeprefix("Value error, ")
             found = problem.get("input")
             shown = f" (found {found!r})" if isinstance(found, str | int | float | bool | None) else ""
-            lines[f"{where}: {key}: {message}{shown}"] = None
+            start = f"{where}: {key}: "
+            earlier = next((line for line in lines if line.startswith(start)), None)
+            if earlier is None:
+                lines[f"{start}{message}{shown}"] = None
+            else:  # another arm of a union: one line a key
+                del lines[earlier]
+                both = earlier.removesuffix(shown)
+                lines[f"{both} or {message.removeprefix('Input should be ')}{shown}"] = None
     return "\n".join(lines)
 
 

@@ -1,0 +1,45 @@
+"""The whole story on the embedded model and data, for a first look: nothing is downloaded, nothing is configured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.recipe import Recipe
+from tunesmith.source import EMBEDDED
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWS = Path(__file__).parent / "assets" / "shows.csv"
+
+
+def demo_recipe(*, fast: bool = False) -> Recipe:
+    """The embedded model on 750 invented show descriptions; `fast` trains on fewer rows and compares fewer samples."""
+    data: dict[str, Any] = {"path": str(SHOWS), "text": "description", "slice": "genre", "eval_fraction": 0.2}
+    compare: dict[str, Any] = {"num_samples": 64}
+    if fast:
+        data["max_rows"], compare = 320, {"num_samples": 16, "max_new_tokens": 60}
+    return Recipe(model={"name": EMBEDDED}, data=data, train={"learning_rate": 2.0e-4}, compare=compare)
+
+
+def demo(out: Path, *, fast: bool, console: Console) -> Path:
+    """Doctor, plan, data, train, compare, report. Returns the path of the report.
+
+    Raises TunesmithError as each stage does. A demo that was stopped goes on where it was.
+    """
+    from tunesmith import pipeline
+    from tunesmith.doctor import examine
+
+    console.rule("doctor: is this machine fit?")
+    examine(Path(out).parent).print(console)
+    recipe = demo_recipe(fast=fast)
+    console.rule("plan: what will it cost?")
+    pipeline.plan(recipe).print(console)
+    console.rule("data: what does the model see?")
+    pipeline.audit(recipe).print(console)
+    console.rule("train")
+    run = pipeline.train(recipe, out, console=console)
+    console.rule("compare: what changed?")
+    run.compare()
+    return run.report()

@@ -1,0 +1,104 @@
+"""The house rules that a machine can check: floors, no circles, light imports, no text of this workplace."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tunesmith
+
+SRC = Path(tunesmith.__file__).parent
+FLOORS = [
+    {"errors"},
+    {"redact"},
+    {"recipe"},
+    {"rundir"},
+    {"source"},
+    {"tokenizer"},
+    {"fast"},
+    {"data"},
+    {"model"},
+    {"plan"},
+    {"generate", "evaluate"},
+    {"selftest"},
+    {"training"},
+    {"compare", "report", "doctor"},
+    {"pipeline"},
+    {"demo"},
+    {"cli"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """Rooms that a file imports when it runs; names for type checkers alone do not count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    rooms: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tunesmith":
+            parts = node.module.split(".")
+            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            rooms |= {a.name.split(".")[1] for a in node.names if a.name.startswith("tunesmith.")}
+    return rooms - {"__version__"}
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {path.stem for path in SRC.glob("*.py")} | {path.parent.name for path in SRC.glob("*/__init__.py")}
+    assert rooms - {"__init__"} == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", sorted(SRC.rglob("*.py")), ids=lambda p: str(p.relative_to(SRC)))
+def test_imports_only_go_down(path: Path) -> None:
+    room = path.relative_to(SRC).parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    for other in rooms_imported(path) - {room}:
+        assert FLOOR[other] < FLOOR[room], f"{room} (floor {FLOOR[room]}) imports {other} (floor {FLOOR[other]})"
+
+
+def test_no_torch_without_need() -> None:
+    code = (
+        "import sys, tunesmith, tunesmith.cli, tunesmith.report;"
+        "bad = {'torch', 'transformers', 'pydantic_core'} & set(sys.modules) - {'pydantic_core'};"
+        "sys.exit(f'imported {bad}' if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_pinned() -> None:
+    assert sorted(tunesmith.__all__) == [
+        "DataError",
+        "ModelError",
+        "PlanError",
+        "Recipe",
+        "RecipeError",
+        "Run",
+        "RunError",
+        "Stopped",
+        "TrainingError",
+        "TunesmithError",
+        "__version__",
+        "train",
+    ]
+    for name in tunesmith.__all__:
+        assert getattr(tunesmith, name) is not None
+
+
+def test_train_stays_a_function_after_training_was_imported() -> None:
+    import tunesmith.training
+
+    assert callable(tunesmith.train)
