@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.errors import ModelError
+from tunesmith.redact import redact
 from tunesmith.rundir import RunDir, replace_directory, write_text
 
 EMBEDDED = "smollm2-135m"
@@ -45,7 +47,6 @@ FLOAT32_GGUF_BYTES = 2**30
 """GGUF files up to this size become float32, larger ones bfloat16: finer than what they were quantised to."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{4,}")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json")
 _HUB_SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "README.md")
 _COMPLETE = "COMPLETE.json"
@@ -93,11 +94,6 @@ def cache_dir() -> Path:
     path = Path(root) / "tunesmith"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
-
-
-def redact(text: str) -> str:
-    """`text` without hub tokens."""
-    return _TOKEN.sub("hf_(redacted)", text)
 
 
 # --------------------------------------------------------------------------------------------- the embedded model, GGUF
@@ -194,14 +190,16 @@ def forget_quantisation(model: Any) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """transformers without its progress bars and notes; tunesmith says what matters itself."""
+    """transformers and peft without their progress bars, notes and deprecation warnings about each other."""
     from transformers.utils import logging as their_logging
 
     level, bars = their_logging.get_verbosity(), their_logging.is_progress_bar_enabled()
     their_logging.set_verbosity_error()
     their_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         their_logging.set_verbosity(level)
         if bars:

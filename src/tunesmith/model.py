@@ -1,0 +1,252 @@
+"""Load a model safely, attach an adapter, save what was trained.
+
+Weights come from safetensors alone and code that comes with a model is never run. What `save_model` writes is what
+plain transformers (and peft, for an adapter) reads: `from_pretrained(path)` and `pipeline("text-generation", path)`.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import ModelError
+from tunesmith.recipe import LoraSection
+from tunesmith.redact import redact
+from tunesmith.rundir import replace_directory, write_text
+from tunesmith.source import ModelSource, find_model, forget_quantisation, quiet_transformers
+from tunesmith.tokenizer import TextTokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+def load_model(
+    source: ModelSource,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    attn_implementation: str | None = None,
+    quantize: bool = False,
+) -> PreTrainedModel:
+    """The causal language model of `source` on `device`, in evaluation mode, its weights in `dtype`.
+
+    An adapter of the source is merged into the weights. `quantize` stores linear weights as NF4 (QLoRA, Dettmers et
+    al., 2023) and computes in `dtype`. Every row of the input embedding learns, the pad token's too: start or end may
+    share its id. Raises ModelError when weights are missing, damaged, or not those of a causal language model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "trust_remote_code": False}
+    if quantize:
+        if source.adapter is not None:
+            raise ModelError(f"model {source.name}: is an adapter. Export it as a merged model before quantising it.")
+        options |= {"quantization_config": _nf4(getattr(torch, dtype)), "device_map": {"": device}}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    try:
+        with quiet_transformers():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source.path, local_files_only=True, output_loading_info=True, **options
+            )
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
+        raise _explain_failure(source, error) from error
+    _check_loaded(source, info)
+    _name_base(model, source)
+    model.get_input_embeddings().padding_idx = None
+    if source.adapter is not None:
+        model = _merge_adapter(model, source)
+    if not quantize:
+        forget_quantisation(model)
+        model = model.to(device)
+    return model.eval()
+
+
+def attach_lora(model: PreTrainedModel, lora: LoraSection, method: str) -> PeftModel:
+    """Freeze `model` and give its linear layers low-rank adapters (Hu et al., 2021), which alone are trained.
+
+    The embeddings and the output head stay as they are. `method` is lora or qlora (for a model loaded with
+    `quantize=True`). Raises ModelError for target names that are not linear layers of this model.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    if method == "qlora" and not getattr(model, "is_quantized", False):
+        raise ModelError("train.method qlora: the model was not loaded with quantised weights.")
+    if getattr(model, "merged_adapter", None):
+        raise ModelError(
+            f"model {model.merged_adapter}: is an adapter; a second one on top could not name its base. "
+            "Export it as a merged model and tune that, or use train.method full."
+        )
+    linear = linear_layer_names(model)
+    targets = linear if lora.target == "all-linear" else _named_targets(lora.target, linear)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        bias="none",
+        revision=getattr(model, "base_revision", None),
+    )
+    with quiet_transformers():
+        return get_peft_model(model, config)
+
+
+def linear_layer_names(model: PreTrainedModel) -> list[str]:
+    """Short names (`q_proj`) of the linear layers, the output head left out, in the order of the model."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    return list(
+        dict.fromkeys(
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+        )
+    )
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """Number of trained parameters and of all parameters; a weight packed into 4 bits counts in full."""
+    trained = total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        number = parameter.numel() if state is None else state.shape.numel()
+        total += number
+        trained += number if parameter.requires_grad else 0
+    return trained, total
+
+
+def save_model(model: Any, tokenizer: TextTokenizer, path: str | Path, card: str) -> None:
+    """Write a model directory: weights, config, generation config, tokenizer and `card` as README.md.
+
+    Of a model with an adapter only the adapter is written, with the name of its base. The directory appears whole or
+    not at all, with private files.
+    """
+    from peft import PeftModel
+
+    with replace_directory(Path(path)) as staging:
+        with quiet_transformers():
+            if isinstance(model, PeftModel):
+                model.save_pretrained(staging, save_embedding_layers=False)
+            else:
+                _save_whole(model, tokenizer, staging)
+        tokenizer.save(staging)
+        write_text(staging / "README.md", card)
+
+
+def load_for_generation(
+    run_or_model: str, *, device: str | None = None, dtype: str | None = None
+) -> tuple[PreTrainedModel, TextTokenizer]:
+    """Model and tokenizer of a run, directory, hub id, GGUF file or the embedded name; adapters are merged.
+
+    Unless told otherwise: float32 on the CPU, bfloat16 on the first GPU where there is one that has it.
+    """
+    import torch
+
+    source = find_model(run_or_model)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32")
+    return load_model(source, dtype=dtype, device=device), load_tokenizer(source)
+
+
+def _nf4(compute_dtype: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError("train.method qlora: bitsandbytes is not installed. Run: pip install 'tunesmith[qlora]'")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def _explain_failure(source: ModelSource, error: Exception) -> Exception:
+    """The ModelError for a failed load; an allocation that failed keeps its own type."""
+    import torch
+
+    text = redact(str(error)) or type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text:
+        return ModelError(
+            f"model {source.name}: does not fit in memory ({text.splitlines()[0]}). "
+            "Use a smaller model, a smaller dtype, or train.method qlora."
+        )
+    if "Unrecognized configuration class" in text or "Unrecognized model" in text or "does not recognize" in text:
+        return ModelError(
+            f"model {source.name}: its architecture is not a causal language model of the installed transformers. "
+            "Use a text generation model, or a newer transformers if the model is newer."
+        )
+    return ModelError(
+        f"model {source.name}: cannot be loaded ({text.splitlines()[0][:300]}). "
+        "Expected intact safetensors that fit its config.json; download or save the model again."
+    )
+
+
+def _check_loaded(source: ModelSource, info: Any) -> None:
+    """transformers gives weights that a file lacks random values; tuning those would go unnoticed."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError(
+            f"model {source.name}: {len(missing)} weights are missing from its files ({shown}). "
+            "The files are incomplete, or belong to another kind of model; download or save the model again."
+        )
+
+
+def _name_base(model: Any, source: ModelSource) -> None:
+    """How an adapter trained on this model will cite it: the hub id and commit, or an absolute path."""
+    base = source.name if source.kind == "hub" else str(Path(source.path).resolve())
+    model.name_or_path = base
+    model.config._name_or_path = base
+    model.base_revision = source.revision
+
+
+def _merge_adapter(model: Any, source: ModelSource) -> Any:
+    from peft import PeftModel
+
+    try:
+        with quiet_transformers():
+            merged = PeftModel.from_pretrained(model, source.adapter).merge_and_unload(safe_merge=True)
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"model {source.name}: its adapter does not fit the base {source.path} "
+            f"({redact(str(error)).splitlines()[0][:300]}). Give the adapter the base it was trained on."
+        ) from error
+    merged.merged_adapter = source.adapter
+    return merged.requires_grad_(True)
+
+
+def _named_targets(asked: str | tuple[str, ...], linear: list[str]) -> list[str]:
+    names = [asked] if isinstance(asked, str) else list(asked)
+    unknown = [name for name in names if name.rsplit(".", 1)[-1] not in linear]
+    if unknown:
+        raise ModelError(
+            f"lora.target: {', '.join(unknown)}: no linear layer of this model has that name. "
+            f"Expected all-linear, or some of: {', '.join(linear)}."
+        )
+    return names
+
+
+def _save_whole(model: Any, tokenizer: TextTokenizer, path: Path) -> None:
+    generation, own = model.generation_config, copy.deepcopy(model.generation_config)
+    also = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    ends = list(dict.fromkeys([tokenizer.end_id, *(token for token in also if token is not None)]))
+    own.eos_token_id = ends if len(ends) > 1 else ends[0]
+    own._from_model_config = False
+    own.bos_token_id, own.pad_token_id, own.use_cache = tokenizer.start_id, tokenizer.pad_id, True
+    if own.temperature not in (None, 1.0) or own.top_p not in (None, 1.0):
+        own.do_sample = True  # some published files set one without the other, which is refused when saving
+    use_cache, model.config.use_cache = model.config.use_cache, True
+    model.generation_config = own
+    try:
+        model.save_pretrained(path)
+    finally:
+        model.generation_config, model.config.use_cache = generation, use_cache
