@@ -60,7 +60,7 @@ VERSION = 1
 MAX_MANIFEST_BYTES = 10_000_000
 
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,11})")
-_STAGING = re.compile(r"\.step-[0-9]+\.[0-9]+\.tmp")
+_STAGING = re.compile(r"\.step-[0-9]+\.[0-9]+\.(?:tmp|old)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -362,7 +362,7 @@ def _num_bytes(folder: Path) -> int:
 
 def _remove(folder: Path) -> None:
     """Delete a checkpoint. It stops being one in a single rename first, so a kill leaves no half of it."""
-    hidden = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    hidden = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     folder.rename(hidden)
     shutil.rmtree(hidden)
 

@@ -1,0 +1,58 @@
+"""Bad numbers stop the run with a message that helps; spikes are found and noise is not."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from tunesmith.errors import TrainingError
+from tunesmith.training.numbers import check_finite, check_weights, loss_spikes
+
+
+def test_finite_values_pass() -> None:
+    check_finite(3, None, loss=0.0, grad_norm=1e300)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_stops_with_causes_and_the_last_good_checkpoint(value: float) -> None:
+    with pytest.raises(TrainingError) as caught:
+        check_finite(12, Path("runs/x/checkpoints/step-10"), loss=2.0, grad_norm=value)
+    message = str(caught.value)
+    assert message.startswith(f"step 12: grad_norm is {value}.")
+    assert "last good checkpoint is runs/x/checkpoints/step-10" in message
+    assert "learning rate" in message
+    with pytest.raises(TrainingError, match="No checkpoint was written before"):
+        check_finite(1, None, loss=value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_weight_that_is_not_finite_is_named(dtype: torch.dtype, value: float) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3, dtype=dtype), torch.nn.Linear(3, 3, dtype=dtype))
+    with torch.no_grad():
+        model[0].bias.fill_(torch.finfo(dtype).max)
+    check_weights(4, None, model)
+    with torch.no_grad():
+        model[1].weight[2, 1] = value
+    with pytest.raises(TrainingError, match=r"step 4: not finite: parameter 1\.weight\."):
+        check_weights(4, None, model)
+
+
+def test_a_spike_is_marked_and_noise_is_not() -> None:
+    generator = random.Random(7)
+    losses: list[float | None] = [3 * math.exp(-i / 100) + 1 + generator.gauss(0, 0.05) for i in range(300)]
+    assert loss_spikes(losses) == []
+    losses[150] = 4.0
+    losses[151] = 3.8
+    losses[40] = None
+    assert loss_spikes(losses) == [150, 151]
+
+
+def test_a_flat_loss_and_the_first_steps_are_no_spikes() -> None:
+    assert loss_spikes([2.0] * 50 + [2.1] + [2.0] * 5) == []
+    assert loss_spikes([9.0, 1.0, 8.0, 2.0]) == []
+    assert loss_spikes([]) == []
