@@ -1,1 +1,14 @@
-"""See what changed: base against tuned, same prompts, same seeds, same decoding; written to compare.json."""
+"""See what changed: base against tuned, same prompts, same seeds, same decoding; written to compare.json.
+
+stage.py       compare(run_dir) -> compare.json
+prompts.py     what both models are asked to continue
+observe.py     one model at a time: what it writes, what it loses (the only module that needs torch)
+scores.py      texts in, numbers out; style.py, copying.py, losses.py, intervals.py, words.py
+general.py     the general texts on which forgetting is measured
+"""
+
+from __future__ import annotations
+
+from tunesmith.compare.stage import compare
+
+__all__ = ["compare"]

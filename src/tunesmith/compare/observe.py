@@ -1,0 +1,92 @@
+"""One model at a time: what it writes for the prompts, and what it loses on held-out and general texts."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tunesmith.compare.prompts import Prompt
+from tunesmith.data.documents import TokenizedDocuments
+from tunesmith.recipe import CompareSection
+
+if TYPE_CHECKING:
+    from tunesmith.evaluate import Scores
+    from tunesmith.generate import Generation
+    from tunesmith.source import ModelSource
+
+MAX_HELD_OUT_TOKENS = 32_768
+"""Held-out tokens that are scored again for intervals and slices: enough for a narrow interval, seconds on a CPU."""
+
+
+PASS_TOKENS = 2048
+"""Tokens of one forward pass of the evaluation."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one model did."""
+
+    generations: list[Generation]
+    held_out: Scores | None
+    general: Scores
+
+
+def observe(
+    source: ModelSource,
+    prompts: Sequence[Prompt],
+    held_out: TokenizedDocuments | None,
+    general: TokenizedDocuments,
+    section: CompareSection,
+) -> Observation:
+    """Load a model, let it write for all prompts in one batched call, score it, and let it go again."""
+    import torch
+
+    from tunesmith import fast
+    from tunesmith.evaluate import evaluate
+    from tunesmith.generate import generate
+    from tunesmith.model import load_model
+    from tunesmith.tokenizer import load_tokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(source, dtype="float32", device=device)
+    generations = generate(
+        model,
+        load_tokenizer(source),
+        [prompt.text for prompt in prompts],
+        max_new_tokens=section.max_new_tokens,
+        temperature=section.temperature,
+        top_p=section.top_p,
+        seed=section.seed,
+        batch_size=max(len(prompts), 1),
+    )
+    fast.apply(model)
+    scores = evaluate(model, held_out, max_tokens=PASS_TOKENS) if held_out is not None and len(held_out) else None
+    observation = Observation(generations, scores, evaluate(model, general, max_tokens=PASS_TOKENS))
+    del model
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return observation
+
+
+def some_documents(documents: TokenizedDocuments, max_tokens: int, seed: int) -> TokenizedDocuments:
+    """All documents when they hold at most `max_tokens` tokens together, otherwise a random part that does."""
+    if int(documents.lengths.sum()) <= max_tokens:
+        return documents
+    order = np.random.default_rng(seed).permutation(len(documents))
+    within = np.cumsum(documents.lengths[order]) <= max_tokens
+    chosen = np.sort(order[within] if within.any() else order[:1]).tolist()
+    part = TokenizedDocuments.from_lists(
+        [(ids.tolist(), supervised.tolist()) for ids, supervised in (documents[index] for index in chosen)]
+    )
+    slices = documents.slices
+    return replace(
+        part,
+        num_bytes=documents.num_bytes[chosen],
+        rows=documents.rows[chosen],
+        slices=[slices[index] for index in chosen] if slices is not None else None,
+    )

@@ -1,0 +1,227 @@
+"""The stage: a finished run -> compare.json, with what both models wrote and every score.
+
+compare.json explains itself: each score carries its title, meaning, unit and which way is better, so that the report
+reads nothing else to show it.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from tunesmith import __version__
+from tunesmith.compare.general import general_documents
+from tunesmith.compare.intervals import Interval
+from tunesmith.compare.losses import DocumentLosses, loss_by_group, score_losses
+from tunesmith.compare.observe import MAX_HELD_OUT_TOKENS, Observation, observe, some_documents
+from tunesmith.compare.prompts import Prompt, held_out_prompts, recipe_prompts
+from tunesmith.compare.samples import Sample, TrainingRows, collect_samples, writings
+from tunesmith.compare.scores import Score, score_writing
+from tunesmith.errors import DataError, RunError
+from tunesmith.recipe import Recipe
+from tunesmith.rundir import COMPARE, DATA, RunDir
+
+if TYPE_CHECKING:
+    from tunesmith.data import Data
+    from tunesmith.data.documents import TokenizedDocuments
+    from tunesmith.evaluate import Scores
+    from tunesmith.tokenizer import TextTokenizer
+
+VERSION = 1
+Say = Callable[[str], None]
+
+
+def compare(
+    run_dir: RunDir, prompts: Sequence[str] | None = None, *, data: Data | None = None, say: Say = lambda _: None
+) -> dict[str, Any]:
+    """Let base and tuned write for the same prompts with the same seeds and decoding, and score both.
+
+    prompts: instead of the recipe's. data: the run's prepared data, when the caller has it. Writes compare.json and
+    returns its content. Raises RunError when the run has no finished model.
+    """
+    from tunesmith.source import find_model
+    from tunesmith.tokenizer import load_tokenizer
+
+    started = time.monotonic()
+    recipe, notes = run_dir.recipe(), list[str]()
+    if not run_dir.model.is_dir():
+        raise RunError(
+            f"{run_dir.path}: no finished model to compare. Finish the run with: "
+            f"tunesmith train {run_dir.path}/recipe.yaml --out {run_dir.path} --resume"
+        )
+    base_source = find_model(recipe.model.name, recipe.model.revision)
+    tuned_source = find_model(str(run_dir.path))
+    tokenizer = load_tokenizer(base_source)
+    data = data or _prepare_again(run_dir, recipe, tokenizer, notes)
+    texts = _choose_texts(data, tokenizer, recipe, prompts, notes)
+    say(f"base writes {len(texts.prompts)} texts")
+    base = observe(base_source, texts.prompts, texts.held_out, texts.general, recipe.compare)
+    say(f"tuned writes {len(texts.prompts)} texts")
+    tuned = observe(tuned_source, texts.prompts, texts.held_out, texts.general, recipe.compare)
+    say("scoring both")
+    rows = TrainingRows(data.train if data is not None else None, tokenizer)
+    samples = collect_samples(texts.prompts, base.generations, tuned.generations, rows)
+    comparison = _assemble(recipe, samples, rows, base, tuned, texts) | {
+        "base": {"name": base_source.name, "revision": base_source.revision, "licence": base_source.licence},
+        "tuned": {"name": run_dir.path.name, "adapter": tuned_source.adapter is not None},
+        "notes": notes,
+        "environment": environment(),
+        "seconds": time.monotonic() - started,
+    }
+    _keep_blind_test(run_dir, comparison)
+    run_dir.write_json(COMPARE, comparison)
+    return run_dir.read_json(COMPARE)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What both models are given: prompts to continue, documents to predict."""
+
+    prompts: list[Prompt]
+    held_out: TokenizedDocuments | None
+    general: TokenizedDocuments
+
+
+def _choose_texts(
+    data: Data | None, tokenizer: TextTokenizer, recipe: Recipe, prompts: Sequence[str] | None, notes: list[str]
+) -> _Texts:
+    asked, general = recipe_prompts(recipe.compare, prompts), general_documents(tokenizer)
+    held_out = _held_out(data, recipe, notes)
+    if held_out is None:
+        return _Texts(asked, None, general)
+    asked += held_out_prompts(held_out, tokenizer, recipe.compare)
+    return _Texts(asked, some_documents(held_out, MAX_HELD_OUT_TOKENS, recipe.compare.seed), general)
+
+
+def _prepare_again(run_dir: RunDir, recipe: Recipe, tokenizer: TextTokenizer, notes: list[str]) -> Data | None:
+    """The run's data from its cache or its files; None, with a note, when they are gone."""
+    from tunesmith.data import prepare
+
+    recorded = run_dir.read_json(DATA) if run_dir.has(DATA) else {}
+    try:
+        data: Data = prepare(recipe.data, tokenizer, recipe.train.max_length, small=bool(recorded.get("small")))
+    except DataError as error:
+        notes.append(f"The data could not be read again, so only the prompts of the recipe are compared: {error}")
+        return None
+    if recorded.get("fingerprint") not in (None, data.fingerprint):
+        notes.append("The data changed since training; held-out and training rows are those of today.")
+    return data
+
+
+def _held_out(data: Data | None, recipe: Recipe, notes: list[str]) -> TokenizedDocuments | None:
+    if data is None:
+        return None
+    if not len(data.eval):
+        notes.append("No held-out rows (data.eval_fraction is 0), so nothing can be scored against real texts.")
+        return None
+    if len(data.eval) < recipe.compare.num_samples:
+        notes.append(
+            f"Only {len(data.eval)} held-out rows for {recipe.compare.num_samples} samples: the intervals are wide."
+        )
+    return data.eval
+
+
+def _assemble(
+    recipe: Recipe, samples: Sequence[Sample], rows: TrainingRows, base: Observation, tuned: Observation, texts: _Texts
+) -> dict[str, Any]:
+    seed, sides = recipe.compare.seed, writings(samples)
+    writing, telling = score_writing(sides["base"], sides["tuned"], sides["real"], seed=seed)
+    forgetting, kinds = _forgetting(base, tuned, texts.general, seed)
+    held_out, slices = _held_out_scores(base, tuned, texts.held_out, seed)
+    return {
+        "version": VERSION,
+        "settings": recipe.compare.model_dump(mode="json"),
+        "scores": {name: score.to_json() for name, score in {**held_out, **writing, **forgetting}.items()},
+        "telling": telling,
+        "slices": {"column": recipe.data.slice, "rows": slices},
+        "general": {"rows": kinds},
+        "counts": {
+            "held_out_documents": len(texts.held_out) if texts.held_out is not None else 0,
+            "scored_samples": len(sides["real"].texts),
+            "training_rows": len(rows),
+        },
+        "samples": [sample.to_json(rows) for sample in samples],
+    }
+
+
+def _held_out_scores(
+    base: Observation, tuned: Observation, documents: TokenizedDocuments | None, seed: int
+) -> tuple[dict[str, Score], list[dict[str, Any]]]:
+    if documents is None or base.held_out is None or tuned.held_out is None:
+        return {}, []
+    losses = _losses(base.held_out, tuned.held_out, documents)
+    slices = loss_by_group(losses, documents.slices, seed=seed) if documents.slices is not None else []
+    return {**score_losses(losses, seed=seed), **_accuracy(base.held_out, tuned.held_out)}, slices
+
+
+def _losses(base: Scores, tuned: Scores, documents: TokenizedDocuments) -> DocumentLosses:
+    return DocumentLosses(
+        base.document_loss,
+        tuned.document_loss,
+        documents.targets_per_document.astype(float),
+        documents.num_bytes.astype(float),
+    )
+
+
+def _accuracy(base: Scores, tuned: Scores) -> dict[str, Score]:
+    def exact(value: float) -> Interval:
+        return Interval(value, value, value)
+
+    return {
+        "heldout_token_accuracy": Score(
+            title="Token accuracy",
+            meaning="Share of held-out tokens that the model's first guess gets right",
+            better="higher",
+            unit="share",
+            base=exact(base.token_accuracy),
+            tuned=exact(tuned.token_accuracy),
+            real=None,
+            change=exact(tuned.token_accuracy - base.token_accuracy),
+        )
+    }
+
+
+def _forgetting(
+    base: Observation, tuned: Observation, general: TokenizedDocuments, seed: int
+) -> tuple[dict[str, Score], list[dict[str, Any]]]:
+    assert general.slices is not None
+    losses = _losses(base.general, tuned.general, general)
+    loss = replace(
+        score_losses(losses, seed=seed)["heldout_loss"],
+        title="Loss on general text",
+        meaning="Loss on forty general passages of eight kinds; what it rises by was forgotten",
+    )
+    return {"general_loss": loss}, loss_by_group(losses, general.slices, seed=seed)
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for the report."""
+    versions = {name: metadata.version(name) for name in ("torch", "transformers", "peft", "numpy", "scikit-learn")}
+    return {
+        "tunesmith": __version__,
+        "python": platform.python_version(),
+        **versions,
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+    }
+
+
+def _keep_blind_test(run_dir: RunDir, comparison: dict[str, Any]) -> None:
+    """A blind test made on the same texts still holds; on other texts it does not."""
+    if not run_dir.has(COMPARE):
+        return
+    try:
+        before = run_dir.read_json(COMPARE)
+    except RunError:
+        return
+    same = [_texts(sample) for sample in before.get("samples", [])] == [_texts(s) for s in comparison["samples"]]
+    if before.get("blind") and same:
+        comparison["blind"] = before["blind"]
+
+
+def _texts(sample: dict[str, Any]) -> tuple[str, str, str]:
+    return sample["prompt"], sample["base"]["text"], sample["tuned"]["text"]
