@@ -1,0 +1,94 @@
+"""Prepared data in the user's cache: found again by the content of the files, the recipe and the tokenizer.
+
+An entry is built in NAME.partial and renamed when it is whole, so a reader sees all of it or nothing. One process builds;
+others wait for it. What a killed process leaves in NAME.partial is taken up by the next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tunesmith.rundir import write_text
+from tunesmith.source import cache_dir
+
+MAX_BYTES = 50 << 30
+KEEP_SECONDS = 3600.0
+
+
+def key_of(content: dict[str, Any]) -> str:
+    """The name of an entry: a hash of everything that decides what is in it."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+
+class Entry:
+    """One prepared data set. `folder` is where it lies, or where it is being built."""
+
+    def __init__(self, root: Path, key: str) -> None:
+        self.final = root / key
+        self.partial = root / f"{key}.partial"
+
+    @property
+    def is_complete(self) -> bool:
+        return self.final.is_dir()
+
+    @property
+    def folder(self) -> Path:
+        return self.final if self.is_complete else self.partial
+
+    def complete(self) -> None:
+        """Make what was built visible, in one step."""
+        self.partial.rename(self.final)
+
+    def discard(self) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+@contextmanager
+def open_entry(key: str) -> Iterator[Entry]:
+    """The entry called `key`, held by this process alone while it is open."""
+    root = cache_dir() / "data"
+    root.mkdir(mode=0o700, exist_ok=True)
+    with (root / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        entry = Entry(root, key)
+        if entry.is_complete:
+            os.utime(entry.final)
+        else:
+            entry.partial.mkdir(mode=0o700, exist_ok=True)
+            _make_room(root, keep=key)
+        yield entry
+
+
+def _make_room(root: Path, keep: str) -> None:
+    """Remove the entries that were not used for longest while the cache is larger than MAX_BYTES."""
+    now = time.time()
+    entries = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(keep)]
+    sizes = {entry: sum(file.stat().st_size for file in entry.rglob("*") if file.is_file()) for entry in entries}
+    total = sum(sizes.values())
+    for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime):
+        if total <= MAX_BYTES or now - entry.stat().st_mtime < KEEP_SECONDS:
+            return
+        shutil.rmtree(entry, ignore_errors=True)
+        total -= sizes[entry]
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """A JSON object that `write_state` wrote, or None."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_state(path: Path, value: dict[str, Any]) -> None:
+    write_text(path, json.dumps(value))

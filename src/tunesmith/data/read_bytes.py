@@ -1,0 +1,247 @@
+"""Files as lines of text: compression, byte order marks, encodings, and where in the file a byte lies.
+
+Nothing is guessed silently: without a byte order mark a file is UTF-8 until a byte says otherwise, and the message then
+names that byte and the encoding that would read it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from tunesmith.errors import DataError
+
+HEAD_BYTES = 1 << 16
+MAX_LINE_BYTES = 1 << 28
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_MAGIC = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook (.xlsx)",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word document",
+    b"%PDF": "a PDF document",
+    b"PAR1": "a Parquet file",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"SQLite format 3": "an SQLite database",
+    b"\x80\x04\x95": "a Python pickle",
+    b"GGUF": "a GGUF model",
+    b"\x7fELF": "a program",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"7z\xbc\xaf": "a 7-Zip archive",
+    b"ARROW1": "an Arrow file",
+}
+_COMMON_ENCODINGS = ("utf-8", "latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "shift_jis", "gb18030", "big5")
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file to read. name: as messages show it; encoding: as the recipe asked for it (auto or a codec)."""
+
+    path: Path
+    name: str
+    encoding: str = "auto"
+
+    def open(self) -> IO[bytes]:
+        """The decompressed bytes. Raises DataError when the file cannot be opened."""
+        raw = self.open_raw()
+        magic = raw.read(4)
+        raw.seek(0)
+        if magic[:2] == b"\x1f\x8b":
+            return io.BufferedReader(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
+        if magic == b"\x28\xb5\x2f\xfd":
+            import zstandard
+
+            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True)
+            return io.BufferedReader(reader)
+        return raw
+
+    def open_raw(self) -> IO[bytes]:
+        """The bytes as they lie on disk. Raises DataError when the file cannot be opened."""
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            raise DataError(
+                f"{self.name}: cannot be read ({error.strerror}). Check the path and its permissions."
+            ) from None
+
+    def head(self) -> bytes:
+        """The first bytes, decompressed. Raises DataError when the file is empty or an archive is damaged."""
+        with self.open() as stream, guard(self):
+            head = stream.read(HEAD_BYTES)
+        if not head:
+            raise DataError(f"{self.name}: is empty (0 bytes). Expected rows of text; check how the file was written.")
+        return head
+
+
+class guard:
+    """Turns the errors of damaged archives and disks into a DataError that names the file."""
+
+    def __init__(self, file: InputFile) -> None:
+        self.file = file
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None:
+            return
+        damaged = isinstance(error, EOFError | zlib.error | gzip.BadGzipFile) or type(error).__name__ == "ZstdError"
+        if damaged:
+            raise DataError(
+                f"{self.file.name}: the archive is cut short or damaged ({error}). Copy or download it again, or unpack "
+                "it yourself and give the unpacked file."
+            ) from None
+        if isinstance(error, OSError):
+            raise DataError(f"{self.file.name}: reading failed ({error.strerror or error}).") from None
+
+
+def find_encoding(file: InputFile, head: bytes) -> str:
+    """The codec to read `file` with. Raises DataError for binary files and codecs that do not exist."""
+    if file.encoding != "auto":
+        return _known_codec(file)
+    for mark, encoding in _MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    _refuse_binary(file, head)
+    return "utf-8"
+
+
+def _known_codec(file: InputFile) -> str:
+    try:
+        name = codecs.lookup(file.encoding).name
+    except LookupError:
+        close = difflib.get_close_matches(file.encoding.lower(), _COMMON_ENCODINGS, n=1, cutoff=0.5)
+        raise DataError(
+            f"data.encoding: {file.encoding!r} is no encoding."
+            + (f" Did you mean {close[0]}?" if close else f" Expected one such as {', '.join(_COMMON_ENCODINGS[:5])}.")
+        ) from None
+    return "utf-8-sig" if name == "utf-8" else name
+
+
+def _refuse_binary(file: InputFile, head: bytes) -> None:
+    for magic, what in _MAGIC.items():
+        if head.startswith(magic):
+            raise DataError(
+                f"{file.name}: is {what}, not text. Expected csv, tsv, json, jsonl, parquet or txt; export the text first."
+            )
+    num_zeros = head.count(0)
+    if num_zeros > len(head) // 4:
+        order = "le" if head[1::2].count(0) > head[::2].count(0) else "be"
+        raise DataError(
+            f"{file.name}: every second byte is zero, so it looks like UTF-16 without a byte order mark. Set "
+            f"data.encoding: utf-16-{order}."
+        )
+    if num_zeros > len(head) // 100:
+        raise DataError(
+            f"{file.name}: {num_zeros} of the first {len(head)} bytes are zero; this is a binary file, not text."
+        )
+
+
+@dataclass
+class BadBytes:
+    """Bytes that the encoding cannot read: where in the file, which, and the line that holds them."""
+
+    offset: int
+    byte: int
+    line: bytes
+    encoding: str
+
+    def explain(self) -> str:
+        """What was found and what to do, without the place."""
+        fits = "latin-1" if not any(0x80 <= byte <= 0x9F for byte in self.line) else "cp1252"
+        near = self.line.decode(fits, errors="replace").strip()
+        at = min(len(self.line.decode(self.encoding, errors="ignore").strip()), max(0, len(near) - 30))
+        found = f"byte {self.offset} (0x{self.byte:02X}) is not {self.encoding.removesuffix('-sig').upper()}"
+        if self.encoding.startswith("utf-8"):
+            place = self.line.find(bytes([self.byte]))
+            shown = self.line[max(0, place - 20) : place + 20].decode(fits, errors="replace").strip()
+            return f"{found}. Read as {fits} it says {shown!r}: if that is right, set encoding: {fits} (data.encoding)"
+        return f"{found}, near {near[at : at + 30]!r}. Set data.encoding to the one that the file was written with"
+
+
+@dataclass
+class TextLines:
+    """The lines of a text file, each with its newline; iterate over it once.
+
+    A line whose bytes cannot be decoded is still given, with stand-ins, and its BadBytes are put into `bad` until the
+    reader takes them: so a reader can name the row, leave it out, and go on.
+    """
+
+    file: InputFile
+    encoding: str
+    number: int = 0
+    bad: BadBytes | None = field(default=None)
+
+    def __iter__(self) -> Iterator[str]:
+        with self.file.open() as stream, guard(self.file):
+            if self.encoding.startswith(("utf-16", "utf-32", "utf-7")):
+                yield from self._wide_lines(stream)
+            else:
+                yield from self._byte_lines(stream)
+
+    def take_bad(self) -> BadBytes | None:
+        bad, self.bad = self.bad, None
+        return bad
+
+    def _byte_lines(self, stream: IO[bytes]) -> Iterator[str]:
+        offset = 0
+        encoding = "utf-8" if self.encoding == "utf-8-sig" else self.encoding
+        for line in _split_lines(stream, self.file):
+            self.number += 1
+            if offset == 0 and line.startswith(codecs.BOM_UTF8) and encoding == "utf-8":
+                line, offset = line[3:], 3
+            try:
+                text = line.decode(encoding)
+            except UnicodeDecodeError as error:
+                if self.bad is None:
+                    self.bad = BadBytes(offset + error.start, line[error.start], line, self.encoding)
+                text = line.decode(encoding, errors="surrogateescape")
+            offset += len(line)
+            yield text
+
+    def _wide_lines(self, stream: IO[bytes]) -> Iterator[str]:
+        try:
+            for line in io.TextIOWrapper(stream, encoding=self.encoding, newline=""):
+                self.number += 1
+                yield line
+        except UnicodeError as error:
+            raise DataError(
+                f"{self.file.name}:{self.number + 1}: after line {self.number} the file is not {self.encoding} "
+                f"({getattr(error, 'reason', error)}). Set data.encoding to the one that it was written with."
+            ) from None
+
+
+def _split_lines(stream: IO[bytes], file: InputFile) -> Iterator[bytes]:
+    """Lines that end in \\n, or in \\r where a file has no \\n at its beginning (old Mac exports)."""
+    head = stream.peek(HEAD_BYTES) if isinstance(stream, io.BufferedReader) else b""
+    if b"\r" in head and b"\n" not in head:
+        yield from _split_carriage_returns(stream)
+        return
+    while line := stream.readline(MAX_LINE_BYTES):
+        if len(line) == MAX_LINE_BYTES:
+            raise DataError(
+                f"{file.name}: a line is longer than {MAX_LINE_BYTES >> 20} MiB. Expected a row a line; check the file's format."
+            )
+        yield line
+
+
+def _split_carriage_returns(stream: IO[bytes]) -> Iterator[bytes]:
+    rest = b""
+    while chunk := stream.read(1 << 20):
+        *lines, rest = (rest + chunk).split(b"\r")
+        yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
