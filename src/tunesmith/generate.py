@@ -14,7 +14,6 @@ import hashlib
 import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import ModelError, TunesmithError
+from tunesmith.model import evaluation_mode
 from tunesmith.tokenizer import TextTokenizer
 
 CONTEXT_TOKENS = 8
@@ -87,7 +87,7 @@ def generate(
     requests = _requests(model, tokenizer, prompts, decoding, seed)
     order = sorted(range(len(requests)), key=lambda number: -len(requests[number].ids))
     written: dict[int, Generation] = {}
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for first in range(0, len(order), max(1, batch_size)):
             numbers = order[first : first + max(1, batch_size)]
             batch = [requests[number] for number in numbers]
@@ -122,7 +122,7 @@ def stream(
 def _pieces(model: Any, tokenizer: TextTokenizer, request: _Request, decoding: Decoding) -> Iterator[str]:
     new_ids: list[int] = []
     shown = text = ""
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for _, tokens in _steps(model, tokenizer, [request], decoding):
             token = int(tokens[0])
             if token == tokenizer.end_id:
@@ -278,13 +278,3 @@ def _accepted(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     known = inspect.signature(type(inner).forward).parameters
     return {name: value for name, value in arguments.items() if name in known}
-
-
-@contextmanager
-def _evaluation_mode(model: Any) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
