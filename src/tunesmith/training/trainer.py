@@ -9,6 +9,7 @@ checkpoint never stands inside accumulation.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -130,7 +131,7 @@ class FlatTrainer(Trainer):
         return DataLoader(_Steps(self.steps), batch_size=1, shuffle=False, collate_fn=lambda items: items[0])
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], None]:
-        return [step for step, _ in zip(epoch_iterator, range(num_batches), strict=False)], None
+        return list(itertools.islice(epoch_iterator, num_batches)), None
 
     def flat_batch(self, indices: Indices) -> FlatBatch:
         """The documents of one micro-batch, on this process's device."""
@@ -237,6 +238,7 @@ class FlatTrainer(Trainer):
         state.eval_seconds += seconds
         self._window_start += seconds
         self._last_eval = time.monotonic()
+        self.control.should_evaluate = False
         return metrics
 
     def score(self) -> Scores:
