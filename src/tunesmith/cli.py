@@ -112,6 +112,131 @@ def train(
 
 
 @app.command()
+def doctor(
+    bench: Annotated[bool, typer.Option("--bench", help="Also measure this machine's arithmetic.")] = False,
+    out: Annotated[Path, typer.Option(help="Where runs will be written.")] = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Check the machine: Python, torch, GPUs, memory, disk, packages, hub; each failed check with its fix.
+
+    Example: tunesmith doctor --bench
+    """
+    from tunesmith.doctor import examine
+
+    report = examine(out, bench=bench)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        report.print(_console())
+    if not report.can_train:
+        raise typer.Exit(2)
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    gpu: Annotated[str | None, typer.Option(help="Plan for this GPU: a100-80gb, l4, rtx-4090, ...")] = None,
+    all_gpus: Annotated[bool, typer.Option("--all-gpus", help="A row for every known GPU.")] = False,
+    price: Annotated[float | None, typer.Option(min=0.0, help="Price of the machine per hour.")] = None,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Run a few real steps here and refit.")] = False,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Forecast memory, time, disk and cost, without weights and without a GPU.
+
+    Example: tunesmith plan recipes/netflix-gpt-neo-2.7b.yaml --all-gpus --price 2.5
+    """
+    from tunesmith.pipeline import plan as make_plan
+    from tunesmith.recipe import Recipe
+
+    report = make_plan(Recipe.load(recipe, set_ or ()), gpu=gpu, all_gpus=all_gpus, price=price, calibrate=calibrate)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        report.print(_out())
+
+
+@app.command()
+def data(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write the examples as an HTML page.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Audit the data: what the model will really see, what is cut, dropped or doubled.
+
+    Example: tunesmith data recipes/shows-smollm2.yaml
+    """
+    from tunesmith.pipeline import audit
+    from tunesmith.recipe import Recipe
+
+    report = audit(Recipe.load(recipe, set_ or ()))
+    if html is not None:
+        report.write_html(html)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        report.print(_out())
+    if report.blocks:
+        raise typer.Exit(2)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="A run, or several to set side by side.", metavar="RUN...")],
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="Instead of the recipe's. Repeatable.")
+    ] = None,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Choose between A and B without knowing which is tuned.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Base against tuned: same prompts, seeds and decoding; scores; writes RUN/compare.json and RUN/report.html.
+
+    Example: tunesmith compare runs/shows-smollm2 --prompt "One fine morning"
+    """
+    from tunesmith import pipeline
+
+    if len(runs) > 1:
+        table = pipeline.compare_runs(runs)
+        if as_json:
+            _print_json(table.to_json())
+        else:
+            table.print(_out())
+        return
+    if blind:
+        pipeline.blind(runs[0], _out())
+        return
+    result = pipeline.Run(runs[0]).compare(prompt)
+    pipeline.Run(runs[0]).report()
+    if as_json:
+        _print_json(result)
+        return
+    pipeline.print_comparison(result, _out())
+    typer.echo(f"{runs[0]}/report.html")
+
+
+@app.command("runs")
+def list_runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"), as_json: JsonOption = False
+) -> None:
+    """List the runs in a folder with their metrics.
+
+    Example: tunesmith runs runs
+    """
+    from tunesmith import pipeline
+
+    table = pipeline.list_runs(folder)
+    if as_json:
+        _print_json(table.to_json())
+    else:
+        table.print(_out())
+
+
+@app.command()
 def generate(
     model: ModelArgument,
     prompt: Annotated[
@@ -177,6 +302,12 @@ def _console() -> Any:
     from rich.console import Console
 
     return Console(stderr=True, quiet=bool(_state["quiet"]))
+
+
+def _out() -> Any:
+    from rich.console import Console
+
+    return Console()
 
 
 def _number(value: Any) -> str:

@@ -6,6 +6,9 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from tunesmith.data.steps import run_steps
 from tunesmith.errors import PlanError
 from tunesmith.plan.machine import Machine
 from tunesmith.recipe import Recipe
@@ -188,15 +191,14 @@ def _micro_batch_tokens(recipe: Recipe, tokens_per_step: int, machine: Machine, 
 
 
 def _num_steps(recipe: Recipe, lengths: list[int], tokens_per_step: int, reasons: dict[str, str]) -> int:
-    # Random batches leave on average half a document of room in each step.
-    room = max(1.0, tokens_per_step - sum(lengths) / len(lengths) / 2)
-    steps_per_epoch = max(1, math.ceil(sum(lengths) / room))
-    num_steps = max(1, math.ceil(steps_per_epoch * recipe.train.epochs))
-    reasons["num_steps"] = f"{recipe.train.epochs:g} x {steps_per_epoch:,} steps an epoch"
-    if recipe.train.max_steps is not None and recipe.train.max_steps < num_steps:
-        reasons["num_steps"] = f"train.max_steps; the data would last for {num_steps:,}"
-        return recipe.train.max_steps
-    return num_steps
+    asked = recipe.train
+    fed_tokens = np.array(lengths, dtype=np.int64)
+    whole = len(run_steps(fed_tokens, tokens_per_step, seed=asked.seed, epochs=asked.epochs))
+    reasons["num_steps"] = f"{asked.epochs:g} epochs of {sum(lengths):,} tokens"
+    if asked.max_steps is not None and asked.max_steps < whole:
+        reasons["num_steps"] = f"train.max_steps; the data would last for {whole:,}"
+        return asked.max_steps
+    return whole
 
 
 def _warmup_steps(recipe: Recipe, num_steps: int, reasons: dict[str, str]) -> int:

@@ -1,28 +1,15 @@
-"""Out-of-memory errors recognised, memory given back, and the peak measured."""
+"""The peak of memory use; recognising and surviving its end is shared with `evaluate`."""
 
 from __future__ import annotations
 
-import gc
 import resource
 import sys
 
 import torch
 
-_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+from tunesmith.evaluate import is_out_of_memory, release_memory
 
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on the GPU or on the host (torch raises a plain RuntimeError for the host)."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in _MESSAGES)
-
-
-def release_memory() -> None:
-    """Give cached memory back to the device, after a failed attempt has dropped its tensors."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+__all__ = ["is_out_of_memory", "peak_bytes", "release_memory"]
 
 
 def peak_bytes(device: torch.device) -> int:

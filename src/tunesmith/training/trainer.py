@@ -196,6 +196,15 @@ class FlatTrainer(Trainer):
         made: torch.optim.Optimizer = self.optimizer
         return made
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            rate = partial(
+                rate_at, schedule=self.recipe.train.schedule, warmup=self.plan.warmup_steps, total=num_training_steps
+            )
+            self.lr_scheduler: Any = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         grad_norm = super()._get_grad_norm(model, grad_norm)
         where = self.state.global_step + 1
@@ -395,6 +404,16 @@ def trained_tensors(model: Any) -> dict[str, torch.Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def rate_at(step: int, *, schedule: str, warmup: int, total: int) -> float:
+    """Share of the learning rate at `step` (0-based). Neither the first nor the last step is wasted on a rate of 0."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if schedule == "constant":
+        return 1.0
+    left = max(total - step, 0) / max(total - warmup, 1)
+    return left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
 def make_optimizer(model: Any, recipe: Recipe, plan: Plan) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; weight decay on matrices only.
 
@@ -443,15 +462,12 @@ def eval_metrics(scores: Scores) -> dict[str, float]:
 
 def _arguments(recipe: Recipe, plan: Plan, run_dir: RunDir) -> TrainingArguments:
     train = recipe.train
-    schedule = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}[train.schedule]
     return TrainingArguments(
         output_dir=str(run_dir.path),
         num_train_epochs=1,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
         learning_rate=train.learning_rate,
-        lr_scheduler_type=schedule,
-        warmup_steps=plan.warmup_steps,
         max_grad_norm=train.max_grad_norm,
         bf16=plan.precision == "bf16",
         fp16=plan.precision == "fp16",
