@@ -78,6 +78,8 @@ def find_model(name: str, revision: str | None = None, *, weights: bool = True) 
     """
     if name == EMBEDDED:
         return _find_embedded()
+    if not name.strip():
+        raise ModelError(f"model {name!r}: not a model name, directory or hub id. Try {EMBEDDED}.")
     path = Path(name).expanduser()
     if path.is_file():
         return _find_file(name, path)
