@@ -9,29 +9,47 @@ Every other call of the model, generation with a cache included, behaves as befo
 parts listed in `Applied.replaced` get a `forward` of their own on the instance, and `restore` takes it away.
 
     layout.py          FlatBatch, and the gathers into padded buckets
-    attention.py       causal attention that no document leaves
-    families.py        projections and options of each architecture
-    cross_entropy.py   the loss of a linear head, chunk by chunk
+    families.py        the supported architectures: projections and options of their attention
+    layers.py          whole layers, where element-wise chains cost time
+    pointwise.py       norms, rotary embedding and gates in few passes
+    attention.py       causal attention that no document leaves; varlen.py is its CUDA kernel, options.py its settings
+    embedding.py       one gradient for an embedding that is also the head
+    cross_entropy.py   the loss of a linear head, chunk by chunk; triton_kernels.py is its CUDA kernel
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from tunesmith.errors import ModelError
 from tunesmith.fast.attention import FlatMask
-from tunesmith.fast.cross_entropy import linear_cross_entropy, linear_losses
-from tunesmith.fast.families import FlatAttention, attention_modules, family_of
+from tunesmith.fast.cross_entropy import (
+    Head,
+    Workspace,
+    linear_cross_entropy,
+    module_cross_entropy,
+    plain_logits,
+    token_losses,
+)
+from tunesmith.fast.embedding import SharedGradient, can_share, tied_embedding
+from tunesmith.fast.families import Family, FlatAttention, family_of, layer_modules
+from tunesmith.fast.layers import FlatLayer
 from tunesmith.fast.layout import FlatBatch, flatten
+from tunesmith.fast.pointwise import EAGER, Kernels
 
 __all__ = ["Applied", "FlatBatch", "FlatOutput", "apply", "flatten"]
+
+_CALL_CHECKPOINTS = "__call__" in vars(GradientCheckpointingLayer)
+"""transformers up to 5.17 checkpoints a layer in __call__; later releases in the forward that is replaced here."""
 
 
 @dataclass
@@ -39,7 +57,8 @@ class FlatOutput(ModelOutput):
     """What model(flat=...) returns.
 
     loss: float32 scalar, the sum of the target losses / denominator. With flat_metrics=True (under no_grad) also
-    num_correct: scalar, targets that were the most likely token; document_loss: float64 [documents], sum of a document.
+    num_correct: scalar, targets that no token beat; document_loss: float64 [documents], the sum of each document, in
+    the order in which they were given to `flatten`.
     """
 
     loss: Tensor | None = None
@@ -69,21 +88,26 @@ class Applied:
 def apply(model: PreTrainedModel, *, compile: bool = False) -> Applied:
     """Make `model(flat=batch, denominator=N)` work, fast and exact per document.
 
-    Raises ModelError when the model's structure is not known or it already is fast.
+    compile: let torch.compile fuse the element-wise passes (pays on CUDA). Raises ModelError when the model's structure
+    is not known or the fast path already is applied.
     """
     family = family_of(model)
-    attentions = attention_modules(model, family)
+    layers = layer_modules(model, family)
     if isinstance(model.__dict__.get("forward"), functools.partial):
         raise ModelError(f"{type(model).__name__}: the fast path is already applied. Restore it first.")
+    kernels = Kernels.compiled() if compile else EAGER
     applied = Applied(model, [])
-    for name, module in attentions.items():
-        _replace(applied, name, module, functools.partial(_attention_forward, family.attend, module))
-    _replace(applied, "model", model, functools.partial(_model_forward, model))
+    for name, layer, attention in layers:
+        forward = functools.partial(_attention_forward, attention, family.attend, kernels)
+        _replace(applied, f"{name}.{family.attention}", attention, forward)
+        if family.layer is not None:
+            _replace(applied, name, layer, functools.partial(_layer_forward, layer, family.layer, kernels))
+    _replace(applied, "model", model, functools.partial(_model_forward, model, family, Workspace()))
     return applied
 
 
-def _replace(applied: Applied, name: str, module: nn.Module, forward: Any) -> None:
-    """Put `forward(original, ...)` on the instance. A partial copies along with its module in deepcopy."""
+def _replace(applied: Applied, name: str, module: nn.Module, forward: Callable[..., Any]) -> None:
+    """Put forward(original, ...) on the instance. A partial is copied along with its module by deepcopy."""
     applied._originals.append((module, module.__dict__.get("forward")))
     original = module.forward
     replacement = functools.partial(forward, original)
@@ -92,21 +116,41 @@ def _replace(applied: Applied, name: str, module: nn.Module, forward: Any) -> No
     applied.replaced.append(name)
 
 
-def _attention_forward(
-    attend_flat: FlatAttention, module: Any, original: Any, *args: Any, **kwargs: Any
-) -> tuple[Any, ...]:
+def _flat_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlatMask | None:
+    """The mask of a flat batch among a layer's arguments; None in every other call."""
     mask = kwargs.get("attention_mask")
-    if mask is None and args:
+    if mask is None:
         mask = next((argument for argument in args if isinstance(argument, FlatMask)), None)
-    if not isinstance(mask, FlatMask):
-        output: tuple[Any, ...] = original(*args, **kwargs)
-        return output
-    hidden = args[0] if args else kwargs["hidden_states"]
-    return attend_flat(module, hidden, mask.flat, kwargs), None
+    return mask if isinstance(mask, FlatMask) else None
+
+
+def _attention_forward(
+    module: Any, attend_flat: FlatAttention, kernels: Kernels, original: Any, *args: Any, **kwargs: Any
+) -> Any:
+    mask = _flat_mask(args, kwargs)
+    if mask is None:
+        return original(*args, **kwargs)
+    hidden_1TE = args[0] if args else kwargs["hidden_states"]
+    return attend_flat(module, hidden_1TE, mask.flat, kwargs, kernels), None
+
+
+def _layer_forward(
+    layer: Any, flat_layer: FlatLayer, kernels: Kernels, original: Any, *args: Any, **kwargs: Any
+) -> Any:
+    mask = _flat_mask(args, kwargs)
+    if mask is None:
+        return original(*args, **kwargs)
+    hidden_1TE = args[0] if args else kwargs["hidden_states"]
+    run = functools.partial(flat_layer, layer, mask, kwargs, kernels)
+    if layer.gradient_checkpointing and layer.training and not _CALL_CHECKPOINTS:
+        return layer._gradient_checkpointing_func(run, hidden_1TE)
+    return run(hidden_1TE)
 
 
 def _model_forward(
     model: Any,
+    family: Family,
+    workspace: Workspace,
     original: Any,
     *args: Any,
     flat: FlatBatch | None = None,
@@ -116,25 +160,42 @@ def _model_forward(
 ) -> Any:
     if flat is None:
         return original(*args, **kwargs)
-    hidden_TE = model.base_model(
-        input_ids=flat.input_ids[None],
-        position_ids=flat.position_ids[None],
-        attention_mask=FlatMask.of(flat),
-        use_cache=False,
-    ).last_hidden_state[0]
-    rows = flat.target_rows
-    hidden_NE = hidden_TE if rows is None else hidden_TE.index_select(0, rows)
-    targets_N = flat.targets if rows is None else flat.targets.index_select(0, rows)
-    head = model.get_output_embeddings()
+    if family.fixed_positions and flat.max_length > model.config.max_position_embeddings:
+        raise ModelError(
+            f"{type(model).__name__}: a document feeds {flat.max_length} tokens, the model has positions for "
+            f"{model.config.max_position_embeddings}. Lower train.max_length."
+        )
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    shared = SharedGradient() if torch.is_grad_enabled() and can_share(embedding, head) else None
+    hidden_NE, targets_N = _hidden_of_targets(model, flat, shared)
+    softcap = getattr(model.config, "final_logit_softcapping", None)
+    plain = None
+    if type(head) is nn.Linear:
+        plain = Head(head.weight if shared is None else head.weight.detach(), head.bias, softcap, shared)
     over = float(denominator if denominator is not None else max(flat.num_targets, 1))
     if torch.is_grad_enabled():
-        return FlatOutput(loss=linear_cross_entropy(hidden_NE, head.weight, head.bias, targets_N, over))
-    losses, correct = linear_losses(hidden_NE, head.weight, head.bias, targets_N)
-    output = FlatOutput(loss=(losses.sum(dtype=torch.float64) / over).float())
+        if plain is not None:
+            return FlatOutput(loss=linear_cross_entropy(hidden_NE, plain, targets_N, over, workspace))
+        return FlatOutput(loss=module_cross_entropy(hidden_NE, head, softcap, targets_N, over))
+    logits_of = head if plain is None else lambda hidden: plain_logits(hidden, plain, workspace)
+    losses_N, correct_N = token_losses(hidden_NE, logits_of, softcap, targets_N)
+    output = FlatOutput(loss=(losses_N.sum(dtype=torch.float64) / over).float())
     if flat_metrics:
-        documents = flat.document_of_token
-        documents = documents if rows is None else documents.index_select(0, rows)
-        sums = torch.zeros(len(flat.lengths), dtype=torch.float64, device=losses.device)
-        output.document_loss = sums.index_add_(0, documents, losses.double())
-        output.num_correct = correct.sum()
+        output.num_correct, output.document_loss = correct_N.sum(), flat.document_sums(losses_N)
     return output
+
+
+def _hidden_of_targets(model: Any, flat: FlatBatch, shared: SharedGradient | None) -> tuple[Tensor, Tensor]:
+    """Last hidden states [N, E] and targets [N] of the supervised positions."""
+    embedding = model.get_input_embeddings()
+    if shared is None:
+        inputs = {"input_ids": flat.input_ids[None]}
+    else:
+        inputs = {"inputs_embeds": tied_embedding(embedding, flat.input_ids, shared)[None]}
+    output = model.base_model(
+        **inputs, position_ids=flat.position_ids[None], attention_mask=FlatMask.of(flat), use_cache=False
+    )
+    hidden_TE, rows = output.last_hidden_state[0], flat.target_rows
+    if rows is None:
+        return hidden_TE, flat.targets
+    return hidden_TE.index_select(0, rows), flat.targets.index_select(0, rows)

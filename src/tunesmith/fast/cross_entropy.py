@@ -1,107 +1,256 @@
 """Cross entropy of a linear head without its logits: at most one [chunk, V] buffer exists at a time.
 
 In training the gradient is computed in the forward pass, chunk by chunk, because the logits are at hand there; backward
-only scales it. Sums over positions are float32 or better in any precision.
+only scales it. Sums over positions are float32 or better in any precision. Nothing here waits for the device.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-CHUNK = 256
-"""Positions whose logits exist at a time on a CPU."""
+from tunesmith.fast.embedding import SharedGradient
+
+CPU_CHUNK = 256
+"""Positions whose logits exist at a time on a CPU: larger gains nothing, smaller slows the matrix products."""
+CUDA_CHUNK_BYTES = 2**28
+"""Size of the logits that exist at a time on a GPU."""
+TRITON_BLOCK = 4096
+
+
+@dataclass
+class Workspace:
+    """The logits buffer of one model on a CPU, kept between steps: fresh memory costs a page fault every 4 KiB."""
+
+    _buffer: Tensor | None = field(default=None, repr=False)
+
+    def logits(self, like: Tensor, rows: int, size: int) -> Tensor:
+        """[rows, size] of the type and device of `like`; its contents are arbitrary."""
+        if like.device.type != "cpu":
+            return like.new_empty(rows, size)
+        kept = self._buffer
+        if kept is None or kept.dtype != like.dtype or kept.numel() < rows * size:
+            kept = self._buffer = like.new_empty(rows * size)
+        return kept[: rows * size].view(rows, size)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear head. softcap: logits become softcap * tanh(logits / softcap) (Gemma 2).
+
+    With `shared`, the weight's gradient goes there instead of to autograd.
+    """
+
+    weight_VE: Tensor
+    bias_V: Tensor | None = None
+    softcap: float | None = None
+    shared: SharedGradient | None = None
+
+    def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in the type of the matrix products."""
+        return self.weight_VE.to(dtype), None if self.bias_V is None else self.bias_V.to(dtype)
 
 
 def linear_cross_entropy(
-    hidden_NE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_N: Tensor, denominator: float
+    hidden_NE: Tensor, head: Head, targets_N: Tensor, denominator: float, workspace: Workspace
 ) -> Tensor:
-    """Sum over positions of the cross entropy of `hidden @ weight.T + bias` against targets, over `denominator`.
+    """Sum over positions of the cross entropy of the head's logits against the targets, over `denominator`.
 
     Returns a float32 scalar. Gradients flow to hidden, weight and bias where they require one.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(hidden_NE, weight_VE, bias_V, targets_N, float(denominator))
+    loss: Tensor = _LinearCrossEntropy.apply(
+        hidden_NE, head.weight_VE, head.bias_V, targets_N, float(denominator), head, workspace
+    )
     return loss
 
 
+def module_cross_entropy(
+    hidden_NE: Tensor, head: nn.Module, softcap: float | None, targets_N: Tensor, denominator: float
+) -> Tensor:
+    """As linear_cross_entropy, for a head that is more than one matrix (an adapter inside): recomputed in backward."""
+
+    def chunk_loss(hidden: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(_capped(head(hidden).float(), softcap), targets, reduction="sum")
+
+    total = hidden_NE.sum(dtype=torch.float32) * 0.0
+    for rows in _chunks(len(targets_N), CPU_CHUNK):
+        total = total + checkpoint(chunk_loss, hidden_NE[rows], targets_N[rows], use_reentrant=False)
+    return total / denominator
+
+
 @torch.no_grad()
-def linear_losses(
-    hidden_NE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_N: Tensor
+def token_losses(
+    hidden_NE: Tensor, logits_of: Callable[[Tensor], Tensor], softcap: float | None, targets_N: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Per position: the cross entropy (float32 [N]) and whether the target is the most likely token (bool [N])."""
+    """Per position: the cross entropy (float32 [N]) and whether no token is likelier than the target (bool [N]).
+
+    logits_of gives the logits of a chunk of positions; they may be overwritten.
+    """
     losses = hidden_NE.new_empty(len(targets_N), dtype=torch.float32)
     correct = hidden_NE.new_empty(len(targets_N), dtype=torch.bool)
-    for begin in range(0, len(targets_N), CHUNK):
-        rows = slice(begin, begin + CHUNK)
-        logits = torch.nn.functional.linear(hidden_NE[rows], weight_VE, bias_V).float()
-        wanted = targets_N[rows, None]
-        losses[rows] = logits.logsumexp(1) - logits.gather(1, wanted).squeeze(1)
-        correct[rows] = logits.argmax(1) == targets_N[rows]
+    for rows in _chunks(len(targets_N), CPU_CHUNK):
+        scores = _capped(logits_of(hidden_NE[rows]).float(), softcap)
+        highest = scores.amax(1, keepdim=True)
+        of_target = scores.gather(1, targets_N[rows, None]) - highest
+        losses[rows] = scores.sub_(highest).exp_().sum(1).log_() - of_target.squeeze(1)
+        correct[rows] = of_target.squeeze(1) >= 0
     return losses, correct
+
+
+def plain_logits(hidden_NE: Tensor, head: Head, workspace: Workspace) -> Tensor:
+    """Logits of a few positions, in the workspace on a CPU."""
+    dtype = _compute_dtype(hidden_NE)
+    with torch.autocast(hidden_NE.device.type, enabled=False):
+        matrix, offset = head.matrices(dtype)
+        return _logits(hidden_NE.to(dtype), matrix, offset, workspace.logits(matrix, len(hidden_NE), len(matrix)))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, denominator: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        denominator: float,
+        head: Head,
+        workspace: Workspace,
     ) -> Tensor:
         dtype = _compute_dtype(hidden)
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
-            head = weight.to(dtype)
-            offset = None if bias is None else bias.to(dtype)
+            # float16 would round 1 / denominator to nothing: its gradient is scaled in backward.
+            inner = 1.0 if dtype == torch.float16 else denominator
+            totals = _Totals(
+                hidden,
+                weight if ctx.needs_input_grad[1] or head.shared is not None else None,
+                bias if ctx.needs_input_grad[2] else None,
+            )
             loss = hidden.new_zeros((), dtype=torch.float64)
-            d_hidden = torch.empty_like(hidden) if wants_hidden else None
-            d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
-            d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
-            buffer = hidden.new_empty(min(CHUNK, len(targets)), weight.shape[0], dtype=dtype)
-            for begin in range(0, len(targets), CHUNK):
-                rows = slice(begin, begin + CHUNK)
+            matrix, offset = head.matrices(dtype)
+            size = _chunk_rows(hidden, matrix)
+            buffer = workspace.logits(matrix, min(size, len(targets)), len(weight))
+            for rows in _chunks(len(targets), size):
                 chunk = hidden[rows].to(dtype)
-                logits = _logits(chunk, head, offset, buffer)
-                loss += _gradient_in_place(logits, targets[rows], denominator)
-                if d_hidden is not None:
-                    d_hidden[rows] = logits @ head
-                if d_weight is not None:
-                    _add_product(d_weight, logits, chunk)
-                if d_bias is not None:
-                    d_bias += logits.sum(0, dtype=torch.float32)
-        ctx.save_for_backward(d_hidden, d_weight, d_bias)
-        ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
+                logits = _logits(chunk, matrix, offset, buffer)
+                loss += _gradient_in_place(logits, targets[rows], inner, head.softcap)
+                totals.add(rows, logits, chunk, matrix)
+        ctx.totals, ctx.shared, ctx.left = totals, head.shared, inner / denominator
         return (loss / denominator).float()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        d_hidden, d_weight, d_bias = ctx.saved_tensors
-        weight_dtype, bias_dtype = ctx.dtypes
-        scale = grads[0]
-        return (
-            None if d_hidden is None else d_hidden * scale.to(d_hidden.dtype),
-            None if d_weight is None else (d_weight * scale).to(weight_dtype),
-            None if d_bias is None else (d_bias * scale).to(bias_dtype),
-            None,
-            None,
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        totals: _Totals | None = ctx.totals
+        if totals is None:
+            raise RuntimeError("this loss has been backpropagated already; compute it again")
+        ctx.totals = None
+        totals.scale(grads[0] * ctx.left)
+        d_weight = totals.weight
+        if ctx.shared is not None and d_weight is not None:
+            ctx.shared.put(d_weight)
+            d_weight = None
+        return totals.hidden, d_weight, totals.bias, None, None, None, None
+
+
+class _Totals:
+    """The gradients of hidden, weight and bias, as they grow chunk by chunk."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+        self.hidden: Tensor | None = torch.empty_like(hidden)
+        self.weight: Tensor | None = (
+            None if weight is None else torch.empty_like(weight, dtype=_sum_dtype(weight.dtype))
         )
+        self.bias: Tensor | None = None if bias is None else torch.zeros_like(bias, dtype=_sum_dtype(bias.dtype))
+        self._dtypes = (None if weight is None else weight.dtype, None if bias is None else bias.dtype)
+        self._empty = True
+
+    def add(self, rows: slice, d_logits: Tensor, chunk: Tensor, matrix: Tensor) -> None:
+        assert self.hidden is not None
+        if self.hidden.dtype == d_logits.dtype:
+            torch.mm(d_logits, matrix, out=self.hidden[rows])
+        else:
+            self.hidden[rows] = d_logits @ matrix
+        if self.weight is not None:
+            self._add_weight(d_logits.t(), chunk)
+        if self.bias is not None:
+            self.bias += d_logits.sum(0, dtype=self.bias.dtype)
+        self._empty = False
+
+    def _add_weight(self, left: Tensor, right: Tensor) -> None:
+        assert self.weight is not None
+        if left.dtype == self.weight.dtype:
+            if self._empty:
+                torch.mm(left, right, out=self.weight)
+            else:
+                self.weight.addmm_(left, right)
+            return
+        product = torch.mm(left, right, out_dtype=torch.float32) if left.is_cuda else left @ right
+        if self._empty:
+            self.weight.copy_(product)
+        else:
+            self.weight.add_(product)
+
+    def scale(self, factor: Tensor) -> None:
+        """Multiply by the gradient of the loss, which mostly is 1. On a GPU looking at it would wait for it."""
+        if self._empty:
+            for total in (self.weight, self.bias):
+                if total is not None:
+                    total.zero_()
+        if factor.device.type != "cpu" or factor.item() != 1.0:
+            for total in (self.hidden, self.weight, self.bias):
+                if total is not None:
+                    total.mul_(factor)
+        weight_dtype, bias_dtype = self._dtypes
+        if self.weight is not None and weight_dtype is not None:
+            self.weight = self.weight.to(weight_dtype)
+        if self.bias is not None and bias_dtype is not None:
+            self.bias = self.bias.to(bias_dtype)
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    """The type of the matrix products."""
     kind = hidden.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-def _logits(chunk: Tensor, head: Tensor, offset: Tensor | None, buffer: Tensor) -> Tensor:
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Many chunks are summed in it."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _chunk_rows(hidden: Tensor, matrix: Tensor) -> int:
+    if not hidden.is_cuda:
+        return CPU_CHUNK
+    return int(max(CPU_CHUNK, CUDA_CHUNK_BYTES // (matrix.shape[0] * matrix.element_size()) // 128 * 128))
+
+
+def _chunks(length: int, size: int) -> Iterator[slice]:
+    return (slice(begin, min(begin + size, length)) for begin in range(0, length, size))
+
+
+def _logits(chunk: Tensor, matrix: Tensor, offset: Tensor | None, buffer: Tensor) -> Tensor:
     out = buffer[: len(chunk)]
     if offset is None:
-        return torch.mm(chunk, head.t(), out=out)
-    return torch.addmm(offset, chunk, head.t(), out=out)
+        return torch.mm(chunk, matrix.t(), out=out)
+    return torch.addmm(offset, chunk, matrix.t(), out=out)
 
 
-def _gradient_in_place(logits: Tensor, targets: Tensor, denominator: float) -> Tensor:
+def _gradient_in_place(logits: Tensor, targets: Tensor, denominator: float, softcap: float | None) -> Tensor:
     """Replace the logits by the gradient of their summed cross entropy / denominator. Returns the sum (float64)."""
+    if logits.is_cuda and _has_triton():
+        return gradient_in_place_triton(logits, targets, 1.0 / denominator, softcap).sum(dtype=torch.float64)
     wanted = targets[:, None]
-    scores = logits.float()
+    scores = _capped(logits.to(_sum_dtype(logits.dtype)), softcap)
+    slope = None if softcap is None else 1.0 - (scores / softcap).square_()
     highest = scores.amax(1, keepdim=True)
     of_target = scores.gather(1, wanted) - highest
     scores.sub_(highest).exp_()
@@ -109,13 +258,32 @@ def _gradient_in_place(logits: Tensor, targets: Tensor, denominator: float) -> T
     loss = (total.log() - of_target).sum(dtype=torch.float64)
     scores.mul_((total * denominator).reciprocal_())
     scores.scatter_add_(1, wanted, torch.full_like(of_target, -1.0 / denominator))
+    if slope is not None:
+        scores.mul_(slope)
     if scores is not logits:
         logits.copy_(scores)
     return loss
 
 
-def _add_product(total: Tensor, d_logits: Tensor, chunk: Tensor) -> None:
-    if d_logits.dtype == total.dtype:
-        total.addmm_(d_logits.t(), chunk)
-    else:
-        total.add_(d_logits.t() @ chunk)
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def gradient_in_place_triton(logits: Tensor, targets: Tensor, factor: float, softcap: float | None) -> Tensor:
+    """Replace logits [N, V] by factor * gradient of their cross entropy. Returns the losses, float32 [N].
+
+    Two reads and one write of the logits, where the torch version makes about ten passes.
+    """
+    from tunesmith.fast.triton_kernels import cross_entropy_gradient
+
+    losses = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
+    size, capped = logits.shape[1], softcap is not None
+    cross_entropy_gradient[(len(targets),)](
+        logits, logits.stride(0), targets, losses, size, factor, softcap or 1.0, CAPPED=capped, BLOCK=TRITON_BLOCK
+    )
+    return losses
+
+
+def _capped(scores: Tensor, softcap: float | None) -> Tensor:
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap

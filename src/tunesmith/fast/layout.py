@@ -1,9 +1,8 @@
 """Flat batches: documents one after another, no padding, and where each document lies for attention.
 
 Legend of the suffixes of tensor names in this package:
-    T  fed tokens of all documents    P  rows of the padded copy inside attention    N  supervised positions
+    T  fed tokens of all documents    N  supervised positions    B  documents of a bucket    L  their longest
     H  query heads    G  key/value heads    D  head dimension    E  hidden size    V  vocabulary
-    B  documents of a bucket    L  longest document of a bucket
 """
 
 from __future__ import annotations
@@ -26,44 +25,32 @@ BUCKET_SLACK = 4
 
 @dataclass(frozen=True)
 class Bucket:
-    """Documents of similar length, padded to a common length inside attention only."""
+    """Neighbouring documents of similar length, padded to a common length inside attention only.
 
-    num_documents: int
-    length: int
-    full: bool
-    """Every document has exactly `length` tokens."""
-
-
-@dataclass(frozen=True)
-class PaddedIndex:
-    """Gathers between the flat rows and the padded rows of all buckets.
-
-    rows_P: flat row that each padded row copies (a junk row repeats its document's last token);
-    slots_T: padded row of each flat token. None when the flat rows already are the padded rows.
+    They lie in rows [begin, end) of the flat batch. rows: int64 [B * L], the row (from begin) that each padded row
+    copies; a junk row repeats its document's last token. slots: int64 [end - begin], the padded row of each flat row.
+    Both are None when every document has `length` tokens, because nothing is padded then.
     """
 
-    buckets: tuple[Bucket, ...]
-    num_rows: int
-    rows_P: Tensor | None
-    slots_T: Tensor | None
+    begin: int
+    end: int
+    num_documents: int
+    length: int
+    rows: Tensor | None
+    slots: Tensor | None
 
-    def to(self, device: torch.device | str) -> PaddedIndex:
-        if self.rows_P is None or self.slots_T is None:
-            return self
-        return replace(
-            self,
-            rows_P=self.rows_P.to(device, non_blocking=True),
-            slots_T=self.slots_T.to(device, non_blocking=True),
-        )
+
+Document = tuple[Sequence[int] | np.ndarray, "np.ndarray | Sequence[bool] | None"]
 
 
 @dataclass
 class FlatBatch:
-    """Documents concatenated, without padding. T = sum(lengths) fed tokens.
+    """Documents concatenated, without padding, longest first. T = sum(lengths) fed tokens.
 
     input_ids, position_ids (0.. in each document) and targets are int64 [T]; input_ids[i] predicts targets[i], and -100
     marks a position that is not supervised. lengths: fed tokens per document, the document's length minus one because
     its last token predicts nothing. cu_seqlens: int32 [documents + 1], the first row of each document and T.
+    order: for each document in the batch, its number in the caller's list.
     """
 
     input_ids: Tensor
@@ -72,47 +59,51 @@ class FlatBatch:
     lengths: tuple[int, ...]
     cu_seqlens: Tensor
     num_targets: int
-    _padded: PaddedIndex | None = field(default=None, repr=False)
+    order: tuple[int, ...]
+    _buckets: list[Bucket] | None = field(default=None, repr=False)
     _target_rows: Tensor | None = field(default=None, repr=False)
 
     @property
     def num_tokens(self) -> int:
         """T, the number of fed tokens."""
-        return sum(self.lengths)
+        return len(self.input_ids)
 
     @property
     def max_length(self) -> int:
         """Fed tokens of the longest document."""
-        return max(self.lengths)
+        return self.lengths[0]
 
     @property
-    def padded(self) -> PaddedIndex:
-        """The gather indices for padded attention; built once and shared by all layers."""
-        if self._padded is None:
-            self._padded = padded_index(self.lengths).to(self.input_ids.device)
-        return self._padded
+    def buckets(self) -> list[Bucket]:
+        """The gathers for padded attention; built once and shared by all layers."""
+        if self._buckets is None:
+            self._buckets = buckets_of(self.lengths, self.input_ids.device)
+        return self._buckets
 
     @property
     def target_rows(self) -> Tensor | None:
         """int64 [N], the rows that are supervised; None when all are."""
-        if self.num_targets == self.num_tokens:
-            return None
-        if self._target_rows is None:
+        if self._target_rows is None and self.num_targets < self.num_tokens:
             self._target_rows = (self.targets != IGNORED).nonzero().flatten()
         return self._target_rows
 
-    @property
-    def document_of_token(self) -> Tensor:
-        """int64 [T], the document that each fed token belongs to."""
-        lengths = torch.tensor(self.lengths)
-        return torch.repeat_interleave(torch.arange(len(self.lengths)), lengths).to(self.input_ids.device)
+    def document_sums(self, values_N: Tensor) -> Tensor:
+        """float64 [documents]: the values of the supervised positions summed per document, in the caller's order."""
+        number_T = torch.repeat_interleave(torch.tensor(self.order), torch.tensor(self.lengths)).to(values_N.device)
+        rows = self.target_rows
+        number_N = number_T if rows is None else number_T.index_select(0, rows)
+        sums = torch.zeros(len(self.lengths), dtype=torch.float64, device=values_N.device)
+        return sums.index_add_(0, number_N, values_N.double())
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> FlatBatch:
         """This batch on another device. Its indices are built before the move, so that no step waits for the device."""
-        if torch.device(device) == self.input_ids.device:
+        device = torch.device(device)
+        if device.type == "cpu" and self.input_ids.device.type == "cpu":
             return self
 
         def moved(tensor: Tensor) -> Tensor:
+            if device.type == "cuda" and not tensor.is_cuda:
+                tensor = tensor.pin_memory()
             return tensor.to(device, non_blocking=non_blocking)
 
         rows = self.target_rows
@@ -122,12 +113,9 @@ class FlatBatch:
             position_ids=moved(self.position_ids),
             targets=moved(self.targets),
             cu_seqlens=moved(self.cu_seqlens),
-            _padded=self._padded.to(device) if self._padded is not None else None,
+            _buckets=None,
             _target_rows=moved(rows) if rows is not None else None,
         )
-
-
-Document = tuple[Sequence[int] | np.ndarray, "np.ndarray | Sequence[bool] | None"]
 
 
 def flatten(documents: Sequence[Document]) -> FlatBatch:
@@ -138,58 +126,64 @@ def flatten(documents: Sequence[Document]) -> FlatBatch:
     """
     if not documents:
         raise DataError("flatten: got no documents. Expected at least one.")
-    inputs, targets, positions, lengths = [], [], [], []
-    for number, (ids, supervised) in enumerate(documents):
+    sizes = [len(ids) for ids, _ in documents]
+    if min(sizes) < 2:
+        number = sizes.index(min(sizes))
+        raise DataError(f"flatten: document {number} has {sizes[number]} tokens. Expected start and end at least.")
+    order = sorted(range(len(documents)), key=lambda number: -sizes[number])
+    inputs, targets = [], []
+    for ids, supervised in (documents[number] for number in order):
         tokens = np.asarray(ids, dtype=np.int64)
-        if len(tokens) < 2:
-            raise DataError(f"flatten: document {number} has {len(tokens)} tokens. Expected start and end at least.")
         following = tokens[1:]
         if supervised is not None:
             following = np.where(np.asarray(supervised, dtype=bool)[1:], following, IGNORED)
         inputs.append(tokens[:-1])
         targets.append(following)
-        positions.append(np.arange(len(tokens) - 1))
-        lengths.append(len(tokens) - 1)
-    flat_targets = np.concatenate(targets)
+    lengths = tuple(sizes[number] - 1 for number in order)
+    target_T = np.concatenate(targets)
     return FlatBatch(
         input_ids=torch.from_numpy(np.concatenate(inputs)),
-        position_ids=torch.from_numpy(np.concatenate(positions)),
-        targets=torch.from_numpy(flat_targets),
-        lengths=tuple(lengths),
+        position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
+        targets=torch.from_numpy(target_T),
+        lengths=lengths,
         cu_seqlens=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
-        num_targets=int((flat_targets != IGNORED).sum()),
+        num_targets=int((target_T != IGNORED).sum()),
+        order=tuple(order),
     )
 
 
-def buckets_of(lengths: Sequence[int]) -> list[list[int]]:
-    """Numbers of the documents of each bucket, longest first.
+def buckets_of(lengths: Sequence[int], device: torch.device | str = "cpu") -> list[Bucket]:
+    """Buckets of documents that lie one after another, longest first.
 
     Attention over a document padded to length L costs L x L, so one long document must not pad many short ones.
     """
-    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-    buckets: list[list[int]] = []
-    for number in order:
-        longest = lengths[buckets[-1][0]] if buckets else 0
-        if buckets and (lengths[number] >= BUCKET_FILL * longest or longest - lengths[number] <= BUCKET_SLACK):
-            buckets[-1].append(number)
-        else:
-            buckets.append([number])
+    buckets, begin, first = [], 0, 0
+    while first < len(lengths):
+        longest, last = lengths[first], first
+        while last < len(lengths) and (
+            lengths[last] >= BUCKET_FILL * longest or longest - lengths[last] <= BUCKET_SLACK
+        ):
+            last += 1
+        bucket = _bucket(begin, lengths[first:last], device)
+        buckets.append(bucket)
+        begin, first = bucket.end, last
     return buckets
 
 
-def padded_index(lengths: Sequence[int]) -> PaddedIndex:
-    """The gathers for documents of `lengths`, which lie one after another."""
-    if len(set(lengths)) == 1:
-        return PaddedIndex((Bucket(len(lengths), lengths[0], full=True),), sum(lengths), None, None)
-    first_row = np.concatenate([[0], np.cumsum(lengths)])
-    slots = np.empty(first_row[-1], dtype=np.int64)
-    rows, buckets, num_rows = [], [], 0
-    for numbers in buckets_of(lengths):
-        longest = lengths[numbers[0]]
-        buckets.append(Bucket(len(numbers), longest, full=lengths[numbers[-1]] == longest))
-        for number in numbers:
-            begin, length = first_row[number], lengths[number]
-            rows.append(begin + np.minimum(np.arange(longest), length - 1))
-            slots[begin : begin + length] = num_rows + np.arange(length)
-            num_rows += longest
-    return PaddedIndex(tuple(buckets), num_rows, torch.from_numpy(np.concatenate(rows)), torch.from_numpy(slots))
+def _bucket(begin: int, lengths: Sequence[int], device: torch.device | str) -> Bucket:
+    longest, end = lengths[0], begin + sum(lengths)
+    if lengths[-1] == longest:
+        return Bucket(begin, end, len(lengths), longest, None, None)
+    size_B1 = np.array(lengths)[:, None]
+    first_row_B1 = np.cumsum(size_B1, 0) - size_B1
+    position_1L = np.arange(longest)[None]
+    rows_BL = first_row_B1 + np.minimum(position_1L, size_B1 - 1)
+    slots = np.flatnonzero(position_1L < size_B1)
+    return Bucket(
+        begin,
+        end,
+        len(lengths),
+        longest,
+        torch.from_numpy(rows_BL.reshape(-1)).to(device),
+        torch.from_numpy(slots).to(device),
+    )

@@ -1,0 +1,44 @@
+"""Triton kernels. Import only where Triton is installed; it comes with CUDA builds of torch."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _score(x, softcap, CAPPED: tl.constexpr):  # type: ignore[no-untyped-def]
+    x = x.to(tl.float32)
+    if CAPPED:
+        x = (2.0 * tl.sigmoid(2.0 * x / softcap) - 1.0) * softcap
+    return x
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def cross_entropy_gradient(  # type: ignore[no-untyped-def]
+    logits, stride, targets, losses, size, factor, softcap, CAPPED: tl.constexpr, BLOCK: tl.constexpr
+):
+    """One row of logits a program: its loss, and factor * gradient in its place. Softmax in one pass (online)."""
+    row = tl.program_id(0).to(tl.int64)
+    begin = logits + row * stride
+    target = tl.load(targets + row)
+    columns = tl.arange(0, BLOCK)
+    highest = -float("inf")
+    total = 0.0
+    for offset in range(0, size, BLOCK):
+        inside = offset + columns < size
+        x = _score(tl.load(begin + offset + columns, mask=inside, other=0.0), softcap, CAPPED)
+        x = tl.where(inside, x, -float("inf"))
+        above = tl.maximum(highest, tl.max(x, 0))
+        total = total * tl.exp(highest - above) + tl.sum(tl.exp(x - above), 0)
+        highest = above
+    of_target = _score(tl.load(begin + target), softcap, CAPPED)
+    tl.store(losses + row, tl.log(total) + highest - of_target)
+    tl.debug_barrier()
+    for offset in range(0, size, BLOCK):
+        inside = offset + columns < size
+        x = _score(tl.load(begin + offset + columns, mask=inside, other=0.0), softcap, CAPPED)
+        slope = tl.exp(x - highest) / total - tl.where(offset + columns == target, 1.0, 0.0)
+        if CAPPED:
+            slope = slope * (1.0 - (x / softcap) * (x / softcap))
+        tl.store(begin + offset + columns, (slope * factor).to(logits.dtype.element_ty), mask=inside)
