@@ -77,7 +77,7 @@ class DataSection(_Section):
     completion: str | None = None
     messages: str | None = None
     """Column that holds chat turns."""
-    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "txt"] = "auto"
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "txt", "md", "html", "pdf", "docx"] = "auto"
     by: Literal["line", "paragraph", "file"] = "line"
     """What one row of a plain text file is."""
     encoding: str = "auto"

@@ -1,7 +1,7 @@
 """Prepared data in the user's cache: found again by the content of the files, the recipe and the tokenizer.
 
-An entry is built in NAME.partial and renamed when it is whole, so a reader sees all of it or nothing. One process builds;
-others wait for it. What a killed process leaves in NAME.partial is taken up by the next.
+An entry is built in NAME.partial and renamed when it is whole, so a reader sees all of it or nothing. One process
+builds; others wait for it. What a killed process leaves in NAME.partial is taken up by the next.
 """
 
 from __future__ import annotations

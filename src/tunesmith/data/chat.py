@@ -1,11 +1,11 @@
 """Turns to text by the model's chat template, and the parts of it that are learned: what the assistant says.
 
-Loss falls on each assistant turn and on the token that ends it, never on the header that opens the turn, which generation
-is given. That is well defined when the template only ever appends: the text up to a turn must be the beginning of the text
-with the turn. This is checked for every row.
+Loss falls on each assistant turn and on the token that ends it, never on the header that opens the turn, which
+generation is given. That is well defined when the template only ever appends: the text up to a turn must be the
+beginning of the text with the turn. This is checked for every row.
 
-A base model without a template gets DEFAULT_TEMPLATE, which needs no token that the model does not have. It is kept in the
-tokenizer and so saved with the model.
+A base model without a template gets DEFAULT_TEMPLATE, which needs no token that the model does not have. It is kept in
+the tokenizer and so saved with the model.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ if TYPE_CHECKING:
     from tunesmith.tokenizer import TextTokenizer
 
 DEFAULT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '### ' + message['role'] + ':\\n' + (message['content'] or '') }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '### assistant:\\n' }}{% endif %}"
+    "{% for message in messages %}{{ '### ' + message['role'] + ':\\n' + (message['content'] or '') }}{% if "
+    "message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}{% if add_generation_prompt "
+    "%}{{ '### assistant:\\n' }}{% endif %}"
 )
 _ROLES = {
     "human": "user",
@@ -119,8 +117,8 @@ class ChatTemplate:
             )
         except Exception as error:  # templates are programs that come with a model, and raise anything
             raise RowProblem(
-                f"the chat template refuses these turns ({_roles(turns)}): {str(error).splitlines()[0]}. Most templates expect "
-                "user and assistant in turn, after at most one system turn."
+                f"the chat template refuses these turns ({_roles(turns)}): {str(error).splitlines()[0]}. Most "
+                "templates expect user and assistant in turn, after at most one system turn."
             ) from None
         return str(text)
 
@@ -131,9 +129,10 @@ def _check_appends(before: str, until: str, whole: str, number: int) -> None:
     shorter, longer = (before, until) if not until.startswith(before) else (until, whole)
     place = next((i for i, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b), len(longer))
     raise RowProblem(
-        f"the model's chat template changes what it wrote for turns 1 to {number + 1} when turns follow: {_near(shorter, place)} "
-        f"becomes {_near(longer, place)}. What the assistant is asked to learn would not be what it sees when it is used. Use "
-        "conversations with one assistant turn, or a model whose template only appends."
+        f"the model's chat template changes what it wrote for turns 1 to {number + 1} when turns follow: "
+        f"{_near(shorter, place)} becomes {_near(longer, place)}. What the assistant is asked to learn would not be "
+        "what it sees when it is used. Use conversations with one assistant turn, or a model whose template only "
+        "appends."
     )
 
 
@@ -167,7 +166,8 @@ def read_turns(value: Any, column: str, system: Any = None) -> list[Turn]:
             value = json.loads(value)
         except ValueError as error:
             raise RowProblem(
-                f"column {column!r} holds text that is not JSON ({error}). Expected a list of turns with role and content."
+                f"column {column!r} holds text that is not JSON ({error}). Expected a list of turns with role and "
+                "content."
             ) from None
     if value is None or value == "":
         return []

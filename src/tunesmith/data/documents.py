@@ -1,7 +1,7 @@
 """Tokenised documents as flat, memory-mapped arrays; the value that every later stage reads.
 
-A document is [start] text [end]. All documents of a split lie behind one another in one array, so that a data set larger
-than memory costs no more memory than the documents that are being looked at.
+A document is [start] text [end]. All documents of a split lie behind one another in one array, so that a data set
+larger than memory costs no more memory than the documents that are being looked at.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class TokenizedDocuments:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """[N] tokens of each document, start and end included. It feeds one fewer: the last predicts nothing."""
-        return np.diff(self.offsets)
+        return np.asarray(np.diff(self.offsets), dtype=np.int64)
 
     @cached_property
     def num_targets(self) -> int:
@@ -166,7 +166,7 @@ class ArrayFile:
 
     def append(self, values: Any) -> None:
         array = np.ascontiguousarray(values, dtype=self.dtype)
-        self.file.write(memoryview(array).cast("B") if array.size else b"")
+        self.file.write(array.data)
         self.length += array.size
 
     def flush(self) -> None:

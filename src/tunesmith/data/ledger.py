@@ -68,5 +68,6 @@ class Ledger:
         needed = min(1.0, -(-share * 1000 // 1) / 1000)
         raise DataError(
             f"{self.examples[kind][0]}: {count} of {self.rows_read} rows ({share:.1%}) are {what}; at most "
-            f"{allowed:.1%} may be. First: {'; '.join(self.examples[kind])}. Mend them, or set data.max_bad_rows: {needed:g}."
+            f"{allowed:.1%} may be. First: {'; '.join(self.examples[kind])}. Mend them, or set data.max_bad_rows: "
+            f"{needed:g}."
         )

@@ -60,7 +60,7 @@ class InputFile:
         magic = raw.read(4)
         raw.seek(0)
         if magic[:2] == b"\x1f\x8b":
-            return io.BufferedReader(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
+            return io.BufferedReader(gzip.GzipFile(fileobj=raw))
         if magic == b"\x28\xb5\x2f\xfd":
             import zstandard
 
@@ -101,8 +101,8 @@ class guard:
         damaged = isinstance(error, EOFError | zlib.error | gzip.BadGzipFile) or type(error).__name__ == "ZstdError"
         if damaged:
             raise DataError(
-                f"{self.file.name}: the archive is cut short or damaged ({error}). Copy or download it again, or unpack "
-                "it yourself and give the unpacked file."
+                f"{self.file.name}: the archive is cut short or damaged ({error}). Copy or download it again, or "
+                "unpack it yourself and give the unpacked file."
             ) from None
         if isinstance(error, OSError):
             raise DataError(f"{self.file.name}: reading failed ({error.strerror or error}).") from None
@@ -135,7 +135,8 @@ def _refuse_binary(file: InputFile, head: bytes) -> None:
     for magic, what in _MAGIC.items():
         if head.startswith(magic):
             raise DataError(
-                f"{file.name}: is {what}, not text. Expected csv, tsv, json, jsonl, parquet or txt; export the text first."
+                f"{file.name}: is {what}, not text. Expected csv, tsv, json, jsonl, parquet or txt; export the text "
+                "first."
             )
     num_zeros = head.count(0)
     if num_zeros > len(head) // 4:
@@ -233,7 +234,8 @@ def _split_lines(stream: IO[bytes], file: InputFile) -> Iterator[bytes]:
     while line := stream.readline(MAX_LINE_BYTES):
         if len(line) == MAX_LINE_BYTES:
             raise DataError(
-                f"{file.name}: a line is longer than {MAX_LINE_BYTES >> 20} MiB. Expected a row a line; check the file's format."
+                f"{file.name}: a line is longer than {MAX_LINE_BYTES >> 20} MiB. Expected a row a line; check the "
+                "file's format."
             )
         yield line
 

@@ -67,8 +67,9 @@ def _choose_delimiter(file: InputFile, asked: str, lines: Sequence[str], skip: i
     if found != asked and _num_columns(lines[skip:], asked) == 1 and _num_columns(lines[skip:], found) > 1:
         header = lines[skip].strip()
         raise DataError(
-            f"{file.name}:{1 + skip}: the header {_short(header)!r} is one column when split at {_NAMES.get(asked, repr(asked))}; "
-            f"it looks like {_NAMES[found]}. Set data.delimiter: {'tab' if found == chr(9) else repr(found)}, or leave it auto."
+            f"{file.name}:{1 + skip}: the header {_short(header)!r} is one column when split at "
+            f"{_NAMES.get(asked, repr(asked))}; it looks like {_NAMES[found]}. Set data.delimiter: "
+            f"{'tab' if found == chr(9) else repr(found)}, or leave it auto."
         )
     return asked
 
@@ -141,11 +142,9 @@ class _Reader:
                 row += 1
                 yield row, self._broken(row, started, error)
                 continue
-            if not fields:
-                if self.lines.bad is None:
-                    row += 1
-                    continue
             row += 1
+            if not fields and self.lines.bad is None:
+                continue
             bad = self.lines.bad
             if bad is not None or len(fields) != width:
                 problem = self._problem(row, started, fields, self.lines.take_bad())
@@ -179,7 +178,8 @@ class _Reader:
             return BadRow(f"{where}a double quote opens here and is never closed. Close it, or double it inside text.")
         if "expected after" in message:
             return BadRow(
-                f'{where}text goes on after a closing double quote (line {self.lines.number}). Inside quoted text, write "" for '
+                f"{where}text goes on after a closing double quote (line {self.lines.number}). Inside quoted text, "
+                'write "" for '
                 "a double quote; an unclosed quote in a row before has the same effect."
             )
         if "field larger" in message:

@@ -74,8 +74,8 @@ def _parse_line(line: str) -> dict[str, Any] | BadRow:
     except json.JSONDecodeError as error:
         near = line[max(0, error.pos - 20) : error.pos + 20].strip()
         return BadRow(
-            f"column {error.colno}: broken JSON ({error.msg}), near {near!r}. Expected one JSON object a line; mend the "
-            "line, or set data.max_bad_rows to leave such rows out."
+            f"column {error.colno}: broken JSON ({error.msg}), near {near!r}. Expected one JSON object a line; mend "
+            "the line, or set data.max_bad_rows to leave such rows out."
         )
     except RecursionError:
         return BadRow("JSON that is nested too deeply to be a row.")
@@ -240,6 +240,7 @@ class _Text:
         column = place - before.rfind("\n")
         near = self.buffer[max(0, place - 20) : place + 20].strip()
         return DataError(
-            f"{self.file.name}:{row + 1}: broken JSON at line {line}, column {column} ({problem}), near {near!r}. Expected an "
-            "array of rows; mend the file, or write one JSON object a line (jsonl), where one broken row can be left out."
+            f"{self.file.name}:{row + 1}: broken JSON at line {line}, column {column} ({problem}), near {near!r}. "
+            "Expected an array of rows; mend the file, or write one JSON object a line (jsonl), where one broken row "
+            "can be left out."
         )

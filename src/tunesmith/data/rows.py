@@ -1,7 +1,7 @@
 """What a row is: text, a template over columns, prompt and completion, or chat; and the pieces that are learned.
 
-A rendered row is a list of pieces: (text, flag). CONTEXT is read but not learned, TARGET is learned, MARK is learned but
-is no text of the user's (an end-of-turn token), so it counts no bytes.
+A rendered row is a list of pieces: (text, flag). CONTEXT is read but not learned, TARGET is learned, MARK is learned
+but is no text of the user's (an end-of-turn token), so it counts no bytes.
 """
 
 from __future__ import annotations
@@ -122,9 +122,10 @@ def _recognise(table: Table, chat: ChatTemplate) -> RowSpec:
     if len(texts) == 1:
         return _text_rows(texts[0], table, f"text in column {texts[0]!r}, the only one that holds text")
     found = f"{len(texts)} hold text" if texts else "none holds text"
+    longest = max(texts, key=lambda name: _num_characters(table, name), default="COLUMN")
     raise DataError(
-        f"{table.name}: no column was chosen and {found}. Columns: {list_columns(table.columns)}. Set data.text: "
-        f'{texts[-1] if texts else "COLUMN"} (or a template such as "{{{table.columns[0]}}}: {{{(texts or list(table.columns))[-1]}}}").'
+        f"{table.name}: no column was chosen and {found}. Columns: {list_columns(table.columns)}. Set data.text: {longest} "
+        f'(or a template such as "{{{table.columns[0]}}}: {{{longest}}}").'
     )
 
 
@@ -162,6 +163,10 @@ def _check_text(table: Table, column: str) -> None:
 def _holds_text(table: Table, column: str) -> bool:
     values = [value for values in table.sample if (value := values.get(column)) not in (None, "")]
     return bool(values) and all(isinstance(value, str) for value in values) and not all(map(_is_number, values))
+
+
+def _num_characters(table: Table, column: str) -> int:
+    return sum(len(str(values.get(column) or "")) for values in table.sample)
 
 
 def _is_number(text: str) -> bool:

@@ -29,7 +29,7 @@ NAMES = {
 
 def assign_splits(
     hashes: NDArray[np.uint64],
-    groupings: Sequence[NDArray[np.int64]],
+    groupings: Sequence[NDArray[np.uint64]],
     *,
     keys: NDArray[np.uint64],
     strata: NDArray[np.int32] | None,
@@ -38,9 +38,9 @@ def assign_splits(
 ) -> NDArray[np.int8]:
     """TRAIN, EVAL or TEST for each row.
 
-    hashes: [N] of the rows' text. groupings: arrays [N] of labels; rows with an equal label stay together. keys: [N] what
-    the place of a row depends on (its text or its group). strata: [N] codes whose values keep their share, or None.
-    fractions: of eval and test. Raises DataError when every row belongs together and nothing can be held out.
+    hashes: [N] of the rows' text. groupings: arrays [N] of labels; rows with an equal label stay together. keys: [N]
+    what the place of a row depends on (its text or its group). strata: [N] codes whose values keep their share, or
+    None. fractions: of eval and test. Raises DataError when every row belongs together and nothing can be held out.
     """
     labels = together(hashes, groupings)
     first_of, unit = np.unique(labels, return_inverse=True)
@@ -57,7 +57,7 @@ def assign_splits(
     return sides[unit]
 
 
-def together(hashes: NDArray[np.uint64], groupings: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def together(hashes: NDArray[np.uint64], groupings: Sequence[NDArray[np.uint64]]) -> NDArray[np.int64]:
     """[N] the first row of the set that each row belongs to: connected by equal text or by an equal label."""
     from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]

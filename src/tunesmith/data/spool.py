@@ -39,14 +39,15 @@ def hash_text(text: bytes) -> int:
 
 
 class SpoolWriter:
-    """Appends rendered rows to the arrays in a folder."""
+    """Appends rendered rows: their text to text.npy in a folder, everything else to arrays in its folder rows/."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        rows = folder / "rows"
+        rows.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.text = ArrayFile(folder / "text.npy", np.uint8)
-        self.piece_ends = ArrayFile(folder / "piece_ends.npy", np.int64)
-        self.piece_flags = ArrayFile(folder / "piece_flags.npy", np.uint8)
-        self.columns = {name: ArrayFile(folder / f"{name}.npy", dtype) for name, dtype in COLUMNS.items()}
+        self.piece_ends = ArrayFile(rows / "piece_ends.npy", np.int64)
+        self.piece_flags = ArrayFile(rows / "piece_flags.npy", np.uint8)
+        self.columns = {name: ArrayFile(rows / f"{name}.npy", dtype) for name, dtype in COLUMNS.items()}
         self.pending: list[tuple[int, ...]] = []
         self.pending_ends: list[int] = []
         self.pending_flags: list[int] = []
@@ -95,8 +96,8 @@ def _encode(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RowProblem(
-            f"the text holds half a character (U+{ord(text[error.start]):04X} at character {error.start + 1}), as exports "
-            "that cut text at a fixed length do. Export the row again."
+            f"the text holds half a character (U+{ord(text[error.start]):04X} at character {error.start + 1}), as "
+            "exports that cut text at a fixed length do. Export the row again."
         ) from None
 
 
@@ -104,10 +105,11 @@ class Spool(Sequence[str]):
     """The rows that a SpoolWriter wrote; as a sequence, the whole text of each."""
 
     def __init__(self, folder: Path) -> None:
+        rows = folder / "rows"
         self.text = load_array(folder / "text.npy")
-        self.piece_ends = load_array(folder / "piece_ends.npy")
-        self.piece_flags = load_array(folder / "piece_flags.npy")
-        columns = {name: load_array(folder / f"{name}.npy") for name in COLUMNS}
+        self.piece_ends = load_array(rows / "piece_ends.npy")
+        self.piece_flags = load_array(rows / "piece_flags.npy")
+        columns = {name: load_array(rows / f"{name}.npy") for name in COLUMNS}
         self.hashes: NDArray[np.uint64] = columns["hashes"]
         self.groups: NDArray[np.uint64] = columns["groups"]
         self.strata: NDArray[np.int32] = columns["strata"]
@@ -133,6 +135,10 @@ class Spool(Sequence[str]):
         begin, end = self.span(index)
         return self.text[begin:end].tobytes().decode("utf-8")
 
+    def subset(self, rows: NDArray[np.int64]) -> Sequence[str]:
+        """The texts of some rows; they stay on disk."""
+        return self if len(rows) == len(self) else _Subset(self, rows)
+
     def span(self, index: int) -> tuple[int, int]:
         """First and last byte of a row in `text`."""
         return int(self.ends[index - 1]) if index else 0, int(self.ends[index])
@@ -151,3 +157,21 @@ class Spool(Sequence[str]):
             pieces.append((self.text[begin:end].tobytes().decode("utf-8"), int(self.piece_flags[piece])))
             begin = end
         return pieces
+
+
+class _Subset(Sequence[str]):
+    def __init__(self, spool: Spool, rows: NDArray[np.int64]) -> None:
+        self.spool = spool
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return _Subset(self.spool, self.rows[index])
+        return self.spool[int(self.rows[index])]

@@ -12,7 +12,7 @@ SAMPLE_ROWS = 200
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that could not be read. where: `line 12` or the like when it differs from the row; problem: cause and fix."""
+    """A row that could not be read. problem: cause and fix, without the place."""
 
     problem: str
 

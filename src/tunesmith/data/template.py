@@ -1,7 +1,7 @@
 """Templates over columns: `{title} ({release_year}): {description}`.
 
-A name in braces is the name of a column and nothing else: no attributes, no indices, no conversions, no widths. `{{` and
-`}}` are braces.
+A name in braces is the name of a column and nothing else: no attributes, no indices, no conversions, no widths. `{{`
+and `}}` are braces.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Template:
 def parse_template(key: str, source: str, columns: Iterable[str], where: str) -> Template:
     """The template `source` over `columns`, or the one column that it names.
 
-    key: the recipe's key and where: the file, both for messages. Raises DataError when a brace is not closed or a name is
-    no column.
+    key: the recipe's key and where: the file, both for messages. Raises DataError when a brace is not closed or a name
+    is no column.
     """
     columns = list(columns)
     if source in columns or not set(source) & set("{}"):
@@ -60,8 +60,8 @@ def parse_template(key: str, source: str, columns: Iterable[str], where: str) ->
             literal += match[0][0]
         elif match[1] is None:
             raise DataError(
-                f"{key}: {source!r}: the {match[0]!r} at character {match.start() + 1} has no partner. Write {match[0] * 2} for "
-                "a brace itself."
+                f"{key}: {source!r}: the {match[0]!r} at character {match.start() + 1} has no partner. Write "
+                f"{match[0] * 2} for a brace itself."
             )
         else:
             parts.append((literal, _known(key, match[1], columns, where)))
@@ -98,11 +98,11 @@ def list_columns(columns: Iterable[str], limit: int = 20) -> str:
 def column_text(values: dict[str, Any], column: str, *, numbers: bool = False) -> str:
     """The text in a column; empty when it is missing or null. Raises RowProblem when it is not text."""
     value = values.get(column)
-    if value is None:
+    if value is None or value != value:  # NaN is how pandas writes a missing text
         return ""
     if isinstance(value, str):
         return value
-    if numbers and isinstance(value, bool | int | float):
+    if numbers and not isinstance(value, list | dict | bytes):
         return str(value)
     raise RowProblem(
         f"column {column!r} holds {_describe(value)}, expected text. Choose another column"

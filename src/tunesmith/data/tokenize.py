@@ -263,12 +263,13 @@ class Tokenization:
         self, row: int, ids: NDArray[np.int32], supervised: NDArray[np.bool_], piece: Piece | None
     ) -> NDArray[np.int64]:
         """Begin, first target and end of a part of a row, counted in the bytes that its tokens stand for."""
-        whole = self.spool.spans(np.array([row]))[0]
+        whole: NDArray[np.int64] = self.spool.spans(np.array([row]))[0]
         if piece is None:
             return whole
         places = whole[0] + np.concatenate([[0], np.cumsum(self._token_sizes[ids])])
         first = piece.begin + int(np.argmax(supervised[piece.begin : piece.end]))
-        return np.minimum(places[[piece.begin, first, piece.end]], whole[2])
+        part: NDArray[np.int64] = np.minimum(places[[piece.begin, first, piece.end]], whole[2])
+        return part
 
     @cached_property
     def _token_sizes(self) -> NDArray[np.int64]:

@@ -1,0 +1,133 @@
+"""The account of prepared data, data.json: what was read, what became of every row and token, and fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.data.cache import write_state
+from tunesmith.data.documents import TokenizedDocuments, load_array, load_documents
+from tunesmith.data.long import LongCounts
+from tunesmith.data.split import TRAIN
+from tunesmith.data.spool import Spool
+from tunesmith.errors import DataError
+from tunesmith.recipe import DataSection
+
+SPLITS = ("train", "eval", "test")
+_FROM_READING = (
+    "files",
+    "rows_read",
+    "columns",
+    "encoding",
+    "delimiter",
+    "kind",
+    "how",
+    "empty",
+    "bad_rows",
+    "examples",
+)
+
+
+def account(
+    folder: Path,
+    spool: Spool,
+    sides: NDArray[np.int8],
+    repeats: NDArray[np.int32],
+    counts: list[LongCounts],
+    read: dict[str, Any],
+) -> dict[str, Any]:
+    """Describe the splits that lie tokenised in `folder`, and close them for reading.
+
+    sides, repeats: [N] the split of each spooled row, and how often it is used in an epoch. counts: what became of long
+    documents, by split. read: what reading found. Raises DataError when nothing would be trained.
+    """
+    text = load_array(folder / "text.npy")
+    splits = {name: _describe(_finish_split(folder / name, read, text)) for name in SPLITS}
+    if splits["train"]["targets"] == 0:
+        raise DataError(
+            f"{read['files'][0]['path']}: 0 tokens would be trained ({read['how']}). {_why_nothing(counts[0])}"
+        )
+    total = sum(counts[1:], counts[0])
+    fingerprints = "".join(split["fingerprint"] for split in splits.values())
+    return {
+        **{key: read[key] for key in _FROM_READING},
+        "duplicates": len(spool) - len(np.unique(spool.hashes)),
+        "straddling_duplicates": _straddling(spool.hashes, sides),
+        "dropped": {"too_long": total.num_dropped, "by_weight_or_small": int((repeats == 0).sum())},
+        "truncated": total.num_truncated,
+        "truncated_tokens": total.lost_targets,
+        "long": total.to_json(),
+        "splits": splits,
+        "fingerprint": hashlib.blake2b(fingerprints.encode(), digest_size=8).hexdigest(),
+        "length_histogram": _histogram(load_array(folder / "train" / "whole_lengths.npy")),
+        "notes": read["notes"],
+    }
+
+
+def say_split(section: DataSection) -> str:
+    """One line that says what decides a row's split."""
+    if section.split_column is not None:
+        return f"column {section.split_column!r}"
+    if section.eval_path is not None:
+        return f"held-out rows from {section.eval_path}"
+    parts = ["content hash" if section.group is None else f"group {section.group!r}", f"seed {section.seed}"]
+    if section.stratify is not None:
+        parts.append(f"stratified by {section.stratify!r}")
+    if section.near_duplicates:
+        parts.append("near-duplicates on one side")
+    return ", ".join(parts)
+
+
+def _describe(documents: TokenizedDocuments) -> dict[str, Any]:
+    return {
+        "documents": len(documents),
+        "tokens": len(documents.tokens),
+        "targets": documents.num_targets,
+        "fingerprint": _fingerprint(documents),
+    }
+
+
+def _finish_split(folder: Path, read: dict[str, Any], text: NDArray[np.uint8]) -> TokenizedDocuments:
+    """Describe a split that is written, and load it."""
+    offsets = load_array(folder / "offsets.npy")
+    supervised = load_array(folder / "supervised.npy")
+    plain = int(np.count_nonzero(supervised)) == len(supervised) - (len(offsets) - 1)
+    about = {
+        "masked": not (plain and not supervised[offsets[:-1]].any()),
+        "files": [file["path"] for file in read["files"]],
+        "first_rows": [file["first_row"] for file in read["files"]],
+        "slices": read["slices"],
+    }
+    write_state(folder / "about.json", about)
+    return load_documents(folder, text)
+
+
+def _fingerprint(documents: TokenizedDocuments) -> str:
+    """Of ids, boundaries and mask: equal fingerprints train alike."""
+    digest = hashlib.blake2b(digest_size=8)
+    for array in (documents.tokens, documents.offsets, documents.supervised):
+        if array is not None:
+            digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _straddling(hashes: NDArray[np.uint64], sides: NDArray[np.int8]) -> int:
+    """Held-out rows that are also trained on; possible only where the split was given."""
+    return int(np.isin(hashes[sides != TRAIN], hashes[sides == TRAIN]).sum())
+
+
+def _histogram(lengths: NDArray[np.int32]) -> dict[str, list[int]]:
+    """Training rows by length in tokens, before anything is cut; the last edge is past the longest."""
+    top = int(lengths.max(initial=1))
+    edges = np.unique(np.linspace(0, top + 1, num=25).astype(np.int64))
+    return {"edges": edges.tolist(), "counts": np.histogram(lengths, edges)[0].tolist()}
+
+
+def _why_nothing(counts: LongCounts) -> str:
+    if counts.num_dropped:
+        return f"{counts.num_dropped} documents are longer than train.max_length. Raise it, or set data.long: split."
+    return "Choose columns that hold text to learn."
