@@ -16,14 +16,14 @@ POSITIONS = 64
 LENGTHS = (1, 2, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW, 19, 31, 31)
 """Fed tokens per document: around the window, and enough spread for several buckets."""
 
-_WIDE = dict(vocab_size=VOCABULARY, hidden_size=32, max_position_embeddings=POSITIONS)
+_WIDE = {"vocab_size": VOCABULARY, "hidden_size": 32, "max_position_embeddings": POSITIONS}
 _LLAMA = dict(
     **_WIDE, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8
 )
-_NO_TOKENS = dict(bos_token_id=0, eos_token_id=0)
-_SLIDING = dict(layer_types=["sliding_attention", "full_attention"], sliding_window=WINDOW)
+_NO_TOKENS = {"bos_token_id": 0, "eos_token_id": 0}
+_SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
 _GPT = dict(vocab_size=VOCABULARY, n_positions=POSITIONS, n_embd=32, n_layer=2, n_head=4, **_NO_TOKENS)
-_FALCON = dict(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=False)
+_FALCON = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", dict(_LLAMA, tie_word_embeddings=True)),
