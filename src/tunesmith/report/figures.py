@@ -1,0 +1,191 @@
+"""The charts of a report, each with a caption that says in words what the picture shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from tunesmith.plan.units import format_bytes
+from tunesmith.report.charts import Dot, Format, Point, Series, dot_chart, histogram, line_chart, smooth, whole
+from tunesmith.report.numbers import fixed, number, short, signed
+
+WIDE = (860.0, 320.0)
+NARROW = (420.0, 260.0)
+MAX_GROUPS = 20
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its heading and caption; `narrow` is drawn for phones when the wide one would be too small."""
+
+    heading: str
+    caption: str
+    chart: Markup
+    narrow: Markup | None = None
+    look: str = ""
+
+
+def loss_figure(metrics: list[dict[str, Any]], result: dict[str, Any]) -> Figure | None:
+    """Training and held-out loss over steps, the base's held-out loss as a level."""
+    train, held_out = points(metrics, "loss"), points(metrics, "eval_loss")
+    if not train and not held_out:
+        return None
+    base = number(result.get("eval_loss_base"))
+    if base is None and held_out and held_out[0][0] == 0:
+        base = held_out[0][1]
+    caption = _loss_caption(train, held_out, base)
+    smoothed = smooth(train)
+    lines = [
+        Series("training", smoothed, "train", faint=train if smoothed != train else ()),
+        Series("held-out", held_out, "eval", markers=True),
+    ]
+    charts = [
+        line_chart(
+            lines,
+            title="Loss over training steps",
+            description=caption,
+            y_format=short,
+            size=size,
+            baseline=(base, "base") if base is not None else None,
+        )
+        for size in (WIDE, NARROW)
+    ]
+    return Figure("Loss", caption, charts[0], charts[1], "wide")
+
+
+def _loss_caption(train: list[Point], held_out: list[Point], base: float | None) -> str:
+    parts = []
+    if held_out:
+        start = f"from {fixed(base, 3)} (the base) " if base is not None else ""
+        best = min(held_out, key=lambda point: point[1])
+        parts.append(
+            f"Held-out loss went {start}to {fixed(held_out[-1][1], 3)}; "
+            f"the lowest was {fixed(best[1], 3)} at step {whole(best[0])}."
+        )
+    if train:
+        parts.append(f"Training loss went from {fixed(train[0][1], 3)} to {fixed(smooth(train)[-1][1], 3)}.")
+    return " ".join(parts)
+
+
+def curve_figures(metrics: list[dict[str, Any]]) -> list[Figure]:
+    """Learning rate, gradient norm, throughput and memory: those that were recorded."""
+    wanted: list[tuple[str, str, Format, bool, Callable[[list[Point]], str]]] = [
+        ("learning_rate", "Learning rate", short, True, lambda found: f"Highest {short(max(y for _, y in found))}."),
+        ("grad_norm", "Gradient norm", short, True, _norm_caption),
+        ("tokens_per_second", "Throughput", short, True, _speed_caption),
+        (
+            "peak_bytes",
+            "Peak memory",
+            format_bytes,
+            True,
+            lambda found: f"{format_bytes(max(y for _, y in found))} at most.",
+        ),
+        ("eval_token_accuracy", "Token accuracy", short, False, _accuracy_caption),
+        ("eval_bits_per_byte", "Bits per byte", short, False, _bits_caption),
+    ]
+    figures = []
+    for key, heading, y_format, from_zero, describe in wanted:
+        found = points(metrics, key)
+        if len(found) < 2:
+            continue
+        evaluation = key.startswith("eval_")
+        chart = line_chart(
+            [Series("", found, "eval" if evaluation else "train", markers=evaluation)],
+            title=f"{heading} over training steps",
+            description=describe(found),
+            y_format=y_format,
+            from_zero=from_zero,
+            size=(420, 200),
+        )
+        figures.append(Figure(heading, describe(found), chart))
+    return figures
+
+
+def _norm_caption(found: list[Point]) -> str:
+    highest = max(found, key=lambda point: point[1])
+    peak = f"highest {fixed(highest[1], 2)} at step {whole(highest[0])}"
+    return f"Before clipping; median {fixed(_median(found), 2)}, {peak}."
+
+
+def _speed_caption(found: list[Point]) -> str:
+    return f"Trained tokens per second; median {whole(_median(found))}."
+
+
+def _accuracy_caption(found: list[Point]) -> str:
+    return f"Held-out tokens guessed right: {found[0][1]:.1%} at the first evaluation, {found[-1][1]:.1%} at the last."
+
+
+def _bits_caption(found: list[Point]) -> str:
+    return f"Held-out: {fixed(found[0][1], 3)} at the first evaluation, {fixed(found[-1][1], 3)} at the last."
+
+
+def change_figure(rows: list[dict[str, Any]], heading: str, of_what: str) -> Figure | None:
+    """Change of the loss by group, with intervals around zero: left is better."""
+    shown = [row for row in rows if number((row.get("change") or {}).get("value")) is not None][:MAX_GROUPS]
+    if not shown:
+        return None
+    shown.sort(key=lambda row: float(row["change"]["value"]))
+    worse = [row for row in shown if (number(row["change"].get("low")) or 0.0) > 0]
+    first, last = shown[0], shown[-1]
+    caption = (
+        f"Change of the loss, tuned minus base, with 95% intervals; left of zero is better. Best: {first['name']} "
+        f"({_change(first)}); least good: {last['name']} ({_change(last)}). "
+        + (f"Clearly worse in {len(worse)} of {len(shown)}." if worse else f"Clearly worse in none of {len(shown)}.")
+    )
+    chart = dot_chart(
+        [(str(row["name"]), [_dot(row["change"], "tuned")]) for row in shown],
+        title=f"Change of the loss by {of_what}",
+        description=caption,
+        x_format=lambda value: signed(fixed(value, 2)) if value else "0",
+        x_label="change of the loss (nats per token)",
+        zero=True,
+    )
+    return Figure(heading, caption, chart)
+
+
+def _change(row: dict[str, Any]) -> str:
+    return signed(fixed(row["change"]["value"], 2))
+
+
+def _dot(interval: dict[str, Any], look: str) -> Dot:
+    value = float(interval["value"])
+    low, high = number(interval.get("low")), number(interval.get("high"))
+    return Dot(value, value if low is None else low, value if high is None else high, look)
+
+
+def length_figure(data: dict[str, Any]) -> Figure | None:
+    """Training rows by length in tokens."""
+    found = data.get("length_histogram") or {}
+    edges, counts = found.get("edges") or [], found.get("counts") or []
+    if len(edges) != len(counts) + 1 or not sum(counts):
+        return None
+    limit = number(data.get("max_length"))
+    longest = max(edge for edge, count in zip(edges, counts, strict=False) if count)
+    caption = f"{whole(sum(counts))} training rows by tokens; the longest bar begins at {whole(longest)}" + (
+        f", the limit is {whole(limit)}." if limit is not None else "."
+    )
+    chart = histogram(
+        [(short(edge), count) for edge, count in zip(edges[:-1], counts, strict=True)],
+        title="Lengths of the training rows",
+        description=caption,
+        x_label="tokens",
+    )
+    return Figure("Lengths", caption, chart)
+
+
+def points(metrics: list[dict[str, Any]], key: str) -> list[Point]:
+    """(step, value) of the lines that hold a finite value; of a step written twice the later one."""
+    found: dict[float, float] = {}
+    for line in metrics:
+        step, value = number(line.get("step")), number(line.get(key))
+        if step is not None and value is not None:
+            found[step] = value
+    return sorted(found.items())
+
+
+def _median(found: list[Point]) -> float:
+    ordered = sorted(y for _, y in found)
+    return ordered[len(ordered) // 2]

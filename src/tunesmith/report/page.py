@@ -1,0 +1,146 @@
+"""The page: what every section shows, put into the template as one file that asks for nothing from outside."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tunesmith import __version__
+from tunesmith.report import figures, samples, tables
+from tunesmith.report.artefacts import Artefacts
+from tunesmith.report.verdict import Verdict, judge
+
+HERE = Path(__file__).parent
+_DAMAGED = (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError)
+
+
+def render(artefacts: Artefacts) -> str:
+    """The report as HTML. The template escapes every text; the policy in its head forbids all requests and scripts."""
+    problems = list(artefacts.problems)
+    context = _sections(artefacts, problems)
+    style = (HERE / "style.css").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html.jinja").render(
+        context,
+        name=artefacts.name,
+        version=__version__,
+        recipe_text=artefacts.recipe_text,
+        log=artefacts.log,
+        problems=problems,
+        style=Markup(style),
+        policy=content_policy(style),
+    )
+
+
+def content_policy(style: str) -> str:
+    """Nothing may be loaded or run; of styles only the page's own, by its hash."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def _sections(found: Artefacts, problems: list[str]) -> dict[str, Any]:
+    """What each section shows. One whose artefact has an unexpected shape is left out and named in `problems`."""
+
+    def guard(source: str, build: Callable[[], Any], empty: Any) -> Any:
+        try:
+            return build()
+        except _DAMAGED as error:
+            problems.append(f"{source}: a part has an unexpected shape ({type(error).__name__}: {error}).")
+            return empty
+
+    compare, data, plan = found.compare, found.data, found.plan
+    unjudged = Verdict("unmeasured", "The results of this run could not be read.", ())
+    return {
+        "trained": found.finished,
+        "verdict": guard("result.json, compare.json", partial(judge, found.result, compare), unjudged),
+        "subtitle": guard("plan.json", partial(subtitle, found), ""),
+        "progress": guard("status.json", partial(progress, found), ""),
+        "tiles": guard("result.json", partial(tables.tiles, found), []),
+        "groups": guard("compare.json", partial(samples.sample_groups, compare), []),
+        "decoding": guard("compare.json", partial(decoding, compare), ""),
+        "notes": guard("compare.json", partial(texts, compare, "notes"), []),
+        "scores": guard("compare.json", partial(tables.score_rows, compare), []),
+        "telling": guard("compare.json", partial(texts, compare, "telling"), []),
+        "slices": guard("compare.json", partial(groups, compare, "slices"), None),
+        "general": guard("compare.json", partial(groups, compare, "general"), None),
+        "loss": guard("metrics.jsonl", partial(figures.loss_figure, found.metrics, found.result), None),
+        "curves": guard("metrics.jsonl", partial(figures.curve_figures, found.metrics), []),
+        "forecast": guard("plan.json", partial(tables.forecast_rows, plan), []),
+        "plan": guard("plan.json", partial(tables.plan_rows, plan), []),
+        "data": guard("data.json", partial(tables.data_rows, data), []),
+        "splits": guard("data.json", partial(tables.split_rows, data), []),
+        "lengths": guard("data.json", partial(figures.length_figure, data), None),
+        "data_notes": guard("data.json", partial(texts, data, "notes"), []),
+        "facts": guard("compare.json", partial(tables.fact_rows, found), []),
+    }
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The loss by slice of the data, or by kind of general text."""
+
+    name: str
+    figure: figures.Figure | None
+    rows: list[tuple[str, ...]]
+
+
+def groups(comparison: dict[str, Any], key: str) -> Groups | None:
+    """`key`: slices or general. None when compare.json has no rows of it."""
+    found = comparison.get(key) or {}
+    rows = found.get("rows") or []
+    if not rows:
+        return None
+    name = str(found.get("column") or "slice") if key == "slices" else "kind of general text"
+    heading = f"What it learned, by {name}" if key == "slices" else "What it forgot"
+    return Groups(name, figures.change_figure(rows, heading, name), tables.group_rows(rows))
+
+
+def texts(artefact: dict[str, Any], key: str) -> list[str]:
+    """A list of texts of an artefact."""
+    return [str(text) for text in artefact.get(key) or []]
+
+
+def subtitle(found: Artefacts) -> str:
+    """`smollm2-135m, full fine-tuning on shows.csv`"""
+    if found.recipe is None:
+        return ""
+    recipe = found.recipe
+    method = str(found.plan.get("method") or recipe.train.method)
+    path = recipe.data.path
+    names = [path] if isinstance(path, str) else [source.path for source in path]
+    shown = ", ".join(name if name.startswith("hub:") else Path(name).name for name in names)
+    kind = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}.get(method, method)
+    return f"{recipe.model.name}, {kind} on {shown}"
+
+
+def progress(found: Artefacts) -> str:
+    """How far a run that is not finished has come."""
+    if found.finished:
+        return ""
+    steps = max((line.get("step") or 0 for line in found.metrics), default=0)
+    total = found.plan.get("num_steps") or found.status.get("num_steps")
+    state = found.status.get("state")
+    done = f"Step {steps:,} of {total:,}" if total else f"Step {steps:,}"
+    return f"{done}; {state} when this was written." if state else f"{done} when this was written."
+
+
+def decoding(comparison: dict[str, Any]) -> str:
+    """The settings that both models shared."""
+    settings = comparison.get("settings") or {}
+    names = {"temperature": "temperature", "top_p": "top-p", "max_new_tokens": "at most", "seed": "seed"}
+    parts = [
+        f"{label} {settings[name]}" + (" tokens" if name == "max_new_tokens" else "")
+        for name, label in names.items()
+        if name in settings
+    ]
+    return ", ".join(parts)
