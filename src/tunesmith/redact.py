@@ -42,6 +42,11 @@ def redact(text: str) -> str:
     return _AFTER.sub(rf"\1{HIDDEN}", _TOKEN.sub(HIDDEN, text))
 
 
+def count_secrets(text: str) -> int:
+    """How many keys, tokens and private keys of a known shape stand in `text`."""
+    return sum(1 for _ in _TOKEN.finditer(text))
+
+
 def _environment_secrets() -> list[str]:
     """Secret values of the environment, longest first; paths to secrets are not secrets."""
     values = {value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name)}

@@ -201,7 +201,7 @@ class Boundaries:
 
     @cached_property
     def _tokens(self) -> list[bytes]:
-        tokens = token_bytes(self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer)))))
+        tokens = vocabulary_bytes(self.tokenizer)
         for special in self.tokenizer.all_special_ids:
             tokens[special] = b""
         return tokens
@@ -217,6 +217,11 @@ def _byte_ranks(text: bytes) -> NDArray[np.int8]:
     for match in _SENTENCE.finditer(text):
         ranks[[match.end(match.lastgroup or 0), match.end()]] = 3
     return ranks
+
+
+def vocabulary_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
+    """The bytes of each entry of the vocabulary, by id; control tokens as they are written."""
+    return token_bytes(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
 
 
 def token_bytes(names: Sequence[str | None]) -> list[bytes]:
