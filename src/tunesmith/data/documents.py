@@ -79,7 +79,8 @@ class TokenizedDocuments:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """[N] tokens of each document, start and end included. It feeds one fewer: the last predicts nothing."""
-        return np.asarray(np.diff(self.offsets), dtype=np.int64)
+        lengths: NDArray[np.int64] = self.offsets[1:] - self.offsets[:-1]
+        return lengths
 
     @cached_property
     def num_targets(self) -> int:
@@ -94,7 +95,8 @@ class TokenizedDocuments:
         if self.supervised is None:
             return self.lengths - 1
         sums = np.concatenate([[0], np.cumsum(self.supervised, dtype=np.int64)])
-        return sums[self.offsets[1:]] - sums[self.offsets[:-1]]
+        targets: NDArray[np.int64] = sums[self.offsets[1:]] - sums[self.offsets[:-1]]
+        return targets
 
     def text(self, index: int) -> str | None:
         """The original text of a document, prompt included, when it is kept."""

@@ -59,13 +59,14 @@ class InputFile:
         raw = self.open_raw()
         magic = raw.read(4)
         raw.seek(0)
-        if magic[:2] == b"\x1f\x8b":
-            return io.BufferedReader(gzip.GzipFile(fileobj=raw))
         if magic == b"\x28\xb5\x2f\xfd":
             import zstandard
 
             reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True)
             return io.BufferedReader(reader)
+        if magic[:2] == b"\x1f\x8b":
+            raw.close()
+            return io.BufferedReader(gzip.GzipFile(self.path))
         return raw
 
     def open_raw(self) -> IO[bytes]:

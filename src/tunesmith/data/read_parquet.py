@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 from tunesmith.data.read_bytes import InputFile, guard
@@ -16,24 +17,27 @@ _COPY_BYTES = 1 << 20
 
 def open_parquet(file: InputFile) -> Table:
     """The table in `file`. Raises DataError when it is no Parquet file, is cut short, or has no rows."""
-    parquet = _open(file)
-    if parquet.metadata.num_rows == 0:
+    with _open(file) as parquet:
+        num_rows, columns = parquet.metadata.num_rows, tuple(parquet.schema_arrow.names)
+    if num_rows == 0:
         raise DataError(f"{file.name}: holds no rows. Expected at least two rows of text.")
     return Table(
         name=file.name,
         kind="parquet",
-        columns=tuple(parquet.schema_arrow.names),
+        columns=columns,
         read=lambda columns: _rows(file, columns),
         about={"encoding": "utf-8", "delimiter": None, "notes": []},
     )
 
 
-def _open(file: InputFile) -> Any:
+@contextmanager
+def _open(file: InputFile) -> Iterator[Any]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
     try:
-        return ParquetFile(_seekable(file), pre_buffer=False)
+        with _seekable(file) as stream, ParquetFile(stream, pre_buffer=False) as parquet:
+            yield parquet
     except pyarrow.ArrowException as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(
@@ -59,15 +63,21 @@ def _seekable(file: InputFile) -> IO[bytes]:
 
 
 def _rows(file: InputFile, columns: Collection[str] | None) -> Rows:
-    import pyarrow
-
     row = 0
     wanted = None if columns is None else list(columns)
-    try:
-        for batch in _open(file).iter_batches(batch_size=BATCH_ROWS, columns=wanted):
+    with _open(file) as parquet:
+        batches = parquet.iter_batches(batch_size=BATCH_ROWS, columns=wanted)
+        while (batch := _next_batch(batches, file, row)) is not None:
             for values in batch.to_pylist():
                 yield row, values
                 row += 1
+
+
+def _next_batch(batches: Iterator[Any], file: InputFile, row: int) -> Any:
+    import pyarrow
+
+    try:
+        return next(batches, None)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(

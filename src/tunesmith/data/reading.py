@@ -82,15 +82,15 @@ def read_parts(
 
     Raises DataError when a table cannot be read, or too many of its rows cannot.
     """
-    reading = _Reading(section, chat, SpoolWriter(folder), progress)
     limits = _row_limits(parts, section.max_rows, small)
     done: dict[int, int] = {}
-    for part in parts:
-        used = done.get(part.source, 0)
-        limit = limits[part.source]
-        if limit is None or used < limit:
-            done[part.source] = used + reading.read(part, None if limit is None else limit - used)
-    reading.writer.close()
+    with SpoolWriter(folder) as writer:
+        reading = _Reading(section, chat, writer, progress)
+        for part in parts:
+            used = done.get(part.source, 0)
+            limit = limits[part.source]
+            if limit is None or used < limit:
+                done[part.source] = used + reading.read(part, None if limit is None else limit - used)
     return reading.close(parts)
 
 

@@ -77,7 +77,10 @@ class SpoolWriter:
         if len(self.pending) >= _FLUSH_ROWS:
             self._flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> SpoolWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._flush()
         for file in (self.text, self.piece_ends, self.piece_flags, *self.columns.values()):
             file.close()

@@ -152,7 +152,10 @@ class SplitWriter:
             "long": long.to_json(),
         }
 
-    def close(self) -> None:
+    def __enter__(self) -> SplitWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for file in self.files.values():
             file.close()
 
@@ -176,19 +179,18 @@ class Tokenization:
         """
         path = folder.with_suffix(".json")
         state = read_state(path) or {"position": 0, "documents": 0, "tokens": 0, "whole": 0, "long": {}}
-        writer = SplitWriter(folder, state)
         fitter = LongDocuments(self.long, self.max_length, self.encoder.tokenizer.backend)
         fitter.counts = LongCounts(**state["long"])
         position = state["position"]
         batches = self._batches(order[position:])
-        for number, (rows, encoded) in enumerate(_ahead(batches, self._encode), start=1):
-            self._write(writer, fitter, rows, encoded, repeats[position : position + len(rows)])
-            position += len(rows)
-            progress(len(encoded.tokens))
-            if number % _SAVE_BATCHES == 0:
-                write_state(path, writer.state(position, fitter.counts))
-        write_state(path, writer.state(position, fitter.counts))
-        writer.close()
+        with SplitWriter(folder, state) as writer:
+            for number, (rows, encoded) in enumerate(_ahead(batches, self._encode), start=1):
+                self._write(writer, fitter, rows, encoded, repeats[position : position + len(rows)])
+                position += len(rows)
+                progress(len(encoded.tokens))
+                if number % _SAVE_BATCHES == 0:
+                    write_state(path, writer.state(position, fitter.counts))
+            write_state(path, writer.state(position, fitter.counts))
         return fitter.counts
 
     def _batches(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
