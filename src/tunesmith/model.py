@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ def load_model(
     share its id. Raises ModelError when weights are missing, damaged, or not those of a causal language model.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "trust_remote_code": False}
@@ -54,7 +56,7 @@ def load_model(
             model, info = AutoModelForCausalLM.from_pretrained(
                 source.path, local_files_only=True, output_loading_info=True, **options
             )
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise _explain_failure(source, error) from error
     _check_loaded(source, info)
     _name_base(model, source)
@@ -224,11 +226,13 @@ def _name_base(model: Any, source: ModelSource) -> None:
 
 def _merge_adapter(model: Any, source: ModelSource) -> Any:
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     try:
         with quiet_transformers():
+            warnings.filterwarnings("error", "Found missing adapter keys")  # it would go on with random weights
             merged = PeftModel.from_pretrained(model, source.adapter).merge_and_unload(safe_merge=True)
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
+    except (ValueError, OSError, RuntimeError, KeyError, SafetensorError, UserWarning) as error:
         raise ModelError(
             f"model {source.name}: its adapter does not fit the base {source.path} "
             f"({redact(str(error)).splitlines()[0][:300]}). Give the adapter the base it was trained on."
