@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 from tunesmith.data.table import Table
@@ -27,16 +26,17 @@ class Ledger:
     empty: int = 0
     bad_rows: int = 0
     examples: dict[str, list[str]] = field(default_factory=lambda: {"empty": [], "bad_rows": []})
-    reasons: Counter[str] = field(default_factory=Counter)
+    first_problem: str = ""
 
     def bad(self, table: Table, row: int, problem: str) -> None:
         """Count an unreadable row. Raises DataError when none is allowed."""
-        message = f"{table.row_name(row)}: {problem}"
         if not self.max_bad_rows:
-            raise DataError(message)
+            raise DataError(f"{table.row_name(row)}: {problem}")
         self.bad_rows += 1
+        if not self.first_problem:
+            self.first_problem = problem.rstrip(".")
         if len(self.examples["bad_rows"]) < _SHOWN:
-            self.examples["bad_rows"].append(message)
+            self.examples["bad_rows"].append(table.row_name(row))
 
     def nothing(self, table: Table, row: int) -> None:
         """Count a row without text, or without anything to learn."""
@@ -57,7 +57,7 @@ class Ledger:
                 "another column, or check how the file was written."
             )
         self._check_share("empty", self.empty, f"empty ({what})")
-        self._check_share("bad_rows", self.bad_rows, "unreadable")
+        self._check_share("bad_rows", self.bad_rows, f"unreadable ({self.first_problem})")
 
     def _check_share(self, kind: str, count: int, what: str) -> None:
         allowed = EMPTY_SHARE if self.max_bad_rows is None else self.max_bad_rows
@@ -68,6 +68,6 @@ class Ledger:
         needed = min(1.0, -(-share * 1000 // 1) / 1000)
         raise DataError(
             f"{self.examples[kind][0]}: {count} of {self.rows_read} rows ({share:.1%}) are {what}; at most "
-            f"{allowed:.1%} may be. First: {'; '.join(self.examples[kind])}. Mend them, or set data.max_bad_rows: "
+            f"{allowed:.1%} may be. First: {', '.join(self.examples[kind])}. Mend them, or set data.max_bad_rows: "
             f"{needed:g}."
         )

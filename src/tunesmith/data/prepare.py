@@ -163,6 +163,7 @@ class _Job:
             strata=spool.strata[free] if section.stratify is not None else None,
             fractions=fractions,
             seed=section.seed,
+            where=self.parts[0].input.name,
         )
         return sides
 

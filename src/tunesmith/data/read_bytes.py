@@ -152,26 +152,34 @@ def _refuse_binary(file: InputFile, head: bytes) -> None:
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class BadBytes:
-    """Bytes that the encoding cannot read: where in the file, which, and the line that holds them."""
+    """Bytes that the encoding cannot read: where in the file and in its line they are, and why they cannot be read."""
 
     offset: int
-    byte: int
     line: bytes
+    place: int
     encoding: str
+    reason: str
 
     def explain(self) -> str:
-        """What was found and what to do, without the place."""
-        fits = "latin-1" if not any(0x80 <= byte <= 0x9F for byte in self.line) else "cp1252"
-        near = self.line.decode(fits, errors="replace").strip()
-        at = min(len(self.line.decode(self.encoding, errors="ignore").strip()), max(0, len(near) - 30))
-        found = f"byte {self.offset} (0x{self.byte:02X}) is not {self.encoding.removesuffix('-sig').upper()}"
-        if self.encoding.startswith("utf-8"):
-            place = self.line.find(bytes([self.byte]))
-            shown = self.line[max(0, place - 20) : place + 20].decode(fits, errors="replace").strip()
-            return f"{found}. Read as {fits} it says {shown!r}: if that is right, set encoding: {fits} (data.encoding)"
-        return f"{found}, near {near[at : at + 30]!r}. Set data.encoding to the one that the file was written with"
+        """What was found and what to do, without the place in the file's rows."""
+        codec = self.encoding.removesuffix("-sig")
+        found = f"byte {self.offset} (0x{self.line[self.place]:02X}) is not {codec.upper()}"
+        if "end of data" in self.reason and not self.line.endswith(b"\n"):
+            return f"{found}: the file ends inside a character, so it was cut short. Copy or download it again"
+        fits = self._other_encoding(codec)
+        shown = self.line[max(0, self.place - 20) : self.place + 20].decode(fits, errors="replace").strip()
+        return f"{found}. Read as {fits} it says {shown!r}: if that is right, set encoding: {fits} (data.encoding)"
+
+    def _other_encoding(self, codec: str) -> str:
+        if codec != "utf-8":
+            try:
+                self.line.decode("utf-8")
+                return "utf-8"
+            except UnicodeDecodeError:
+                pass
+        return "cp1252" if any(0x80 <= byte <= 0x9F for byte in self.line) else "latin-1"
 
 
 @dataclass
@@ -209,16 +217,17 @@ class TextLines:
                 text = line.decode(encoding)
             except UnicodeDecodeError as error:
                 if self.bad is None:
-                    self.bad = BadBytes(offset + error.start, line[error.start], line, self.encoding)
+                    self.bad = BadBytes(offset + error.start, line, error.start, self.encoding, error.reason)
                 text = line.decode(encoding, errors="surrogateescape")
             offset += len(line)
             yield text
 
     def _wide_lines(self, stream: IO[bytes]) -> Iterator[str]:
         try:
-            for line in io.TextIOWrapper(stream, encoding=self.encoding, newline=""):
-                self.number += 1
-                yield line
+            with io.TextIOWrapper(stream, encoding=self.encoding, newline="") as lines:
+                for line in lines:
+                    self.number += 1
+                    yield line
         except UnicodeError as error:
             raise DataError(
                 f"{self.file.name}:{self.number + 1}: after line {self.number} the file is not {self.encoding} "

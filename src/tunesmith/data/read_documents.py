@@ -6,6 +6,7 @@ Markdown and HTML need nothing but the standard packages; PDF and Word need the 
 from __future__ import annotations
 
 import io
+import logging
 import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 28
 _HIDDEN = {"script", "style", "head", "template", "noscript", "svg", "nav"}
 _BLOCK = re.compile(
-    "address|article|aside|blockquote|br|dd|div|dl|dt|figcaption|figure|footer|form|h[1-6]|header|hr|li|main|ol|p|pre|"
-    "section|table|td|th|tr|ul"
+    "address|article|aside|blockquote|br|dd|div|dl|dt|figcaption|figure|footer|form|h[1-6]|header|hr|li|main|ol|p|pre|section|table|td|th|tr|ul"
 )
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
@@ -128,6 +128,7 @@ class _Stripper(HTMLParser):
 
 def _read_pdf(file: InputFile) -> str:
     pypdf = _import("pypdf", file)
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it logs, the DataError below says
     try:
         reader = pypdf.PdfReader(io.BytesIO(_whole(file)))
         if reader.is_encrypted and not reader.decrypt(""):

@@ -70,7 +70,7 @@ def _read_lines(file: InputFile, encoding: str) -> Rows:
 
 def _parse_line(line: str) -> dict[str, Any] | BadRow:
     try:
-        value = json.loads(line)
+        value = json.loads(line.rstrip())
     except json.JSONDecodeError as error:
         near = line[max(0, error.pos - 20) : error.pos + 20].strip()
         return BadRow(
@@ -134,7 +134,10 @@ def _rows_of_object(file: InputFile, source: str) -> Rows:
     try:
         value = json.loads(source)
     except json.JSONDecodeError as error:
-        raise DataError(f"{file.name}:{error.lineno}: column {error.colno}: broken JSON ({error.msg}).") from None
+        raise DataError(
+            f"{file.name}:{error.lineno}: column {error.colno}: broken JSON ({error.msg}). Expected one JSON "
+            "document, or one object a line, whole on its line."
+        ) from None
     except RecursionError:
         raise DataError(f"{file.name}: JSON that is nested too deeply to hold rows.") from None
     lists = {key: rows for key, rows in value.items() if isinstance(rows, list)}

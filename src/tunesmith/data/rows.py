@@ -124,8 +124,13 @@ def _recognise(table: Table, chat: ChatTemplate) -> RowSpec:
     found = f"{len(texts)} hold text" if texts else "none holds text"
     longest = max(texts, key=lambda name: _num_characters(table, name), default="COLUMN")
     raise DataError(
-        f"{table.name}: no column was chosen and {found}. Columns: {list_columns(table.columns)}. Set "
-        f'data.text: {longest} (or a template such as "{{{table.columns[0]}}}: {{{longest}}}").'
+        f"{table.name}: no column was chosen and {found}. Columns: {list_columns(table.columns)}. Set data.text: "
+        f"{longest}"
+        + (
+            f', or a template such as "{{{table.columns[0]}}}: {{{longest}}}".'
+            if texts
+            else " to the one that holds it."
+        )
     )
 
 

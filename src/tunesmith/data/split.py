@@ -35,12 +35,14 @@ def assign_splits(
     strata: NDArray[np.int32] | None,
     fractions: tuple[float, float],
     seed: int,
+    where: str = "data",
 ) -> NDArray[np.int8]:
     """TRAIN, EVAL or TEST for each row.
 
     hashes: [N] of the rows' text. groupings: arrays [N] of labels; rows with an equal label stay together. keys: [N]
     what the place of a row depends on (its text or its group). strata: [N] codes whose values keep their share, or
-    None. fractions: of eval and test. Raises DataError when every row belongs together and nothing can be held out.
+    None. fractions: of eval and test. where: for messages. Raises DataError when every row belongs together and
+    nothing can be held out.
     """
     labels = together(hashes, groupings)
     first_of, unit = np.unique(labels, return_inverse=True)
@@ -53,7 +55,7 @@ def assign_splits(
         for stratum in np.unique(strata[first_of]):
             members = np.flatnonzero(strata[first_of] == stratum)
             sides[members] = _ranked_sides(places[members], sizes[members], fractions)
-    _ensure_sides(sides, places, fractions)
+    _ensure_sides(sides, places, fractions, where)
     return sides[unit]
 
 
@@ -108,14 +110,16 @@ def _ranked_sides(
     return sides
 
 
-def _ensure_sides(sides: NDArray[np.int8], places: NDArray[np.float64], fractions: tuple[float, float]) -> None:
+def _ensure_sides(
+    sides: NDArray[np.int8], places: NDArray[np.float64], fractions: tuple[float, float], where: str
+) -> None:
     """Give every split that was asked for at least one unit, taken from the training rows nearest to it."""
     wanted = [side for side, fraction in ((EVAL, fractions[0]), (TEST, fractions[1])) if fraction > 0]
     if len(sides) <= len(wanted) and wanted:
         raise DataError(
-            f"data: {len(sides)} row or group of equal rows cannot fill {len(wanted) + 1} splits. Expected at least "
-            f"{len(wanted) + 1} different rows (or groups, with data.group); rows that are nearly equal stay together "
-            "unless data.near_duplicates is false. Add rows, or set data.eval_fraction: 0."
+            f"{where}: {len(sides)} row or group of equal rows cannot fill {len(wanted) + 1} splits. Expected at "
+            f"least {len(wanted) + 1} different rows (or groups, with data.group); rows that are nearly equal stay "
+            "together unless data.near_duplicates is false. Add rows, or set data.eval_fraction: 0."
         )
     order = np.argsort(places, kind="stable")
     for side in wanted:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from tunesmith.errors import DataError
+
 SAMPLE_ROWS = 200
 
 
@@ -44,8 +46,15 @@ class Table:
         return f"{self.name}:{row + self.first_row}"
 
     def take_sample(self) -> None:
-        """Read the first rows, for choosing columns; unreadable ones are left to the reading proper."""
-        rows = islice(self.read(None), SAMPLE_ROWS)
+        """Read the first rows, for choosing columns; unreadable ones are left to the reading proper.
+
+        Raises DataError when the columns are known from the rows alone and no row can be read.
+        """
+        rows = list(islice(self.read(None), SAMPLE_ROWS))
         self.sample = [values for _, values in rows if not isinstance(values, BadRow)]
+        if not self.columns and not self.sample:
+            for row, problem in rows:
+                raise DataError(f"{self.row_name(row)}: {getattr(problem, 'problem', '')}")
+            raise DataError(f"{self.name}: holds no rows. Expected at least two rows of text.")
         if not self.columns:
             self.columns = tuple(dict.fromkeys(name for values in self.sample for name in values))
