@@ -163,15 +163,23 @@ def test_qlora_wants_quantised_weights(tiny_llama: Path) -> None:
         attach_lora(load_model(find_model(str(tiny_llama))), LoraSection(), "qlora")
 
 
-@pytest.mark.skipif(not __import__("importlib.util").util.find_spec("bitsandbytes"), reason="needs bitsandbytes")
-def test_qlora_trains_on_packed_weights(tiny_llama: Path) -> None:
-    model = load_model(find_model(str(tiny_llama)), quantize=True)
-    whole = sum(p.numel() for p in load_model(find_model(str(tiny_llama))).parameters())
-    assert count_parameters(model)[1] == whole
-    adapted = attach_lora(model, LoraSection(rank=2), "qlora")
+def test_qlora_trains_on_packed_weights(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2
+    )
+    whole = LlamaForCausalLM(config)
+    whole.save_pretrained(tmp_path)
+    model = load_model(ModelSource("tiny", str(tmp_path), "directory"), quantize=True)
+    assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
+    assert count_parameters(model)[1] == sum(p.numel() for p in whole.parameters())
+    adapted = attach_lora(model, LoraSection(rank=2), "qlora").train()
     ids = torch.arange(1, 9)[None]
     adapted(input_ids=ids, labels=ids).loss.backward()
     gradients = [p.grad.abs().sum() for name, p in adapted.named_parameters() if "lora_B" in name]
+    assert len(gradients) == 14
     assert min(gradients) > 0
 
 
