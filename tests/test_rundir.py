@@ -72,7 +72,7 @@ def test_writing_through_a_link_is_refused(tmp_path: Path) -> None:
     target.write_text("x")
     run = RunDir.create(tmp_path / "run")
     run.file("metrics.jsonl").symlink_to(target)
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(RunError, match="symbolic link"):
         run.append_metrics({"step": 1})
     assert target.read_text() == "x"
 

@@ -107,15 +107,16 @@ def train(
     console = console or Console(stderr=True)
     say = partial(console.print, highlight=False, markup=False)
     with StopRequest("the same command") as stop:
-        source, tokenizer, data = _prepare(recipe, small=small)
-        stop.check()
+        with stop.at_once():
+            source, tokenizer, data = _prepare(recipe, small=small)
         run_dir = RunDir.create(path)
         with RunLock(run_dir, say):
             if fresh:
                 run_dir.clear()
-            run_dir.write_recipe(recipe)
-            stop.resume = _resume_command(path, small)
+            run_dir.remove_leftovers()
+            stop.resume = _resume_command(path, small=small, force=force)
             job = _job(recipe, source, tokenizer, data, run_dir, say, force=force)
+            run_dir.write_recipe(recipe)
             return _train_locked(job, stop, console)
 
 
@@ -126,8 +127,7 @@ def _train_locked(job: Job, stop: StopRequest, console: Console) -> Run:
 
     run_dir, checkpoint = job.run_dir, job.checkpoint
     if checkpoint is not None:
-        done = checkpoint.step >= job.plan.num_steps and run_dir.has(RESULT) and run_dir.model.is_dir()
-        if done:
+        if _is_finished(run_dir, checkpoint.step, job.plan.num_steps):
             console.print(f"{run_dir.path}: already finished at step {checkpoint.step}. --fresh trains it again.")
             return Run(run_dir.path)
         console.print(f"resuming {run_dir.path} from step {checkpoint.step}; --fresh would start over")
@@ -137,6 +137,14 @@ def _train_locked(job: Job, stop: StopRequest, console: Console) -> Run:
     console.print(record_measured(run_dir, result), highlight=False, markup=False)
     write_report(run_dir)
     return Run(run_dir.path)
+
+
+def _is_finished(run_dir: RunDir, step: int, num_steps: int) -> bool:
+    """Whether the run was finished with this length; result.json is written after everything else."""
+    if step < num_steps or not run_dir.has(RESULT) or not run_dir.model.is_dir():
+        return False
+    result = run_dir.read_json(RESULT)
+    return result.get("stopped") is None and result.get("steps") == step
 
 
 def _job(
@@ -157,8 +165,8 @@ def _job(
     for problem in problems:
         say(f"passed over a broken checkpoint: {problem}")
     if checkpoint is not None and not force:
-        _check_same(checkpoint, fingerprints, run_dir)
-    plan = _plan(recipe, data, run_dir, checkpoint)
+        _check_same(checkpoint, recipe, fingerprints, run_dir)
+    plan = _plan(recipe, data, checkpoint)
     return Job(recipe, plan, source, tokenizer, data, run_dir, fingerprints, checkpoint)
 
 
@@ -208,9 +216,10 @@ def recipe_difference(old: Recipe, new: Recipe) -> list[str]:
     return [f"{key}: {before.get(key)!r} -> {after[key]!r}" for key in after if before.get(key) != after[key]]
 
 
-def _resume_command(path: Path, small: bool) -> str:
+def _resume_command(path: Path, *, small: bool, force: bool) -> str:
     recipe, run = shlex.quote(str(path / RECIPE)), shlex.quote(str(path))
-    return f"tunesmith train {recipe} --out {run} --resume" + (" --small" if small else "")
+    more = (" --small" if small else "") + (" --force" if force else "")
+    return f"tunesmith train {recipe} --out {run} --resume{more}"
 
 
 def _recipe_and_path(
@@ -234,8 +243,11 @@ def _check_out(path: Path, recipe: Recipe, *, resume: bool, fresh: bool, force: 
         raise RunError(f"{path}: no run to resume (no {RECIPE}). Leave out --resume to start one.")
     if not exists or fresh or force:
         return
-    changed = recipe_difference(RunDir.open(path).recipe(), recipe)
-    unsafe = [line for line in changed if not line.startswith(SAFE_CHANGES)]
+    _check_recipe(path, RunDir.open(path).recipe(), recipe)
+
+
+def _check_recipe(path: Path, old: Recipe, new: Recipe) -> None:
+    unsafe = [line for line in recipe_difference(old, new) if not line.startswith(SAFE_CHANGES)]
     if unsafe:
         lines = "\n".join(f"  {line}" for line in unsafe)
         raise RunError(
@@ -244,7 +256,9 @@ def _check_out(path: Path, recipe: Recipe, *, resume: bool, fresh: bool, force: 
         )
 
 
-def _check_same(checkpoint: Checkpoint, fingerprints: dict[str, str], run_dir: RunDir) -> None:
+def _check_same(checkpoint: Checkpoint, recipe: Recipe, fingerprints: dict[str, str], run_dir: RunDir) -> None:
+    """Refuse to go on from a checkpoint of another recipe, data or model, whatever the files beside it say."""
+    _check_recipe(run_dir.path, Recipe.parse(checkpoint.info["recipe"], str(checkpoint.path)), recipe)
     for what in ("data", "model"):
         if checkpoint.info.get(what) != fingerprints[what]:
             raise RunError(
@@ -264,14 +278,14 @@ def _prepare(recipe: Recipe, *, small: bool) -> tuple[Any, Any, Data]:
     return source, tokenizer, prepare(recipe.data, tokenizer, recipe.train.max_length, small=small)
 
 
-def _plan(recipe: Recipe, data: Data, run_dir: RunDir, checkpoint: Checkpoint | None) -> Plan:
+def _plan(recipe: Recipe, data: Data, checkpoint: Checkpoint | None) -> Plan:
     """A run that goes on keeps the plan it began with; only its length may change."""
     from tunesmith.plan import Plan, detect_machine, make_plan
 
     plan = make_plan(recipe, data, detect_machine())
-    if checkpoint is None or not run_dir.has(PLAN):
+    if checkpoint is None:
         return plan
-    begun = Plan.from_json(run_dir.read_json(PLAN))
+    begun = Plan.from_json(checkpoint.info["plan"])
     same_steps = begun.tokens_per_step == plan.tokens_per_step
     if not same_steps:
         recipe = recipe.with_values(**{"train.tokens_per_step": begun.tokens_per_step})

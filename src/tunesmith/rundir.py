@@ -13,6 +13,7 @@ This module imports no torch, so that the report and the command line stay quick
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import math
@@ -60,7 +61,11 @@ class RunDir:
         """
         run_dir = cls(check_run_path(out))
         if run_dir.path.exists() and not run_dir.file(RECIPE).is_file():
-            found = sorted(entry.name for entry in run_dir.path.iterdir() if entry.name not in (LOCK, LOG))
+            found = sorted(
+                entry.name
+                for entry in run_dir.path.iterdir()
+                if entry.name not in (LOCK, LOG) and not _LEFTOVER.fullmatch(entry.name)
+            )
             if found:
                 raise RunError(
                     f"{run_dir.path}: is not empty and holds no run ({', '.join(found[:5])}). Choose another --out."
@@ -129,10 +134,10 @@ class RunDir:
         if not self.has(METRICS):
             return []
         lines = []
-        for text in self.file(METRICS).read_text(encoding="utf-8").splitlines():
+        for text in self.file(METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
                 lines.append(json.loads(text))
-        return lines
+        return [line for line in lines if isinstance(line, dict)]
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop the lines after `step`, which a resumed run will write again."""
@@ -146,16 +151,27 @@ class RunDir:
             file.write(message.rstrip("\n") + "\n")
 
     def clear(self) -> None:
-        """Delete every artefact of a run, and nothing else."""
-        for name in (DATA, PLAN, METRICS, RESULT, COMPARE, REPORT, LOG, STATUS, RECIPE):
-            self.file(name).unlink(missing_ok=True)
+        """Delete every artefact of a run, and nothing else. A kill meanwhile leaves no half of it to go on from."""
         for folder in (self.checkpoints, self.model):
             if folder.is_symlink():
                 raise RunError(f"{folder}: is a symbolic link. It is not followed; remove it yourself.")
             if folder.is_dir():
-                shutil.rmtree(folder)
+                folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
+        for name in (DATA, PLAN, METRICS, RESULT, COMPARE, REPORT, LOG, STATUS, RECIPE):
+            self.file(name).unlink(missing_ok=True)
+        self.remove_leftovers()
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of writers that were killed. The caller holds the lock of the run."""
+        for entry in self.path.iterdir():
+            if _LEFTOVER.fullmatch(entry.name) and not entry.is_symlink():
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
 
 
+_LEFTOVER = re.compile(r"\.[A-Za-z.]+\.[A-Za-z0-9_]+\.(tmp|staging|staging-old)")
 _WRITERS = {COMPARE: "compare", REPORT: "report", DATA: "train", RESULT: "train", PLAN: "train"}
 
 
@@ -176,9 +192,10 @@ def check_run_path(out: str | Path) -> Path:
 
 @contextlib.contextmanager
 def _open_private(path: Path, flags: int) -> Iterator[Any]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o600)
-    with os.fdopen(descriptor, "a" if flags & os.O_APPEND else "w", encoding="utf-8") as file:
-        yield file
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o600)
+        with os.fdopen(descriptor, "a" if flags & os.O_APPEND else "w", encoding="utf-8") as file:
+            yield file
 
 
 def write_text(path: Path, text: str) -> None:
@@ -195,6 +212,32 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
+def disk_errors(path: Path, more: str = "") -> Iterator[None]:
+    """Turn a failed write into a RunError that says how much room there is. `more` ends the message."""
+    try:
+        yield
+    except Exception as error:
+        number = _error_number(error)
+        if number is None:
+            raise
+        more = more or "Nothing is lost: run the same command again once it can be written."
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(path.parent).free
+            raise RunError(
+                f"{path}: the disk or a quota is full ({free / 1e9:.2f} GB free on the disk). Free some room. {more}"
+            ) from error
+        raise RunError(f"{path}: cannot be written ({os.strerror(number)}). {more}") from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """errno of a failed write; safetensors wraps it into text."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+@contextlib.contextmanager
 def replace_directory(target: Path) -> Iterator[Path]:
     """Write a private directory whole: yield a staging directory beside `target`, flush it, and rename it there.
 
@@ -207,12 +250,13 @@ def replace_directory(target: Path) -> Iterator[Path]:
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".staging", dir=target.parent))
     old = staging.with_suffix(".staging-old")
     try:
-        yield staging
-        _flush_private(staging)
-        if target.exists():
-            target.rename(old)
-        staging.rename(target)
-        _flush(target.parent)
+        with disk_errors(target):
+            yield staging
+            _flush_private(staging)
+            if target.exists():
+                target.rename(old)
+            staging.rename(target)
+            _flush(target.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -28,6 +29,23 @@ def test_a_signal_asks_for_a_stop(number: signal.Signals, capfd: pytest.CaptureF
             stop.check()
     assert signal.getsignal(number) is before
     assert f"{number.name}: saving at the end of this step" in capfd.readouterr().err
+
+
+def test_inside_at_once_a_signal_raises_where_it_comes() -> None:
+    with StopRequest("x") as stop:
+        went_on = began = False
+        with pytest.raises(Stopped, match="SIGTERM"), stop.at_once():  # noqa: PT012
+            os.kill(os.getpid(), signal.SIGTERM)
+            went_on = True
+        with pytest.raises(Stopped), stop.at_once():
+            began = True
+        assert not went_on
+        assert not began
+
+
+def test_a_stop_that_a_library_swallows_is_raised_at_the_end() -> None:
+    with StopRequest("x") as stop, pytest.raises(Stopped), stop.at_once(), contextlib.suppress(Exception):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def exit_status(numbers: list[signal.Signals], pause: float) -> int:

@@ -54,7 +54,8 @@ def train(job: Job, stop: StopRequest, console: Console) -> dict[str, Any]:
     from tunesmith.training.trainer import FlatTrainer
 
     checkpoint = job.checkpoint
-    model = build_model(job)
+    with stop.at_once():
+        model = build_model(job)
     num_steps = job.plan.num_steps
     with Progress(job.run_dir, num_steps, console) as progress:
         trainer = FlatTrainer(
@@ -69,9 +70,9 @@ def train(job: Job, stop: StopRequest, console: Console) -> dict[str, Any]:
             fingerprints=job.fingerprints,
         )
         _banner(job, trainer, progress)
+        job.run_dir.keep_metrics_until(checkpoint.step if checkpoint else -1)
         if checkpoint is None:
             _begin(job, trainer, stop)
-        job.run_dir.keep_metrics_until(checkpoint.step if checkpoint else 0)
         progress.start(checkpoint.step if checkpoint else 0)
         if not stop.requested:
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
@@ -136,7 +137,7 @@ def _result(job: Job, trainer: FlatTrainer, stop: StopRequest) -> dict[str, Any]
 
     state, steps = trainer.run_state, trainer.state.global_step
     seconds = trainer.training_seconds()
-    finished = steps >= job.plan.num_steps
+    finished = steps >= job.plan.num_steps and not state.eval_is_pending
     reason = None if finished else (stop.reason or "stopped")
     base = state.base_eval
     return {

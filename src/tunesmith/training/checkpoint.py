@@ -12,7 +12,6 @@ or not a checkpoint. What the files hold is in state.py: safetensors and JSON, n
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -25,34 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tunesmith.errors import RunError
-from tunesmith.rundir import finite
-from tunesmith.training.state import (
-    load_optimizer,
-    load_trainable,
-    load_tree,
-    rng_state,
-    save_optimizer,
-    save_trainable,
-    save_tree,
-    set_rng_state,
-)
-
-__all__ = [
-    "Checkpoint",
-    "check_room",
-    "checkpoint_steps",
-    "load_optimizer",
-    "load_trainable",
-    "load_tree",
-    "newest_valid_checkpoint",
-    "prune",
-    "rng_state",
-    "save_checkpoint",
-    "save_optimizer",
-    "save_trainable",
-    "save_tree",
-    "set_rng_state",
-]
+from tunesmith.rundir import disk_errors, finite
 
 MANIFEST = "MANIFEST.json"
 FORMAT = "tunesmith-checkpoint"
@@ -61,7 +33,6 @@ MAX_MANIFEST_BYTES = 10_000_000
 
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,11})")
 _STAGING = re.compile(r"\.step-[0-9]+\.[0-9]+\.(?:tmp|old)")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -111,15 +82,14 @@ def save_checkpoint(
     staging = root / f".step-{step}.{os.getpid()}.tmp"
     staging.mkdir(mode=0o700)
     try:
-        write(staging)
-        _seal(staging, step, info)
-        _move_aside(final)
-        staging.rename(final)
-        _sync_folder(root)
-    except BaseException as error:
+        with disk_errors(root / final.name, _say_last_good(root)):
+            write(staging)
+            _seal(staging, step, info)
+            _move_aside(final)
+            staging.rename(final)
+            _sync_folder(root)
+    except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
-        if _is_disk_error(error):
-            raise _disk_error(root, required_bytes, error) from error
         raise
     if problems := _problems(final, hashes=False):
         raise RunError(f"{final}: does not read back as written: {problems[0]}. Older checkpoints were kept.")
@@ -160,13 +130,19 @@ def checkpoint_steps(root: Path) -> list[int]:
     return sorted(int(match[1]) for entry in root.iterdir() if (match := _STEP.fullmatch(entry.name)))
 
 
+def last_good(root: Path) -> Path | None:
+    """The newest checkpoint whose files are all there with their sizes; their content is not read."""
+    folders = (root / f"step-{step}" for step in reversed(checkpoint_steps(root)))
+    return next((folder for folder in folders if not _problems(folder, hashes=False)), None)
+
+
 def check_room(folder: Path, required_bytes: int) -> None:
     """Raise RunError when the disk of `folder` has no room for `required_bytes`. Says how much to free."""
     free = shutil.disk_usage(folder).free
     if free < required_bytes:
         raise RunError(
             f"{folder}: a checkpoint needs {_gb(required_bytes)}, the disk has {_gb(free)} free. "
-            f"Free at least {_gb(required_bytes - free)} and run the same command again. {_last_good(folder)}"
+            f"Free at least {_gb(required_bytes - free)} and run the same command again. {_say_last_good(folder)}"
         )
 
 
@@ -384,30 +360,9 @@ def _move_aside(folder: Path) -> None:
     folder.rename(aside)
 
 
-def _is_disk_error(error: BaseException) -> bool:
-    """Whether a write failed because of the disk; safetensors wraps the errno into text."""
-    return isinstance(error, OSError) or (isinstance(error, Exception) and "os error" in str(error))
-
-
-def _disk_error(root: Path, required_bytes: int, error: BaseException) -> RunError:
-    full = getattr(error, "errno", None) in _FULL or any(f"os error {number})" in str(error) for number in _FULL)
-    if not full:
-        reason = getattr(error, "strerror", None) or str(error)
-        return RunError(f"{root}: a checkpoint could not be written ({reason}). {_last_good(root)}")
-    free = shutil.disk_usage(root).free
-    missing = f"at least {_gb(required_bytes - free)}" if required_bytes > free else "some room (or raise the quota)"
-    needs = f"a save needs {_gb(required_bytes)}, " if required_bytes else ""
-    return RunError(
-        f"{root}: the disk is full ({needs}{_gb(free)} free). Free {missing} and run the same command again. "
-        f"{_last_good(root)}"
-    )
-
-
-def _last_good(root: Path) -> str:
-    for step in reversed(checkpoint_steps(root)):
-        if not _problems(root / f"step-{step}", hashes=False):
-            return f"Nothing is lost: the last good checkpoint is {root / f'step-{step}'}."
-    return "No earlier checkpoint exists."
+def _say_last_good(root: Path) -> str:
+    good = last_good(root)
+    return f"Nothing is lost: the last good checkpoint is {good}." if good else "No earlier checkpoint exists."
 
 
 def _gb(num_bytes: int) -> str:

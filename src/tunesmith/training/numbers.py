@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.errors import TrainingError
+from tunesmith.training.checkpoint import last_good
 
 if TYPE_CHECKING:
     import torch
@@ -25,17 +26,17 @@ _WINDOW = 20
 _MIN_HISTORY = 5
 
 
-def check_finite(step: int, last_good: Path | None, **values: float) -> None:
+def check_finite(step: int, checkpoints: Path, **values: float) -> None:
     """Raise TrainingError when a value (loss, grad_norm, ...) of `step` is NaN or infinite.
 
-    Nothing of the step is kept: the message names `last_good`, the newest checkpoint, which was finite when written.
+    Nothing of the step is kept: the message names the newest whole checkpoint in the folder `checkpoints`.
     """
     bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
     if bad:
-        raise _error(step, last_good, " and ".join(bad))
+        raise _error(step, checkpoints, " and ".join(bad))
 
 
-def check_weights(step: int, last_good: Path | None, model: torch.nn.Module) -> None:
+def check_weights(step: int, checkpoints: Path, model: torch.nn.Module) -> None:
     """Raise TrainingError that names the parameters of `model` that are not finite. Reads the device once."""
     import torch
 
@@ -45,7 +46,7 @@ def check_weights(step: int, last_good: Path | None, model: torch.nn.Module) -> 
         return
     bad = [name for name, p in parameters if not bool(torch.isfinite(p).all())]
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-    raise _error(step, last_good, f"not finite: parameter {', '.join(bad[:3])}{more}")
+    raise _error(step, checkpoints, f"not finite: parameter {', '.join(bad[:3])}{more}")
 
 
 def loss_spikes(losses: Sequence[float | None]) -> list[int]:
@@ -73,6 +74,7 @@ def _limit(history: list[float]) -> float:
     return median + max(6 * deviation, 0.1 * abs(median))
 
 
-def _error(step: int, last_good: Path | None, found: str) -> TrainingError:
-    kept = f"The last good checkpoint is {last_good}." if last_good else "No checkpoint was written before."
+def _error(step: int, checkpoints: Path, found: str) -> TrainingError:
+    good = last_good(checkpoints)
+    kept = f"The last good checkpoint is {good}." if good else "No checkpoint was written before."
     return TrainingError(f"step {step}: {found}. Training stopped; nothing of this step is saved. {kept} {_CAUSES}")

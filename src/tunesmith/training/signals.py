@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -32,6 +33,7 @@ class StopRequest:
         self.resume = resume
         self.reason: str | None = None
         self._time = 0.0
+        self._raise = False
         self._before: dict[signal.Signals, Any] = {}
 
     @property
@@ -46,6 +48,17 @@ class StopRequest:
         """Raise Stopped when a stop was asked for. For loops that hold nothing worth saving."""
         if self.reason is not None:
             raise self.stopped()
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, a signal raises Stopped where it finds the main thread: for work that can simply be done again."""
+        self.check()
+        before, self._raise = self._raise, True
+        try:
+            yield
+        finally:
+            self._raise = before
+        self.check()  # some library may have swallowed the exception
 
     def stopped(self) -> Stopped:
         """The exception that ends the run with the reason and the command that resumes it."""
@@ -71,6 +84,8 @@ class StopRequest:
         name = signal.Signals(number).name
         if self.reason is None:
             self.reason, self._time = name, time.monotonic()
+            if self._raise:
+                raise self.stopped()
             _tell(f"\n{name}: saving at the end of this step. Once more to exit at once, losing what is not saved.\n")
         elif number != signal.SIGHUP and time.monotonic() - self._time > _SAME_REQUEST_SECONDS:
             _tell(f"\n{name} again: exiting at once.\n")

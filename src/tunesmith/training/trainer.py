@@ -24,13 +24,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from tunesmith.data import TokenizedDocuments
 from tunesmith.data.steps import Indices, micro_batches, rank_share, run_steps
-from tunesmith.errors import TrainingError
+from tunesmith.errors import Stopped, TrainingError
 from tunesmith.evaluate import Scores, evaluate
 from tunesmith.fast.layout import FlatBatch, flatten
 from tunesmith.plan import Plan
 from tunesmith.recipe import Recipe, duration_seconds
 from tunesmith.rundir import RunDir
-from tunesmith.training.checkpoint import checkpoint_steps, save_checkpoint
+from tunesmith.training.checkpoint import save_checkpoint
 from tunesmith.training.memory import is_out_of_memory, peak_bytes, release_memory
 from tunesmith.training.numbers import check_finite, check_weights
 from tunesmith.training.progress import Progress
@@ -71,6 +71,8 @@ class RunState:
     base_eval: dict[str, float] = field(default_factory=dict)
     last_eval: dict[str, float] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
+    eval_is_pending: bool = False
+    """A stop cut the evaluation of the saved step short; it is made before the next step."""
 
 
 class _Steps(Dataset[Indices]):
@@ -210,7 +212,7 @@ class FlatTrainer(Trainer):
         grad_norm = super()._get_grad_norm(model, grad_norm)
         where = self.state.global_step + 1
         if self.args.device.type == "cpu":
-            check_finite(where, self._last_good(), grad_norm=float(grad_norm))
+            check_finite(where, self.run_dir.checkpoints, grad_norm=float(grad_norm))
         else:
             self._check_previous()
             self._unchecked = (where, grad_norm.detach().to("cpu", non_blocking=True))
@@ -220,12 +222,8 @@ class FlatTrainer(Trainer):
         """On a GPU the norm of a step is read while the next one runs, so that no step waits for the host."""
         if self._unchecked is not None:
             step, norm = self._unchecked
-            check_finite(step, self._last_good(), grad_norm=float(norm))
+            check_finite(step, self.run_dir.checkpoints, grad_norm=float(norm))
             self._unchecked = None
-
-    def _last_good(self) -> Path | None:
-        steps = checkpoint_steps(self.run_dir.checkpoints)
-        return self.run_dir.checkpoints / f"step-{steps[-1]}" if steps else None
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0
@@ -233,11 +231,23 @@ class FlatTrainer(Trainer):
     # ---- evaluation ----
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Held-out scores of the model as it is; written to metrics.jsonl and never able to shrink training."""
+        """Held-out scores of the model as it is; written to metrics.jsonl and never able to shrink training.
+
+        A stop that is asked for meanwhile ends the evaluation: the step is saved, and scored when the run goes on.
+        """
         started = time.monotonic()
-        scores = self.score()
         step, state = self.state.global_step, self.run_state
-        check_finite(step, self._last_good(), eval_loss=scores.loss)
+        self.control.should_evaluate = False
+        state.eval_is_pending = True
+        try:
+            scores = self.score()
+        except Stopped:
+            if step == 0:
+                raise
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+        state.eval_is_pending = False
+        check_finite(step, self.run_dir.checkpoints, eval_loss=scores.loss)
         metrics = eval_metrics(scores)
         state.last_eval = metrics
         if scores.loss < state.best_eval_loss:
@@ -248,7 +258,6 @@ class FlatTrainer(Trainer):
         state.eval_seconds += seconds
         self._window_start += seconds
         self._last_eval = time.monotonic()
-        self.control.should_evaluate = False
         return metrics
 
     def score(self) -> Scores:
@@ -256,12 +265,15 @@ class FlatTrainer(Trainer):
         random_state = rng_state()
         self.model.eval()
         try:
-            return evaluate(
-                self.model, self.eval_documents, max_tokens=self.eval_tokens, progress=self.progress.evaluating
-            )
+            return evaluate(self.model, self.eval_documents, max_tokens=self.eval_tokens, progress=self._scored)
         finally:
             self.model.train()
             set_rng_state(random_state)
+
+    def _scored(self, done: int, total: int) -> None:
+        self.progress.evaluating(done, total)
+        if self.args.world_size == 1:  # with more, all must leave together: they do at the next step
+            self.stop.check()
 
     def eval_is_due(self) -> bool:
         every = self.plan.eval_every
@@ -291,7 +303,7 @@ class FlatTrainer(Trainer):
         if "loss" not in logs:
             return
         now, step = time.monotonic(), self.state.global_step
-        check_finite(step, self._last_good(), loss=logs["loss"])
+        check_finite(step, self.run_dir.checkpoints, loss=logs["loss"])
         self.run_state.loss_sum += logs["loss"] * (step - self._logged_step)
         line = {
             "step": step,
@@ -315,7 +327,7 @@ class FlatTrainer(Trainer):
         """Write step-N whole or not at all. Trainer calls this right after the step was logged and evaluated."""
         started = time.monotonic()
         self._check_previous()
-        check_weights(self.state.global_step, self._last_good(), self.model)
+        check_weights(self.state.global_step, self.run_dir.checkpoints, self.model)
         self.run_state.seconds = self.elapsed()
         self._session_start = time.monotonic()
         if self.is_world_process_zero():
@@ -323,7 +335,7 @@ class FlatTrainer(Trainer):
                 self.run_dir.checkpoints,
                 self.state.global_step,
                 self._write_state,
-                info={**self.fingerprints, "eval": self.run_state.last_eval},
+                info=self._info(),
                 keep=self.recipe.save.keep,
                 best_step=self.run_state.best_step,
                 required_bytes=self.checkpoint_bytes(),
@@ -332,6 +344,15 @@ class FlatTrainer(Trainer):
         self.save_seconds = self._last_save - started
         self.run_state.save_seconds += self.save_seconds
         self._window_start += self.save_seconds
+
+    def _info(self) -> dict[str, Any]:
+        """What a run that goes on compares itself with, and the plan that it keeps."""
+        return {
+            **self.fingerprints,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "plan": self.plan.to_json(),
+            "eval": self.run_state.last_eval,
+        }
 
     def _write_state(self, folder: Path) -> None:
         save_trainable(self.model, folder / MODEL_STATE)
@@ -362,6 +383,15 @@ class FlatTrainer(Trainer):
             return since >= max(MIN_SAVE_SECONDS, self.save_seconds / SAVE_SHARE)
         return since >= duration_seconds(every)
 
+    def is_stop_asked(self) -> bool:
+        """Whether this or any other process of the run was asked to stop; all of them answer alike."""
+        if self.args.world_size > 1:
+            asked = torch.tensor(float(self.stop.requested), device=self.args.device)
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+            if asked.item():
+                self.stop.ask("another process was asked to stop")
+        return self.stop.requested
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         load_trainable(self.model, folder / MODEL_STATE)
@@ -373,9 +403,21 @@ class FlatTrainer(Trainer):
         load_optimizer(self.optimizer, Path(checkpoint) / OPTIMIZER_STATE)
         progress = load_tree(Path(checkpoint) / PROGRESS_STATE)
         self.lr_scheduler.load_state_dict(progress["scheduler"])
+        self._renew_rates()
         if self.accelerator.scaler is not None and progress["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(progress["scaler"])
         self._logged_step = self.state.global_step
+
+    def _renew_rates(self) -> None:
+        """The next step's rate as this recipe has it: a run that was made longer does not go on from the rate 0."""
+        schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        schedule.base_lrs = [self.recipe.train.learning_rate] * len(schedule.base_lrs)
+        rates = [
+            base * rate(schedule.last_epoch) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        schedule._last_lr = rates
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -391,12 +433,19 @@ class _Flow(TrainerCallback):
     def __init__(self, trainer: FlatTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        if trainer.run_state.eval_is_pending:
+            trainer.evaluate()
+            if trainer.run_state.eval_is_pending:
+                raise trainer.stop.stopped()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer, step = self.trainer, state.global_step
-        last = step >= state.max_steps
-        control.should_training_stop = last or trainer.stop.requested
-        control.should_evaluate = last or (trainer.eval_is_due() and not trainer.stop.requested)
-        control.should_save = last or trainer.stop.requested or trainer.save_is_due()
+        last, stop = step >= state.max_steps, trainer.is_stop_asked()
+        control.should_training_stop = last or stop
+        control.should_evaluate = last or trainer.eval_is_due()
+        control.should_save = last or stop or trainer.save_is_due()
         control.should_log = control.should_save or control.should_evaluate or step % trainer.log_every == 0
 
 
@@ -438,17 +487,26 @@ def make_optimizer(model: Any, recipe: Recipe, plan: Plan) -> torch.optim.Optimi
 class _RetryingAdamW(torch.optim.AdamW):
     """Fused AdamW that frees cached memory and tries again when its state does not fit at first.
 
-    Memory is taken only while missing state is created, before any weight changes, so a second call continues.
+    Memory is taken only while missing state is created, before any weight changes, so a second call continues once the
+    state of the parameter that was cut short is made anew. Raises TrainingError when the second call fails too.
     """
 
     def step(self, closure: Any = None) -> Any:
-        try:
-            return super().step(closure)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        release_memory()
-        return super().step(closure)
+        for attempt in (1, 2):
+            try:
+                return super().step(closure)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if attempt == 2:
+                    raise TrainingError(
+                        "the optimizer's state (two numbers a trained parameter) does not fit in memory. "
+                        "Set train.method: lora, or train.optimizer: adamw8bit on a GPU."
+                    ) from None
+            for parameter in [p for p, state in self.state.items() if len(state) < 3]:
+                del self.state[parameter]
+            release_memory()
+        raise AssertionError("unreachable")
 
 
 def eval_metrics(scores: Scores) -> dict[str, float]:
