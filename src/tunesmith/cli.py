@@ -169,16 +169,17 @@ def data(
 
     Example: tunesmith data recipes/shows-smollm2.yaml
     """
-    from tunesmith.pipeline import audit
+    from tunesmith.data.audit import audit_recipe
+    from tunesmith.data.audit_view import page, render
     from tunesmith.recipe import Recipe
 
-    report = audit(Recipe.load(recipe, set_ or ()))
+    report = audit_recipe(Recipe.load(recipe, set_ or ()))
     if html is not None:
-        report.write_html(html)
+        html.write_text(page(report, str(recipe)), encoding="utf-8")
     if as_json:
         _print_json(report.to_json())
     else:
-        report.print(_out())
+        _out().print(render(report))
     if report.blocks:
         raise typer.Exit(2)
 

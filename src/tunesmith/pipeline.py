@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tunesmith.training.checkpoint import Checkpoint
     from tunesmith.training.signals import StopRequest
 
+Say = Callable[[str], None]
+EVAL_TOKENS = 2048
 SMALL_SUFFIX = "-small"
 SAFE_CHANGES = ("train.epochs", "train.max_steps", "train.report_to", "train.rehearse", "eval.", "save.", "compare.")
 """Recipe values that a run may change when it goes on; the steps that are done stay as they were."""
@@ -105,10 +107,11 @@ def train(
     recipe, path = _recipe_and_path(recipe, out, overrides, small)
     _check_out(path, recipe, resume=resume, fresh=fresh, force=force)
     console = console or Console(stderr=True)
-    say = partial(console.print, highlight=False, markup=False)
+    say = _speaker(console)
     with StopRequest("the same command") as stop:
         with stop.at_once():
             source, tokenizer, data = _prepare(recipe, small=small)
+            findings = _audit(recipe, tokenizer, data, say)
         run_dir = RunDir.create(path)
         with RunLock(run_dir, say):
             if fresh:
@@ -117,7 +120,21 @@ def train(
             stop.resume = _resume_command(path, small=small, force=force)
             job = _job(recipe, source, tokenizer, data, run_dir, say, force=force)
             run_dir.write_recipe(recipe)
+            run_dir.write_json(DATA, {**data.audit, "findings": findings})
             return _train_locked(job, stop, console)
+
+
+def _audit(recipe: Recipe, tokenizer: TextTokenizer, data: Data, say: Say) -> list[dict[str, Any]]:
+    """Say what the audit warns of and refuse what it blocks. Returns the findings for data.json."""
+    from tunesmith.data.audit import audit
+    from tunesmith.data.findings import describe
+
+    report = audit(data, tokenizer, recipe.data, recipe.train.max_length)
+    report.check()
+    for finding in report.warnings:
+        say(f"data: {describe(finding)}")
+    found: list[dict[str, Any]] = report.to_json()["findings"]
+    return found
 
 
 def _train_locked(job: Job, stop: StopRequest, console: Console) -> Run:
@@ -125,16 +142,15 @@ def _train_locked(job: Job, stop: StopRequest, console: Console) -> Run:
     from tunesmith.plan import record_measured
     from tunesmith.report import write_report
 
-    run_dir, checkpoint = job.run_dir, job.checkpoint
+    say, run_dir, checkpoint = _speaker(console), job.run_dir, job.checkpoint
     if checkpoint is not None:
         if _is_finished(run_dir, checkpoint.step, job.plan.num_steps):
-            console.print(f"{run_dir.path}: already finished at step {checkpoint.step}. --fresh trains it again.")
+            say(f"{run_dir.path}: already finished at step {checkpoint.step}. --fresh trains it again.")
             return Run(run_dir.path)
-        console.print(f"resuming {run_dir.path} from step {checkpoint.step}; --fresh would start over")
-    run_dir.write_json(DATA, job.data.audit)
+        say(f"resuming {run_dir.path} from step {checkpoint.step}; --fresh would start over")
     run_dir.write_json(PLAN, job.plan.to_json())
     result = training.train(job, stop, console)
-    console.print(record_measured(run_dir, result), highlight=False, markup=False)
+    say(record_measured(run_dir, result))
     write_report(run_dir)
     return Run(run_dir.path)
 
@@ -153,7 +169,7 @@ def _job(
     tokenizer: TextTokenizer,
     data: Data,
     run_dir: RunDir,
-    say: Callable[[str], None],
+    say: Say,
     *,
     force: bool,
 ) -> Job:
@@ -170,9 +186,30 @@ def _job(
     return Job(recipe, plan, source, tokenizer, data, run_dir, fingerprints, checkpoint)
 
 
-def prepare_data(recipe: Recipe, *, small: bool = False) -> Data:
-    """Read, split and tokenise the recipe's data, as training would."""
-    return _prepare(recipe, small=small)[2]
+def evaluate_file(name: str, path: str, *, text: str | None = None, max_length: int = 1024) -> dict[str, float]:
+    """Score RUN_OR_MODEL on every row of a file: loss, perplexity, bits per byte, token accuracy, and what was counted.
+
+    Raises DataError or ModelError for what the user can fix.
+    """
+    from tunesmith import fast
+    from tunesmith.data import prepare
+    from tunesmith.evaluate import evaluate
+    from tunesmith.model import load_for_generation
+    from tunesmith.recipe import DataSection
+
+    model, tokenizer = load_for_generation(name)
+    section = DataSection(path=path, text=text, eval_fraction=0, near_duplicates=False, long="truncate")
+    documents = prepare(section, tokenizer, max_length).train
+    fast.apply(model)
+    scores = evaluate(model, documents, max_tokens=EVAL_TOKENS)
+    return {
+        "loss": scores.loss,
+        "perplexity": scores.perplexity,
+        "bits_per_byte": scores.bits_per_byte,
+        "token_accuracy": scores.token_accuracy,
+        "num_tokens": scores.num_tokens,
+        "num_documents": scores.num_documents,
+    }
 
 
 def generate(name: str, prompts: list[str], *, recipe: Recipe | None = None, **options: Any) -> list[Generation]:
@@ -214,6 +251,10 @@ def recipe_difference(old: Recipe, new: Recipe) -> list[str]:
     """A line for each value that differs."""
     before, after = flat_values(old), flat_values(new)
     return [f"{key}: {before.get(key)!r} -> {after[key]!r}" for key in after if before.get(key) != after[key]]
+
+
+def _speaker(console: Console) -> Say:
+    return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
 def _resume_command(path: Path, *, small: bool, force: bool) -> str:

@@ -106,8 +106,10 @@ def build_model(job: Job) -> Any:
 
 def _begin(job: Job, trainer: FlatTrainer, stop: StopRequest) -> None:
     """What happens once, before step 1: prove the batches right, rehearse the largest, score the base model."""
+    from tunesmith.selftest import check_invariance
     from tunesmith.training.rehearsal import rehearse
 
+    check_invariance(trainer.model, job.data.train, precision=job.plan.precision)
     if job.recipe.train.rehearse:
         rehearse(trainer)
     if not stop.requested:

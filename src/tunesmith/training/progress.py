@@ -94,7 +94,7 @@ class Progress:
     def _say(self, message: str) -> None:
         message = redact(message)
         self.run_dir.log(message)
-        self.console.print(message, highlight=False, markup=False)
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def _left(self) -> str:
         done = self._step - self._start_step
