@@ -164,7 +164,7 @@ def test_the_end_of_the_context_ends_a_text(tiny_gpt_neo: Path) -> None:
     prompt = tokenizer.decode([tokenizer.encode_batch(["x"])[0][0]] * (tokenizer_ids - 1))
     assert len(tokenizer.encode_batch([prompt])[0]) == tokenizer_ids - 1
     options = {**DECODING, "temperature": 0}
-    others = ["A boy"] * 8  # too many to drop the row whose context is full
+    others = ["A boy"] * 8
     found = generate(model, tokenizer, [prompt, *others], **options)
     assert found[0].num_tokens == 6 or found[0].ended
     assert found[1:] == generate(model, tokenizer, others, **options)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -85,11 +86,9 @@ def generate(
     """
     decoding = Decoding(max_new_tokens, temperature, top_p)
     requests = _requests(model, tokenizer, prompts, decoding, seed)
-    order = sorted(range(len(requests)), key=lambda number: -len(requests[number].ids))
     written: dict[int, Generation] = {}
     with evaluation_mode(model):
-        for first in range(0, len(order), max(1, batch_size)):
-            numbers = order[first : first + max(1, batch_size)]
+        for numbers in _batches(requests, max(1, batch_size), _context_length(model)):
             batch = [requests[number] for number in numbers]
             for number, new_ids in zip(numbers, _write(model, tokenizer, batch, decoding), strict=True):
                 written[number] = _finish(tokenizer, prompts[number], requests[number], new_ids)
@@ -152,13 +151,34 @@ def _requests(
 
 
 def _request(model: Any, ids: list[int], decoding: Decoding, draws: np.ndarray) -> _Request:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    room = decoding.max_new_tokens if limit is None else min(decoding.max_new_tokens, limit - len(ids))
+    limit = _context_length(model)
+    room = min(decoding.max_new_tokens, limit - len(ids))
     if room < 1:
         raise ModelError(
             f"a prompt of {len(ids)} tokens leaves no room in the model's context of {limit}. Shorten the prompt."
         )
     return _Request(ids, room, draws)
+
+
+def _context_length(model: Any) -> int:
+    """Most tokens that the model reads at once; models without learned or rotary positions may name none."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize)
+
+
+def _batches(requests: list[_Request], batch_size: int, context_length: int) -> Iterator[list[int]]:
+    """Numbers of requests to write together, longest prompt first.
+
+    A short prompt never shares a batch with one so long that their columns, padding included, would leave the context.
+    """
+    batch: list[int] = []
+    for number in sorted(range(len(requests)), key=lambda number: -len(requests[number].ids)):
+        longest = len(requests[batch[0]].ids) if batch else 0
+        if len(batch) == batch_size or longest + requests[number].max_new_tokens > context_length:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
 
 
 def _draws(seed: int, prompt: str, occurrence: int, number: int) -> np.ndarray:
@@ -207,7 +227,7 @@ def _steps(
     num_steps = max(request.max_new_tokens for request in batch)
     ids_BL, mask_BL = _left_padded([request.ids for request in batch], tokenizer.pad_id, num_steps, device)
     last_B = torch.tensor([len(request.ids) + request.max_new_tokens - 1 for request in batch], device=device)
-    positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0).minimum(last_B[:, None])
+    positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)
     draws_BS = torch.from_numpy(np.stack([request.draws for request in batch])).to(device)
     rows_B = torch.arange(len(batch), device=device)
     ended_B = torch.zeros(len(batch), dtype=torch.bool, device=device)
