@@ -1,14 +1,14 @@
 """Texts in, numbers out: how base and tuned write, measured against real held-out texts. No model here, no torch.
 
 Every score has the base, the tuned model and, where it applies, the real texts as the yardstick, each with a bootstrap
-interval over prompts; `change` is tuned minus base over the same prompts.
+interval over prompts; `change` (tuned minus base) and `gap` (tuned minus real) are over the same prompts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,16 +32,19 @@ class Score:
 
     title: str
     meaning: str
-    better: Literal["lower", "higher", "real"]
-    """Which way is better; `real`: the nearer to the real texts the better."""
+    better: Literal["lower", "higher", "real", "at most real"]
+    """Which way is better; `real`: the nearer to the real texts the better; `at most real`: only more is worse."""
     unit: str
     base: Interval | None
     tuned: Interval | None
     real: Interval | None
     change: Interval | None
+    """Tuned minus base."""
+    gap: Interval | None = None
+    """Tuned minus real."""
 
     def to_json(self) -> dict[str, Any]:
-        sides = {side: getattr(self, side) for side in ("base", "tuned", "real", "change")}
+        sides = {side: getattr(self, side) for side in ("base", "tuned", "real", "change", "gap")}
         return {
             "title": self.title,
             "meaning": self.meaning,
@@ -89,12 +92,24 @@ def make_score(
     bounds: tuple[float, float],
     **about: Any,
 ) -> Score:
-    """Intervals of a statistic for each side, and of tuned minus base over the same resamples."""
+    """Intervals of a statistic for each side, and of tuned minus the others over the same resamples."""
     intervals = {side: bootstrap.interval(statistic, bounds=bounds) for side, statistic in statistics.items()}
-    base, tuned = statistics["base"], statistics["tuned"]
     widest = bounds[1] - bounds[0]
-    change = bootstrap.interval(lambda weights: tuned(weights) - base(weights), bounds=(-widest, widest))
-    return Score(base=intervals["base"], tuned=intervals["tuned"], real=intervals.get("real"), change=change, **about)
+
+    def tuned_minus(side: Side) -> Interval | None:
+        tuned, other = statistics["tuned"], statistics.get(side)
+        if other is None:
+            return None
+        return bootstrap.interval(lambda weights: tuned(weights) - other(weights), bounds=(-widest, widest))
+
+    return Score(
+        base=intervals["base"],
+        tuned=intervals["tuned"],
+        real=intervals.get("real"),
+        change=tuned_minus("base"),
+        gap=tuned_minus("real"),
+        **about,
+    )
 
 
 def _score_style(sides: dict[Side, Writing], bootstrap: Bootstrap, seed: int) -> tuple[dict[str, Score], list[str]]:
@@ -147,7 +162,7 @@ def _score_lengths(sides: dict[Side, Writing], bootstrap: Bootstrap, seed: int) 
             better="real",
             unit="words",
         ),
-        "length_distance": Score(**{**vars(distance), "real": halves}),
+        "length_distance": replace(distance, real=halves),
     }
 
 
@@ -265,7 +280,7 @@ def _score_copying(sides: dict[Side, Writing], bootstrap: Bootstrap) -> dict[str
             SHARE,
             title="Copies training rows",
             meaning=f"Share of texts with {MIN_COPIED_WORDS} or more words in a row that stand in one training row",
-            better="lower",
+            better="at most real",
             unit="share",
         ),
         "copied_words": make_score(
@@ -274,7 +289,7 @@ def _score_copying(sides: dict[Side, Writing], bootstrap: Bootstrap) -> dict[str
             SHARE,
             title="Copied words",
             meaning="Share of a text's words that lie in such copied spans",
-            better="lower",
+            better="at most real",
             unit="share",
         ),
         "copied_longest": make_score(

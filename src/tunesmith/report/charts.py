@@ -131,7 +131,7 @@ def dot_chart(
     names = [_shorten(name, 26) for name, _ in rows]
     height = top + bottom + row_height * len(rows)
     left = min(16 + 6.6 * max(map(len, names)), width * 0.5)
-    frame = _Frame(width, height, left, 16, top, bottom, (ticks[0], ticks[-1]), (0, 1))
+    frame = _Frame(width, height, left, 24, top, bottom, (ticks[0], ticks[-1]), (0, 1))
     base = height - bottom
     parts = [
         Markup(

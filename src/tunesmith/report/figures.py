@@ -58,13 +58,15 @@ def loss_figure(metrics: list[dict[str, Any]], result: dict[str, Any]) -> Figure
 
 def _loss_caption(train: list[Point], held_out: list[Point], base: float | None) -> str:
     parts = []
-    if held_out:
+    if len(held_out) > 1:
         start = f"from {fixed(base, 3)} (the base) " if base is not None else ""
         best = min(held_out, key=lambda point: point[1])
         parts.append(
             f"Held-out loss went {start}to {fixed(held_out[-1][1], 3)}; "
             f"the lowest was {fixed(best[1], 3)} at step {whole(best[0])}."
         )
+    elif base is not None:
+        parts.append(f"Held-out loss of the base: {fixed(base, 3)}; no later evaluation yet.")
     if train:
         parts.append(f"Training loss went from {fixed(train[0][1], 3)} to {fixed(smooth(train)[-1][1], 3)}.")
     return " ".join(parts)

@@ -30,7 +30,7 @@ def render(artefacts: Artefacts) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("page.html.jinja").render(
+    page = environment.get_template("page.html.jinja").render(
         context,
         name=artefacts.name,
         version=__version__,
@@ -40,6 +40,7 @@ def render(artefacts: Artefacts) -> str:
         style=Markup(style),
         policy=content_policy(style),
     )
+    return page.encode("utf-8", "replace").decode()  # half a surrogate pair is legal in JSON, but not in a file
 
 
 def content_policy(style: str) -> str:

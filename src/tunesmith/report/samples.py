@@ -41,14 +41,17 @@ class SideView:
     copied: str
     """Which training row the copied span comes from; empty when nothing was copied."""
     nearest: str
+    """Name of the training row most like the tuned model's text, and how like."""
     nearest_text: str
 
 
 @dataclass(frozen=True)
 class SampleView:
+    """A prompt and what was written for it, once or several times."""
+
     prompt: str
     row: str
-    sides: list[SideView]
+    times: list[list[SideView]]
 
 
 @dataclass(frozen=True)
@@ -64,27 +67,36 @@ def sample_groups(comparison: dict[str, Any]) -> list[GroupView]:
     limit = number((comparison.get("settings") or {}).get("max_new_tokens"))
     groups = []
     for kind, (title, about) in GROUPS.items():
-        views = [_view(sample, limit) for sample in comparison.get("samples") or [] if sample.get("kind") == kind]
+        views = _views([sample for sample in comparison.get("samples") or [] if sample.get("kind") == kind], limit)
         if views:
             groups.append(GroupView(title, about, views[: SHOWN[kind]], views[SHOWN[kind] :]))
     return groups
 
 
-def _view(sample: dict[str, Any], limit: float | None) -> SampleView:
-    sides = [_side(side, sample[side], limit) for side in NAMES if sample.get(side)]
-    return SampleView(str(sample.get("prompt") or ""), _row_name(sample.get("row")), sides)
+def _views(found: list[dict[str, Any]], limit: float | None) -> list[SampleView]:
+    """A view a prompt; a prompt of the recipe that was continued several times is shown once."""
+    views: list[SampleView] = []
+    for sample in found:
+        prompt, row = str(sample.get("prompt") or ""), _row_name(sample.get("row"))
+        sides = [_side(side, sample[side], limit) for side in NAMES if sample.get(side)]
+        if views and prompt and not row and views[-1].prompt == prompt:
+            views[-1].times.append(sides)
+        else:
+            views.append(SampleView(prompt, row, [sides]))
+    return views
 
 
 def _side(look: str, side: dict[str, Any], limit: float | None) -> SideView:
     cut = f"cut at {fixed(limit, 0)} tokens" if limit is not None else "cut at the limit"
     ending = ("ends here" if look == "real" else "ended by itself") if side.get("ended") else cut
-    source, nearest = side.get("copied_from") or {}, side.get("nearest") or {}
-    copied = ""
+    source, copied = side.get("copied_from") or {}, ""
     if side.get("copied"):
-        copied = f"{fixed(side.get('longest_copy'), 0)} words in a row from {_row_name(source.get('row')) or 'a training row'}"
-    likeness = (
-        f"nearest training row: {_row_name(nearest.get('row'))} (likeness {fixed(nearest.get('similarity'), 2)})" if nearest else ""
-    )
+        origin = _row_name(source.get("row")) or "a training row"
+        copied = f"{fixed(side.get('longest_copy'), 0)} words in a row from {origin}"
+    nearest = (side.get("nearest") or {}) if look == "tuned" else {}
+    likeness = f"nearest training row: {_row_name(nearest['row'])}" if nearest.get("row") else ""
+    if likeness:
+        likeness += f" (likeness {fixed(nearest.get('similarity'), 2)})"
     return SideView(
         look,
         NAMES[look],

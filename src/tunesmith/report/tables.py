@@ -131,9 +131,11 @@ def read_score(score: dict[str, Any]) -> tuple[str, Level]:
         return "", "note"
     if low is None or high is None:
         low = high = tuned - base
+    better = score.get("better")
+    if better == "at most real" and real is not None:
+        return _against_real(score, tuned, real)
     if low <= 0 <= high:
         return "no clear change", "note"
-    better = score.get("better")
     if better == "real" and real is not None:
         nearer = abs(tuned - real) < abs(base - real)
         return ("nearer to real", "good") if nearer else ("further from real", "bad")
@@ -142,6 +144,15 @@ def read_score(score: dict[str, Any]) -> tuple[str, Level]:
     if better == "higher":
         return ("better", "good") if low > 0 else ("worse", "bad")
     return "changed", "note"
+
+
+def _against_real(score: dict[str, Any], tuned: float, real: float) -> tuple[str, Level]:
+    above = number((score.get("gap") or {}).get("low"))
+    if tuned <= real:
+        return "no more than real", "good"
+    if above is not None and above > 0:
+        return "more than real", "bad"
+    return "not clearly more than real", "note"
 
 
 def forecast_rows(plan: dict[str, Any]) -> list[tuple[str, str, str, str]]:
