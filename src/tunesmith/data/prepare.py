@@ -22,12 +22,13 @@ from tunesmith.data.account import SPLITS, account, say_split
 from tunesmith.data.cache import Entry, key_of, open_entry, read_state, write_state
 from tunesmith.data.chat import ChatTemplate
 from tunesmith.data.documents import Data, load_array, load_documents
+from tunesmith.data.encode import Encoder
 from tunesmith.data.long import LongCounts
 from tunesmith.data.near_duplicates import near_duplicate_groups
 from tunesmith.data.reading import Part, Say, find_parts, read_parts
 from tunesmith.data.split import EVAL, TEST, TRAIN, assign_splits, uniform
 from tunesmith.data.spool import Spool
-from tunesmith.data.tokenize import Encoder, Tokenization
+from tunesmith.data.tokenize import Tokenization
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
 
@@ -195,8 +196,8 @@ class _Job:
             file = files[spool.file_of[row]]
             return f"{file['path']}:{int(spool.rows[row]) + file['first_row']}"
 
-        encoder = Encoder(self.tokenizer, chat=read["kind"] == "chat")
-        work = Tokenization(spool, encoder, self.max_length, self.section.long, row_name)
+        encoder = Encoder.of(self.tokenizer, chat=read["kind"] == "chat")
+        work = Tokenization(spool, self.tokenizer, encoder, self.max_length, self.section.long, row_name)
         done = 0
 
         def count(num_tokens: int) -> None:

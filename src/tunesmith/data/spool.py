@@ -108,6 +108,7 @@ class Spool(Sequence[str]):
     """The rows that a SpoolWriter wrote; as a sequence, the whole text of each."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         rows = folder / "rows"
         self.text = load_array(folder / "text.npy")
         self.piece_ends = load_array(rows / "piece_ends.npy")

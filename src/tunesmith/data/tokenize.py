@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 
 from tunesmith.data.cache import read_state, write_state
 from tunesmith.data.documents import ARRAYS, ORIGIN_ARRAYS, ArrayFile
+from tunesmith.data.encode import Encoded, Encoder
+from tunesmith.data.encode_workers import encoded_batches, num_workers
 from tunesmith.data.long import LongCounts, LongDocuments, Piece, token_bytes
-from tunesmith.data.rows import MARK, Pieces
 from tunesmith.data.spool import Spool
 
 if TYPE_CHECKING:
@@ -28,89 +28,6 @@ _SAVE_BATCHES = 32
 _WHOLE = "whole_lengths"
 
 Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """The documents of a batch, before long ones are dealt with: tokens behind one another, with their mask."""
-
-    tokens: NDArray[np.int32]
-    supervised: NDArray[np.bool_]
-    lengths: NDArray[np.int64]
-
-
-class Encoder:
-    """Rows to token ids. chat: the rows were rendered by a chat template, which writes control tokens itself."""
-
-    def __init__(self, tokenizer: TextTokenizer, *, chat: bool) -> None:
-        self.tokenizer = tokenizer
-        self.chat = chat
-
-    def encode(self, rows: Sequence[Pieces]) -> Encoded:
-        """Ids and masks of a batch of rows."""
-        if not self.chat and all(len(pieces) == 1 for pieces in rows):
-            return self._encode_plain([pieces[0][0] for pieces in rows])
-        documents = self._encode_pieces(rows) if self._is_additive else [self._encode_whole(row) for row in rows]
-        tokens = np.fromiter(chain.from_iterable(ids for ids, _ in documents), dtype=np.int32)
-        supervised = np.fromiter(chain.from_iterable(mask for _, mask in documents), dtype=np.bool_)
-        return Encoded(tokens, supervised, np.array([len(ids) for ids, _ in documents], dtype=np.int64))
-
-    def _encode_plain(self, texts: list[str]) -> Encoded:
-        ids = self.tokenizer.encode_batch(texts)
-        lengths = np.array([len(document) + 2 for document in ids], dtype=np.int64)
-        ends = np.cumsum(lengths)
-        tokens = np.empty(int(ends[-1]), dtype=np.int32)
-        inner = np.ones(len(tokens), dtype=np.bool_)
-        inner[ends - lengths] = inner[ends - 1] = False
-        tokens[inner] = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=len(tokens) - 2 * len(ids))
-        tokens[ends - lengths] = self.tokenizer.start_id
-        tokens[ends - 1] = self.tokenizer.end_id
-        supervised = np.ones(len(tokens), dtype=np.bool_)
-        supervised[ends - lengths] = False
-        return Encoded(tokens, supervised, lengths)
-
-    def _encode_pieces(self, rows: Sequence[Pieces]) -> list[tuple[list[int], list[bool]]]:
-        """Pieces encoded apart: what generation sees before it goes on from a prompt."""
-        texts = [text for pieces in rows for text, _ in pieces]
-        encoded = iter(self.tokenizer.encode_batch(texts, control_tokens=self.chat))
-        documents = []
-        for pieces in rows:
-            ids: list[int] = []
-            mask: list[bool] = []
-            for _, flag in pieces:
-                part = next(encoded)
-                ids += part
-                mask += [flag != 0] * len(part)
-            documents.append(self._bounded(ids, mask, pieces))
-        return documents
-
-    def _encode_whole(self, pieces: Pieces) -> tuple[list[int], list[bool]]:
-        """The row encoded at once and cut where its beginnings, encoded alone, end.
-
-        For tokenizers that put a space before every text (SentencePiece), so that pieces encoded apart do not add up.
-        """
-        texts = [text for text, _ in pieces]
-        starts = ["".join(texts[:number]) for number in range(1, len(texts) + 1)]
-        encoded = self.tokenizer.encode_batch(starts, control_tokens=self.chat)
-        ids = encoded[-1]
-        mask: list[bool] = []
-        for (_, flag), start in zip(pieces, encoded, strict=True):
-            same = next((i for i, (a, b) in enumerate(zip(ids, start, strict=False)) if a != b), len(start))
-            mask += [flag != 0] * (same - len(mask))
-        return self._bounded(ids, mask, pieces)
-
-    def _bounded(self, ids: list[int], mask: list[bool], pieces: Pieces) -> tuple[list[int], list[bool]]:
-        """With start and end; a chat template has its own start, and ends with the last turn."""
-        if not self.chat or (mask and mask[0]):
-            ids, mask = [self.tokenizer.start_id, *ids], [False, *mask]
-        if pieces[-1][1] != MARK:
-            ids, mask = [*ids, self.tokenizer.end_id], [*mask, True]
-        return ids, mask
-
-    @cached_property
-    def _is_additive(self) -> bool:
-        first, second = self.tokenizer.encode_batch(["a\n", "b"])
-        return self.tokenizer.decode(first + second) == "a\nb"
 
 
 class SplitWriter:
@@ -165,6 +82,7 @@ class Tokenization:
     """Everything that the splits of a data set share when they are tokenised."""
 
     spool: Spool
+    tokenizer: TextTokenizer
     encoder: Encoder
     max_length: int
     long: Literal["split", "truncate", "drop", "error"]
@@ -179,12 +97,11 @@ class Tokenization:
         """
         path = folder.with_suffix(".json")
         state = read_state(path) or {"position": 0, "documents": 0, "tokens": 0, "whole": 0, "long": {}}
-        fitter = LongDocuments(self.long, self.max_length, self.encoder.tokenizer.backend)
+        fitter = LongDocuments(self.long, self.max_length, self.tokenizer.backend)
         fitter.counts = LongCounts(**state["long"])
         position = state["position"]
-        batches = self._batches(order[position:])
-        with SplitWriter(folder, state) as writer:
-            for number, (rows, encoded) in enumerate(_ahead(batches, self._encode), start=1):
+        with SplitWriter(folder, state) as writer, self._encoded(order[position:]) as encoded_batches:
+            for number, (rows, encoded) in enumerate(encoded_batches, start=1):
                 self._write(writer, fitter, rows, encoded, repeats[position : position + len(rows)])
                 position += len(rows)
                 progress(len(encoded.tokens))
@@ -192,6 +109,11 @@ class Tokenization:
                     write_state(path, writer.state(position, fitter.counts))
             write_state(path, writer.state(position, fitter.counts))
         return fitter.counts
+
+    def _encoded(self, order: NDArray[np.int64]) -> AbstractContextManager[Iterator[tuple[NDArray[np.int64], Encoded]]]:
+        size = int((self.spool.ends[order] - self.spool.spans(order)[:, 0]).sum())
+        vocabulary = self.tokenizer.backend.backend_tokenizer.to_str()
+        return encoded_batches(self.spool, self.encoder, vocabulary, self._batches(order), num_workers(size))
 
     def _batches(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         begin, size = 0, 0
@@ -203,9 +125,6 @@ class Tokenization:
                 begin, size = place + 1, 0
         if begin < len(order):
             yield order[begin:]
-
-    def _encode(self, rows: NDArray[np.int64]) -> Encoded:
-        return self.encoder.encode([self.spool.pieces(row) for row in rows.tolist()])
 
     def _write(
         self,
@@ -276,22 +195,7 @@ class Tokenization:
     @cached_property
     def _token_sizes(self) -> NDArray[np.int64]:
         """Bytes of text that each id stands for; none for control tokens."""
-        backend = self.encoder.tokenizer.backend
+        backend = self.tokenizer.backend
         sizes = np.array([len(name) for name in token_bytes(backend.convert_ids_to_tokens(list(range(len(backend)))))])
         sizes[list(backend.all_special_ids)] = 0
         return sizes
-
-
-def _ahead(
-    batches: Iterator[NDArray[np.int64]], encode: Callable[[NDArray[np.int64]], Encoded]
-) -> Iterator[tuple[NDArray[np.int64], Encoded]]:
-    """Each batch with its encoding; the next is encoded while the caller writes. `tokenizers` lets go of the lock."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting: list[tuple[NDArray[np.int64], Any]] = []
-        for batch in batches:
-            waiting.append((batch, pool.submit(encode, batch)))
-            if len(waiting) == 2:
-                rows, future = waiting.pop(0)
-                yield rows, future.result()
-        for rows, future in waiting:
-            yield rows, future.result()
