@@ -53,6 +53,13 @@ def test_without_a_start_of_its_own_the_start_is_eos(tokenizer: TextTokenizer) -
     assert tokenizer.start_id == tokenizer.end_id == tokenizer.backend.eos_token_id
 
 
+def test_a_chat_tokenizer_starts_with_the_separator_of_documents(model_dir: Path) -> None:
+    change(model_dir, eos_token="!", bos_token="!")
+    chat = load_tokenizer(of(model_dir))
+    assert chat.backend.decode([chat.start_id]) == "<|endoftext|>"
+    assert chat.backend.decode([chat.end_id]) == "!"
+
+
 def test_a_tokenizer_that_puts_bos_in_front_keeps_it(tmp_path: Path) -> None:
     own = load_tokenizer(of(sentencepiece_like(tmp_path / "bos", add_bos_token=True)))
     assert (own.start_id, own.end_id) == (1, 2)
