@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tunesmith.data.examples import Example
+from tunesmith.data.examples import Example, visible
 from tunesmith.errors import DataError
 
 Status = Literal["blocks", "warns", "fine"]
@@ -81,4 +81,4 @@ def describe(finding: Finding) -> str:
     """A finding as one line: name, what was found, the first rows, what to set."""
     rows = f" First: {', '.join(finding.rows)}." if finding.rows else ""
     option = f" Set {finding.option}." if finding.option else ""
-    return f"{finding.name}: {finding.found}{rows}{option}"
+    return visible(f"{finding.name}: {finding.found}{rows}{option}")

@@ -1,0 +1,226 @@
+"""GPUs, what their arithmetic can do, how fast it is, cores and load, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tunesmith.doctor.checks import Check
+from tunesmith.plan.machine import detect_machine
+from tunesmith.plan.units import format_bytes
+
+LEAST_MEMORY_BYTES = 1_000_000_000
+SMALL_MEMORY_BYTES = 4_000_000_000
+BUSY_SHARE = 0.1  # of a GPU's memory in other hands, or of the cores' time
+_BENCH_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The NVIDIA driver, and the newest CUDA (major, minor) that it serves."""
+
+    version: str
+    cuda: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as the driver sees it; other_processes: (process id, bytes or None)."""
+
+    index: int
+    name: str
+    memory_bytes: int
+    free_bytes: int
+    other_processes: tuple[tuple[int, int | None], ...]
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[Any]:
+    """The driver's library, or None where there is no driver."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # NVMLError, or no library at all
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def nvidia_driver() -> Driver | None:
+    """The installed NVIDIA driver; None without one."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return None
+        number = nvml.nvmlSystemGetCudaDriverVersion_v2()
+        return Driver(str(nvml.nvmlSystemGetDriverVersion()), (number // 1000, number % 1000 // 10))
+
+
+def find_gpus() -> list[Gpu]:
+    """Every NVIDIA GPU that the driver shows."""
+    with _nvml() as nvml:
+        return [] if nvml is None else [_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+
+
+def _gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    try:
+        running = [
+            (int(process.pid), process.usedGpuMemory)
+            for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            if process.pid != os.getpid()
+        ]
+    except nvml.NVMLError:  # some drivers do not tell, or not inside a container
+        running = []
+    return Gpu(index, str(nvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free), tuple(running))
+
+
+def check_gpus() -> Check:
+    gpus = find_gpus()
+    if not gpus:
+        return Check("gpu", "ok", "none; small models train on the CPU, `tunesmith plan` says what a larger one needs")
+    lines, busy = [], False
+    for gpu in gpus:
+        line = f"{gpu.index}: {gpu.name}, {format_bytes(gpu.free_bytes)} of {format_bytes(gpu.memory_bytes)} free"
+        if gpu.other_processes:
+            line += f", other processes: {', '.join(_process(*process) for process in gpu.other_processes[:4])}"
+        lines.append(line)
+        busy |= gpu.memory_bytes - gpu.free_bytes > BUSY_SHARE * gpu.memory_bytes or bool(gpu.other_processes)
+    numbers = {"gpus": [asdict(gpu) for gpu in gpus]}
+    fix = "Wait for the others, or choose a free GPU with CUDA_VISIBLE_DEVICES." if busy else None
+    return Check("gpu", "warn" if busy else "ok", "\n".join(lines), fix, numbers=numbers)
+
+
+def _process(number: int, used: int | None) -> str:
+    return f"{number} ({format_bytes(used)})" if used else str(number)
+
+
+def check_arithmetic() -> Check:
+    """Which types the device computes fast, and whether packed documents find their attention kernel."""
+    import torch
+
+    machine = detect_machine()
+    if machine.device == "cpu":
+        kind = torch.backends.cpu.get_cpu_capability()
+        found = f"{machine.name} ({kind}), {torch.get_num_threads()} threads: fp32, attention over padded groups"
+        return Check("arithmetic", "ok", found)
+    major, minor = torch.cuda.get_device_capability(0)
+    found = f"compute capability {major}.{minor}, {'bf16' if machine.supports_bf16 else 'no bf16: fp16 is used'}"
+    broken = _varlen_problem()
+    if broken is None:
+        return Check("arithmetic", "ok", f"{found}, packed attention without padding")
+    fix = "It is slower than it could be, and exact. A newer torch, or an Ampere or newer GPU, has the kernel."
+    return Check("arithmetic", "warn", f"{found}, attention over padded groups ({broken})", fix)
+
+
+def _varlen_problem() -> str | None:
+    """Why variable-length attention cannot be used; None when a tiny call gave finite numbers."""
+    import torch
+
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        states = torch.ones(6, 1, 64, dtype=dtype, device="cuda")
+        bounds = torch.tensor([0, 2, 6], dtype=torch.int32, device="cuda")
+        out: Any = varlen_attn(states, states, states, bounds, bounds, 4, 4, scale=0.1, window_size=(-1, 0))
+        return None if bool(torch.isfinite(out).all()) else "it gives numbers that are not finite"
+    except (ImportError, TypeError):
+        return f"torch {torch.__version__} lacks it"
+    except (RuntimeError, NotImplementedError) as error:
+        return str(error).splitlines()[0][:120]
+
+
+# ------------------------------------------------------------------------------------------------------------- speed
+
+
+def check_speed(bench: bool) -> Check:
+    """Measured rates of matrix products and of memory, when asked for."""
+    if not bench:
+        return Check("speed", "ok", "not measured; --bench does")
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 4096 if device == "cuda" else 1024
+    rates = {"fp32": matmul_rate(torch.float32, device, size)}
+    if device == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AMX"):
+        rates["bf16"] = matmul_rate(torch.bfloat16, device, 2 * size)
+    bandwidth = copy_rate(device)
+    told = ", ".join(f"{name} {_flops(rate)}" for name, rate in rates.items())
+    numbers = {"flops_per_second": rates, "bytes_per_second": bandwidth, "device": device}
+    found = f"{device}: matrix products {told}; memory {format_bytes(bandwidth)}/s"
+    return Check("speed", "ok", found, numbers=numbers)
+
+
+def _flops(rate: float) -> str:
+    return f"{rate / 1e12:.1f} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.0f} GFLOP/s"
+
+
+def matmul_rate(dtype: Any, device: str, size: int) -> float:
+    """Operations per second of a square matrix product, the median of about a second."""
+    import torch
+
+    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    return 2 * size**3 / _median_seconds(lambda: left @ right, device)
+
+
+def copy_rate(device: str) -> float:
+    """Bytes read and written per second by a copy that no cache holds."""
+    import torch
+
+    source = torch.ones(64_000_000 if device == "cuda" else 16_000_000, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _median_seconds(lambda: target.copy_(source), device)
+
+
+def _median_seconds(call: Callable[[], Any], device: str) -> float:
+    import torch
+
+    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < 3 or (time.perf_counter() - begin < _BENCH_SECONDS and len(times) < 200):
+        start = time.perf_counter()
+        call()
+        wait()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+# -------------------------------------------------------------------------------------------------------- load, memory
+
+
+def check_load() -> Check:
+    """Work of others on the cores; it slows training, and makes every timing wrong by as much."""
+    cores = detect_machine().num_cores
+    load = os.getloadavg()[0]
+    found = f"load {load:.1f} on {cores} cores"
+    numbers = {"load_average": load, "cores": cores}
+    if load > max(1.0, (1 + BUSY_SHARE) * cores):
+        fix = "Training shares the cores and is slower by about as much; timings mean little until the load falls."
+        return Check("load", "warn", found + ": busy", fix, numbers=numbers)
+    return Check("load", "ok", found, numbers=numbers)
+
+
+def check_memory() -> Check:
+    machine = detect_machine()
+    found = f"{format_bytes(machine.ram_free_bytes)} of {format_bytes(machine.ram_bytes)} free"
+    numbers = {"free_bytes": machine.ram_free_bytes, "total_bytes": machine.ram_bytes}
+    if machine.ram_free_bytes < LEAST_MEMORY_BYTES:
+        fix = (
+            f"Expected at least {format_bytes(LEAST_MEMORY_BYTES)}: end other programs, or raise the container's limit."
+        )
+        return Check("memory", "failed", found, fix, is_fatal=True, numbers=numbers)
+    if machine.ram_free_bytes < SMALL_MEMORY_BYTES:
+        fix = "Enough for the embedded model with LoRA; `tunesmith plan` says what a recipe needs."
+        return Check("memory", "warn", found, fix, numbers=numbers)
+    return Check("memory", "ok", found, numbers=numbers)
