@@ -57,7 +57,8 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        self.run_dir.file(STATUS).unlink(missing_ok=True)
+        if self.run_dir.writes:
+            self.run_dir.file(STATUS).unlink(missing_ok=True)
 
     def start(self, step: int) -> None:
         """Training begins after `step` steps that are already done."""
@@ -94,7 +95,10 @@ class Progress:
     def _say(self, message: str) -> None:
         message = redact(message)
         self.run_dir.log(message)
-        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        try:
+            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        except (OSError, SystemExit):  # rich exits on a broken pipe; a run goes on without its reader
+            self.console.quiet = True
 
     def _left(self) -> str:
         done = self._step - self._start_step

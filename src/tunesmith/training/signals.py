@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -82,6 +83,8 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
+        if number == signal.SIGHUP:
+            _let_go_of_terminal()
         if self.reason is None:
             self.reason, self._time = name, time.monotonic()
             if self._raise:
@@ -90,6 +93,16 @@ class StopRequest:
         elif number != signal.SIGHUP and time.monotonic() - self._time > _SAME_REQUEST_SECONDS:
             _tell(f"\n{name} again: exiting at once.\n")
             os._exit(128 + number)  # nothing is released: the lock is seen to be stale, a half save is not a checkpoint
+
+
+def _let_go_of_terminal() -> None:
+    """Send output nowhere when its terminal is gone: from then on every write to it would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def _tell(text: str) -> None:

@@ -1,0 +1,445 @@
+"""Faults, put into a forked child before its case begins. Nothing here reaches the parent or another case."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+AUDITED = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.link"}
+CALLED = {"write", "writelines", "posix_fallocate", "serialize_file"}
+"""Events and calls that change what is on disk, with files opened for writing. A kill between two of them is like a
+kill just before the second. What is written to memory or the terminal does not count."""
+FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom, io.FileIO)
+
+
+def inject(fault: dict[str, Any]) -> None:
+    """Install the fault `kind` with its options."""
+    options = dict(fault)
+    _KINDS[options.pop("kind")](**options)
+
+
+class _Countdown:
+    """Kills the process before its `at`-th change on disk; writes how many there were when it ends without."""
+
+    def __init__(self, at: int | None, count_to: str | None) -> None:
+        self.at, self.count_to, self.seen, self.armed = at, count_to, 0, False
+
+    def arm(self) -> None:
+        if not self.armed:
+            self.armed = True
+            sys.addaudithook(self._audit)
+            threading.setprofile(self._watch)
+            sys.setprofile(self._watch)
+
+    def disarm(self) -> None:
+        if not self.armed:
+            return
+        self.armed = False
+        sys.setprofile(None)
+        threading.setprofile(None)
+        if self.count_to is not None:
+            Path(self.count_to).write_text(str(self.seen))
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in AUDITED or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            self._count()
+
+    def _watch(self, frame: Any, event: str, function: Any) -> None:
+        if event == "c_call" and getattr(function, "__name__", None) in CALLED:
+            owner = function.__self__
+            if not isinstance(owner, io.IOBase) or (isinstance(owner, FILES) and owner not in (sys.stdout, sys.stderr)):
+                self._count()
+
+    def _count(self) -> None:
+        if self.armed:
+            self.seen += 1
+            if self.seen == self.at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_in_save(save: int, at: int | None = None, count_to: str | None = None) -> None:
+    """Kill before the `at`-th change on disk of the `save`-th checkpoint, its removal of older ones included."""
+    from tunesmith.training import trainer
+
+    countdown, calls, original = _Countdown(at, count_to), [0], trainer.save_checkpoint
+
+    def save_checkpoint(*args: Any, **kwargs: Any) -> Path:
+        calls[0] += 1
+        if calls[0] != save:
+            return original(*args, **kwargs)
+        countdown.arm()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            countdown.disarm()
+
+    trainer.save_checkpoint = save_checkpoint
+
+
+def kill_at_change(at: int | None = None, count_to: str | None = None, until: str | None = None) -> None:
+    """Kill before the `at`-th change on disk since the case began. `until` (train) ends the count at step 1."""
+    countdown = _Countdown(at, count_to)
+    if until == "train":
+        _before_step(1, lambda self: countdown.disarm())
+    countdown.arm()
+
+
+def kill_in_end(at: int | None = None, count_to: str | None = None) -> None:
+    """Kill before the `at`-th change on disk after the last step was saved: final model, result, report."""
+    from tunesmith import training
+
+    countdown, original = _Countdown(at, count_to), training._save
+
+    def save(*args: Any) -> None:
+        countdown.arm()
+        _on_exit(countdown.disarm)
+        original(*args)
+
+    training._save = save
+
+
+def kill_in_file(save: int, file: int, share: float) -> None:
+    """Kill when `share` of the `file`-th tensor file of the `save`-th checkpoint is on disk."""
+    from tunesmith.training import state, trainer
+
+    saves, files, original, save_file = [0], [0], trainer.save_checkpoint, state.save_file
+
+    def save_checkpoint(*args: Any, **kwargs: Any) -> Path:
+        saves[0] += 1
+        return original(*args, **kwargs)
+
+    def write(tensors: Any, path: Path, metadata: Any = None) -> None:
+        save_file(tensors, path, metadata=metadata)
+        if saves[0] == save:
+            files[0] += 1
+            if files[0] == file:
+                os.truncate(path, int(Path(path).stat().st_size * share))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer.save_checkpoint, state.save_file = save_checkpoint, write
+
+
+def send(number: int, at: str, nth: int = 1, again: bool = False) -> None:
+    """Send this process a signal in the `nth` call of a place; `again`: a second one, a second later by its clock."""
+
+    def ring() -> None:
+        os.kill(os.getpid(), number)
+        if again:
+            from tunesmith.training import signals
+
+            now = signals.time.monotonic() + 1
+            signals.time = _Clock(now)  # type: ignore[attr-defined]
+            os.kill(os.getpid(), number)
+
+    _at_place(at, nth, ring)
+
+
+def lose_terminal(nth: int) -> None:
+    """Standard output and error are a terminal; it goes away, with SIGHUP, before the `nth` step."""
+    import pty
+
+    master, slave = pty.openpty()
+    reader = os.fork()
+    if reader == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.close(slave)
+        while os.read(master, 65536):
+            pass
+        os._exit(0)
+    os.close(master)
+    os.dup2(slave, 1)
+    os.dup2(slave, 2)
+    os.close(slave)
+
+    def lose(trainer: Any) -> None:
+        os.kill(reader, signal.SIGKILL)
+        os.waitpid(reader, 0)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    _before_step(nth, lose)
+
+
+def break_pipe(nth: int) -> None:
+    """Standard output and error are a pipe whose reader goes away before the `nth` step."""
+    reader, writer = os.pipe()
+    os.dup2(writer, 1)
+    os.dup2(writer, 2)
+    os.close(writer)
+    _before_step(nth, lambda self: os.close(reader))
+
+
+class _Clock:
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def bad_number(what: str, step: int, value: float = float("nan")) -> None:
+    """A weight, gradient or loss of `step`, or the `step`-th held-out loss, becomes `value`."""
+    import torch
+
+    from tunesmith.training import trainer
+
+    def spoil(tensor: torch.Tensor) -> None:
+        with torch.no_grad():
+            tensor.view(-1)[0] = value
+
+    if what == "weight":
+        _before_step(step, lambda self: spoil(next(p for p in self.model.parameters() if p.requires_grad)))
+    elif what == "eval":
+        _spoil_evaluation(step, value)
+    else:
+        training, inner = _training_flag(), trainer.FlatTrainer._forward_backward
+
+        def forward_backward(self: Any, model: Any, inputs: Any) -> Any:
+            loss = inner(self, model, inputs)
+            if training[0] and self.state.global_step + 1 == step:
+                if what == "loss":
+                    return loss * value
+                spoil(next(p.grad for p in self.model.parameters() if p.grad is not None))
+            return loss
+
+        trainer.FlatTrainer._forward_backward = forward_backward  # type: ignore[method-assign]
+
+
+def _spoil_evaluation(nth: int, value: float) -> None:
+    from dataclasses import replace
+
+    from tunesmith.training import trainer
+
+    calls, inner = [0], trainer.evaluate
+
+    def evaluate(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        scores = inner(*args, **kwargs)
+        return replace(scores, loss=value) if calls[0] == nth else scores
+
+    trainer.evaluate = evaluate
+
+
+def out_of_memory(
+    where: str, step: int, limit: int | None = None, host: bool = False, kill_at: int | None = None
+) -> None:
+    """Allocation fails in forward, backward (after gradients were added), optimizer or eval: once at `step`, or with
+    `limit` at and after `step` for every batch of more tokens. `host`: the error of torch on a CPU. `kill_at`: a kill
+    before that step."""
+    from accelerate import Accelerator
+
+    from tunesmith.fast import layout
+    from tunesmith.training import trainer
+
+    fired, tokens = [False], [0]
+    training = _training_flag()
+    if kill_at is not None:
+        _before_step(kill_at, lambda self: os.kill(os.getpid(), signal.SIGKILL))
+
+    def fail(now: int) -> None:
+        late = now >= step if limit is not None else now == step
+        if training[0] and late and (tokens[0] > limit if limit is not None else not fired[0]):
+            fired[0] = True
+            raise _allocation_error(host)
+
+    if where == "optimizer":
+        _fail_in_optimizer(step, host)
+    elif where == "eval":
+        _fail_in_evaluation(step, limit, host)
+    else:
+        inner, backward, current = trainer.FlatTrainer.flat_batch, Accelerator.backward, [0]
+
+        def flat_batch(self: Any, indices: Any) -> layout.FlatBatch:
+            batch = inner(self, indices)
+            current[0], tokens[0] = self.state.global_step + 1, len(batch.input_ids)
+            if where == "forward":
+                fail(current[0])
+            return batch
+
+        def fail_after_backward(self: Any, loss: Any, **kwargs: Any) -> None:
+            backward(self, loss, **kwargs)
+            if where == "backward":
+                fail(current[0])
+
+        trainer.FlatTrainer.flat_batch = flat_batch  # type: ignore[method-assign]
+        Accelerator.backward = fail_after_backward
+
+
+def _allocation_error(host: bool) -> BaseException:
+    import torch
+
+    if host:
+        return RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory: you tried"
+        )
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def _fail_in_optimizer(step: int, host: bool) -> None:
+    """The second moment of the third parameter does not fit, the first time: state is half made then."""
+    import torch
+
+    calls, made, zeros_like = [0], [0], torch.zeros_like
+    training = _training_flag()
+    update = torch.optim.AdamW.step
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        made[0] += 1
+        if made[0] == 6:
+            raise _allocation_error(host)
+        return zeros_like(*args, **kwargs)
+
+    def work(self: Any, closure: Any = None) -> Any:
+        if not training[0]:
+            return update(self, closure)
+        calls[0] += 1
+        if calls[0] == step:
+            torch.zeros_like = failing
+        try:
+            return update(self, closure)
+        finally:
+            torch.zeros_like = zeros_like
+
+    torch.optim.AdamW.step = work  # type: ignore[method-assign]
+
+
+def _fail_in_evaluation(nth: int, limit: int | None, host: bool) -> None:
+    from tunesmith import evaluate as module
+    from tunesmith.training import trainer
+
+    evaluations, fired, flatten, inner = [0], [False], module.flatten, trainer.evaluate
+
+    def evaluate(*args: Any, **kwargs: Any) -> Any:
+        evaluations[0] += 1
+        return inner(*args, **kwargs)
+
+    def failing(documents: Any) -> Any:
+        batch = flatten(documents)
+        too_large = len(batch.input_ids) > limit if limit is not None else not fired[0]
+        if evaluations[0] == nth and too_large:
+            fired[0] = True
+            raise _allocation_error(host)
+        return batch
+
+    trainer.evaluate, module.flatten = evaluate, failing
+
+
+def _training_flag() -> list[bool]:
+    """[False] until step 1 of the run is about to begin: the rehearsal before it does not count."""
+    from tunesmith.training import trainer
+
+    flag, inner = [False], trainer.FlatTrainer.train
+
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        flag[0] = True
+        return inner(self, *args, **kwargs)
+
+    trainer.FlatTrainer.train = train  # type: ignore[method-assign]
+    return flag
+
+
+def _before_step(step: int, work: Callable[[Any], None]) -> None:
+    """Call `work(trainer)` before the forward pass of `step`, once, never in the rehearsal."""
+    from tunesmith.training import trainer
+
+    training, inner, done = _training_flag(), trainer.FlatTrainer.training_step, [False]
+
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if training[0] and not done[0] and self.state.global_step + 1 == step:
+            done[0] = True
+            work(self)
+        return inner(self, *args, **kwargs)
+
+    trainer.FlatTrainer.training_step = training_step  # type: ignore[method-assign]
+
+
+def _at_place(at: str, nth: int, ring: Callable[[], None]) -> None:
+    """Call `ring` once, in the `nth` visit of a place."""
+    from tunesmith import tokenizer, training
+    from tunesmith.training import trainer
+
+    visits = [0]
+
+    def visit() -> None:
+        visits[0] += 1
+        if visits[0] == nth:
+            ring()
+
+    def before(owner: Any, name: str) -> None:
+        inner = getattr(owner, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            visit()
+            return inner(*args, **kwargs)
+
+        setattr(owner, name, wrapped)
+
+    if at == "step":
+        _before_step(nth, lambda self: ring())
+    elif at == "load":
+        before(training, "build_model")
+    elif at == "tokenise":
+        before(tokenizer.TextTokenizer, "encode_batch")
+    elif at == "eval":
+        inner = trainer.evaluate
+
+        def evaluate(*args: Any, progress: Any, **kwargs: Any) -> Any:
+            first = [True]
+
+            def in_the_middle(done: int, total: int) -> None:
+                if first[0]:
+                    first[0] = False
+                    visit()
+                progress(done, total)
+
+            return inner(*args, progress=in_the_middle, **kwargs)
+
+        trainer.evaluate = evaluate
+    elif at == "save":
+        before(trainer.FlatTrainer, "_write_state")
+    elif at == "end":
+        before(training, "_save")
+    else:
+        raise ValueError(at)
+
+
+def _on_exit(work: Callable[[], None]) -> None:
+    """Call `work` when the command ends by itself."""
+    from tunesmith import cli
+
+    inner = cli.app
+
+    def app() -> None:
+        try:
+            inner()
+        finally:
+            work()
+
+    cli.app = app  # type: ignore[assignment]
+
+
+def limit_files(num_bytes: int) -> None:
+    """No file of this process can grow beyond `num_bytes`: what a quota does, without mounting anything."""
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+
+_KINDS: dict[str, Callable[..., None]] = {
+    "kill_in_save": kill_in_save,
+    "kill_at_change": kill_at_change,
+    "kill_in_end": kill_in_end,
+    "kill_in_file": kill_in_file,
+    "send": send,
+    "lose_terminal": lose_terminal,
+    "break_pipe": break_pipe,
+    "bad_number": bad_number,
+    "out_of_memory": out_of_memory,
+    "limit_files": limit_files,
+}

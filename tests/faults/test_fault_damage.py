@@ -1,0 +1,106 @@
+"""Damaged checkpoints: named, passed over for the one before, and never a silent difference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+FILES = (
+    "MANIFEST.json",
+    "model.safetensors",
+    "optimizer.safetensors",
+    "progress.safetensors",
+    "rng.safetensors",
+    "trainer_state.json",
+)
+DAMAGES = ("truncated", "empty", "missing", "flipped")
+PER_CHANGE = {("MANIFEST.json", "truncated"), ("optimizer.safetensors", "missing"), ("model.safetensors", "flipped")}
+
+
+def damage(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "flipped":
+        position = len(data) * 2 // 3
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+    else:
+        path.write_bytes(data[: len(data) // 2] if how == "truncated" else b"")
+
+
+CASES = [
+    pytest.param(name, how, marks=[] if (name, how) in PER_CHANGE else pytest.mark.slow)
+    for name in FILES
+    for how in DAMAGES
+]
+
+
+@pytest.mark.row("a damaged file in the newest checkpoint")
+@pytest.mark.parametrize(("name", "how"), CASES)
+def test_a_damaged_file_is_named_and_the_checkpoint_before_is_used(lab: Lab, out: Path, name: str, how: str) -> None:
+    lab.stopped_at("full", out, 7)
+    damage(out / "checkpoints" / "step-6" / name, how)
+    child = lab.train("full", out)
+    assert child.wait() == 0, child.output
+    said = " ".join(child.output.split())
+    assert "passed over a broken checkpoint" in said
+    assert name in said
+    assert "from step 3" in said
+    assert lab.outcome(out) == lab.reference("full")
+
+
+def test_every_file_of_a_checkpoint_is_damaged_above(lab: Lab, out: Path) -> None:
+    lab.stopped_at("full", out, 7)
+    assert sorted(path.name for path in (out / "checkpoints" / "step-6").iterdir()) == sorted(FILES)
+
+
+@pytest.mark.row("no checkpoint valid: refused, never step 0")
+@pytest.mark.parametrize("how", DAMAGES)
+def test_no_valid_checkpoint_is_refused(lab: Lab, out: Path, how: str) -> None:
+    lab.stopped_at("full", out, 7)
+    for step in (3, 6):
+        damage(out / "checkpoints" / f"step-{step}" / "rng.safetensors", how)
+    child = lab.train("full", out)
+    assert child.wait() == 2
+    assert "2 checkpoints, none valid" in " ".join(child.output.split())
+    assert not (out / "model").exists()
+    assert lab.finish("full", out, "--fresh") == lab.reference("full")
+
+
+@pytest.mark.row("a damaged file beside the checkpoints")
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("name", ["plan.json", "data.json", "metrics.jsonl"])
+def test_files_beside_the_checkpoints_decide_nothing(lab: Lab, out: Path, name: str, how: str) -> None:
+    lab.stopped_at("full", out, 7)
+    damage(out / name, how)
+    assert lab.finish("full", out)["weights"] == lab.reference("full")["weights"]
+
+
+@pytest.mark.row("a damaged file beside the checkpoints")
+def test_a_changed_value_in_the_recipe_of_the_run_is_seen(lab: Lab, out: Path) -> None:
+    lab.stopped_at("full", out, 7)
+    recipe = out / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("learning_rate: 0.005", "learning_rate: 0.007"))
+    child = lab.train(recipe, out, "--resume")
+    assert child.wait() == 2
+    assert "train.learning_rate: 0.005 -> 0.007" in " ".join(child.output.split())
+
+
+@pytest.mark.row("a checkpoint of another run put in place")
+def test_a_checkpoint_of_another_run_is_refused(lab: Lab, out: Path, tmp_path: Path) -> None:
+    lab.stopped_at("full", out, 7)
+    other = tmp_path / "other"
+    lab.stopped_at("lora", other, 7)
+    shutil.rmtree(out / "checkpoints" / "step-6")
+    shutil.copytree(other / "checkpoints" / "step-6", out / "checkpoints" / "step-6")
+    child = lab.train("full", out)
+    assert child.wait() == 2
+    assert "train.method: 'lora' -> 'full'" in " ".join(child.output.split())
+    assert json.loads((out / "checkpoints" / "step-6" / "MANIFEST.json").read_text())["step"] == 6

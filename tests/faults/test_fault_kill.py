@@ -1,0 +1,115 @@
+"""kill -9: whenever it comes, the next `train` ends with the weights and numbers of a run that nothing disturbed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+KINDS = ("full", "lora")
+
+
+def sample(values: Iterable[Any], per_change: int) -> list[Any]:
+    """The first `per_change` values run with every change, the others in `make test-all`."""
+    return [value if i < per_change else pytest.param(value, marks=pytest.mark.slow) for i, value in enumerate(values)]
+
+
+@pytest.mark.row("kill -9 at a random time")
+@pytest.mark.parametrize("seed", sample(range(40), 4))
+def test_kill_at_a_random_time(lab: Lab, out: Path, seed: int) -> None:
+    kind = KINDS[seed % 2]
+    expected = lab.reference(kind)
+    child = lab.train(kind, out)
+    child.wait(random.Random(seed).random() * lab.seconds(kind))
+    child.kill()
+    assert child.wait() in (137, 0), child.output
+    assert lab.finish(kind, out) == expected
+
+
+@pytest.mark.row("5 kills -9 in one run, resumes among them")
+@pytest.mark.parametrize("seed", sample(range(5), 1))
+def test_five_kills_in_one_run(lab: Lab, out: Path, seed: int) -> None:
+    kind = KINDS[seed % 2]
+    expected, generator = lab.reference(kind), random.Random(100 + seed)
+    for _ in range(5):
+        child = lab.train(kind, out)
+        child.wait(generator.random() * lab.seconds(kind))
+        child.kill()
+        assert child.wait() in (137, 0), child.output
+    assert lab.finish(kind, out) == expected
+
+
+def count_changes(lab: Lab, kind: str, out: Path, fault: dict[str, Any], count_file: Path) -> int:
+    child = lab.train(kind, out, fault={**fault, "count_to": str(count_file)})
+    assert child.wait() == 0, child.output
+    return int(count_file.read_text())
+
+
+def survive_each(lab: Lab, kind: str, tmp_path: Path, fault: dict[str, Any], every: int, first: int = 1) -> int:
+    """Kill before each `every`-th change on disk in the part that `fault` names; returns the number of kills."""
+    changes = count_changes(lab, kind, tmp_path / "count", fault, tmp_path / "changes.txt")
+    assert changes >= 10
+    kills = range(first, changes + 1, every)
+    for at in kills:
+        out = tmp_path / f"at-{at}"
+        child = lab.train(kind, out, fault={**fault, "at": at})
+        assert child.wait() == 137, f"change {at}: {child.output}"
+        assert lab.finish(kind, out) == lab.reference(kind), f"change {at}"
+    return len(kills)
+
+
+@pytest.mark.row("kill -9 before each change on disk of a save")
+@pytest.mark.parametrize("kind", KINDS)
+def test_kill_in_a_save(lab: Lab, tmp_path: Path, count: Callable[[int], None], kind: str) -> None:
+    count(survive_each(lab, kind, tmp_path, {"kind": "kill_in_save", "save": 3}, every=19, first=7))
+
+
+@pytest.mark.slow
+@pytest.mark.row("kill -9 before each change on disk of a save")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("save", [1, 3])
+def test_kill_at_each_change_of_a_save(
+    lab: Lab, tmp_path: Path, count: Callable[[int], None], kind: str, save: int
+) -> None:
+    count(survive_each(lab, kind, tmp_path, {"kind": "kill_in_save", "save": save}, every=1))
+
+
+@pytest.mark.row("kill -9 with half a file written")
+@pytest.mark.parametrize("file", sample(range(1, 5), 1))
+@pytest.mark.parametrize("kind", sample(KINDS, 1))
+def test_kill_with_half_a_file_written(lab: Lab, out: Path, kind: str, file: int) -> None:
+    child = lab.train(kind, out, fault={"kind": "kill_in_file", "save": 2, "file": file, "share": 0.5})
+    assert child.wait() == 137, child.output
+    assert lab.finish(kind, out) == lab.reference(kind)
+
+
+@pytest.mark.row("kill -9 before each change on disk of the start")
+def test_kill_in_the_start(lab: Lab, tmp_path: Path, count: Callable[[int], None]) -> None:
+    lab.reference("full")
+    count(survive_each(lab, "full", tmp_path, {"kind": "kill_at_change", "until": "train"}, every=23, first=3))
+
+
+@pytest.mark.slow
+@pytest.mark.row("kill -9 before each change on disk of the start")
+def test_kill_at_each_change_of_the_start(lab: Lab, tmp_path: Path, count: Callable[[int], None]) -> None:
+    lab.reference("full")
+    count(survive_each(lab, "full", tmp_path, {"kind": "kill_at_change", "until": "train"}, every=1))
+
+
+@pytest.mark.row("kill -9 before each change on disk of the end")
+@pytest.mark.parametrize("kind", sample(KINDS, 1))
+def test_kill_in_the_end(lab: Lab, tmp_path: Path, count: Callable[[int], None], kind: str) -> None:
+    count(survive_each(lab, kind, tmp_path, {"kind": "kill_in_end"}, every=17, first=5))
+
+
+@pytest.mark.slow
+@pytest.mark.row("kill -9 before each change on disk of the end")
+@pytest.mark.parametrize("kind", KINDS)
+def test_kill_at_each_change_of_the_end(lab: Lab, tmp_path: Path, count: Callable[[int], None], kind: str) -> None:
+    count(survive_each(lab, kind, tmp_path, {"kind": "kill_in_end"}, every=1))

@@ -1,0 +1,97 @@
+"""SIGTERM, SIGINT, SIGHUP: saved at the next safe point, exit 75, no final model, and the same end when it goes on."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+# place, number of the visit, step of the checkpoint that must be there afterwards (None: too early for one)
+PLACES: list[tuple[str, int, int | None]] = [
+    ("tokenise", 1, None),
+    ("load", 1, None),
+    ("eval", 1, None),
+    ("step", 1, 1),
+    ("step", 6, 6),
+    ("save", 1, 3),
+    ("eval", 2, 5),
+    ("step", 12, 12),
+    ("eval", 4, 12),
+    ("save", 4, 12),
+]
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+CASES = [
+    pytest.param(at, nth, step, number, marks=[] if i % 3 == j and i != 1 else pytest.mark.slow)
+    for i, (at, nth, step) in enumerate(PLACES)
+    for j, number in enumerate(SIGNALS)
+]
+
+
+def without_forced_lines(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    """A stop saves, and so logs, a step that would not have been logged; every other line must be equal."""
+    steps = {(line["step"], "loss" in line) for line in expected["metrics"]}
+    return {**found, "metrics": [line for line in found["metrics"] if (line["step"], "loss" in line) in steps]}
+
+
+@pytest.mark.row("SIGTERM, SIGINT, SIGHUP: saved, exit 75, resumed")
+@pytest.mark.parametrize(("at", "nth", "step", "number"), CASES)
+def test_a_signal_stops_and_the_run_goes_on_as_if_nothing_had_been(
+    lab: Lab, out: Path, at: str, nth: int, step: int | None, number: signal.Signals
+) -> None:
+    recipe = lab.recipe("full", data__seed=nth + SIGNALS.index(number)) if at == "tokenise" else lab.recipe("full")
+    child = lab.train(recipe, out, fault={"kind": "send", "number": number, "at": at, "nth": nth})
+    code = child.wait()
+    if (at, nth) == ("save", 4):  # everything is done but the writing of the model: it is finished
+        assert code == 0, child.output
+        assert lab.outcome(out) == lab.reference("full")
+        return
+    assert code == 75, child.output
+    assert f"stopped: {number.name}" in child.output
+    assert not (out / "model").exists()
+    assert not (out / "lock").exists()
+    saved = sorted(path.name for path in (out / "checkpoints").glob("step-*"))
+    assert (f"step-{step}" in saved) if step is not None else not saved
+    if step is not None and step < 12:
+        assert json.loads((out / "result.json").read_text())["stopped"] == number.name
+        resume = child.output.split("Resume with: ")[1].split("\n")[0]
+        arguments = shlex.split(resume)[1:]
+        again = lab.zygote.start("tunesmith", arguments=arguments)
+        assert again.wait() == 0, again.output
+        assert without_forced_lines(lab.outcome(out), lab.reference("full")) == lab.reference("full")
+    elif at != "tokenise":
+        assert lab.finish(recipe, out) == lab.reference("full")
+    else:
+        lab.finish(recipe, out)
+
+
+@pytest.mark.row("a second signal: exit at once, resumed")
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_second_signal_exits_at_once(lab: Lab, out: Path, number: signal.Signals) -> None:
+    fault = {"kind": "send", "number": number, "at": "step", "nth": 5, "again": True}
+    child = lab.train("full", out, fault=fault)
+    assert child.wait() == 128 + number
+    assert "exiting at once" in child.output
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-3"]
+    assert lab.finish("full", out) == lab.reference("full")
+
+
+@pytest.mark.row("the reader of a pipe is gone: the run goes on")
+def test_a_broken_pipe_does_not_end_the_run(lab: Lab, out: Path) -> None:
+    child = lab.train("full", out, fault={"kind": "break_pipe", "nth": 5})
+    child.wait()
+    assert lab.outcome(out) == lab.reference("full")
+
+
+@pytest.mark.row("the terminal is gone (SSH drop): saved, resumed")
+def test_a_lost_terminal_is_a_stop_like_any_other(lab: Lab, out: Path) -> None:
+    child = lab.train("full", out, fault={"kind": "lose_terminal", "nth": 5})
+    assert child.wait() == 75
+    assert (out / "checkpoints" / "step-5").is_dir()
+    assert without_forced_lines(lab.finish("full", out), lab.reference("full")) == lab.reference("full")
