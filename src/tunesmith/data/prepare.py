@@ -156,7 +156,7 @@ class _Job:
             groupings.append(keys)
         if section.near_duplicates:
             self.progress("comparing rows", 0, len(free))
-            groupings.append(near_duplicate_groups(spool.subset(free)).astype(np.uint64))
+            groupings.append(near_duplicate_groups(spool.comparable(free)).astype(np.uint64))
         sides[free] = assign_splits(
             hashes,
             groupings,

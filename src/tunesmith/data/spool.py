@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.data.beginnings import shared_beginnings
 from tunesmith.data.documents import ArrayFile, load_array
 from tunesmith.data.rows import TARGET, Pieces
 from tunesmith.data.template import RowProblem
@@ -104,8 +105,8 @@ def _encode(text: str) -> bytes:
         ) from None
 
 
-class Spool(Sequence[str]):
-    """The rows that a SpoolWriter wrote; as a sequence, the whole text of each."""
+class Spool:
+    """The rows that a SpoolWriter wrote."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -129,19 +130,11 @@ class Spool(Sequence[str]):
     def __len__(self) -> int:
         return len(self.hashes)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        begin, end = self.span(index)
-        return self.text[begin:end].tobytes().decode("utf-8")
-
-    def subset(self, rows: NDArray[np.int64]) -> Sequence[str]:
-        """The texts of some rows; they stay on disk."""
-        return self if len(rows) == len(self) else _Subset(self, rows)
+    def comparable(self, rows: NDArray[np.int64]) -> Sequence[str]:
+        """The texts of some rows without the beginnings that many of them share; they stay on disk."""
+        spans = self.spans(rows)
+        begins = spans[:, 0] + shared_beginnings(self.text, spans[:, 0], spans[:, 2])
+        return _Texts(self.text, begins, spans[:, 2])
 
     def span(self, index: int) -> tuple[int, int]:
         """First and last byte of a row in `text`."""
@@ -163,13 +156,14 @@ class Spool(Sequence[str]):
         return pieces
 
 
-class _Subset(Sequence[str]):
-    def __init__(self, spool: Spool, rows: NDArray[np.int64]) -> None:
-        self.spool = spool
-        self.rows = rows
+class _Texts(Sequence[str]):
+    def __init__(self, text: NDArray[np.uint8], begins: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        self.text = text
+        self.begins = begins
+        self.ends = ends
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.begins)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -177,5 +171,5 @@ class _Subset(Sequence[str]):
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return _Subset(self.spool, self.rows[index])
-        return self.spool[int(self.rows[index])]
+            return _Texts(self.text, self.begins[index], self.ends[index])
+        return self.text[self.begins[index] : self.ends[index]].tobytes().decode("utf-8", errors="ignore")
