@@ -141,6 +141,9 @@ class TrainSection(_Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: AutoOr | bool = "auto"
     compile: AutoOr | bool = "auto"
+    loop: Literal["tunesmith", "reference"] = "tunesmith"
+    """reference: a plain transformers Trainer (rows padded to max_length, eager attention, whole logits), which
+    `tunesmith plan` prices for comparison and `tunesmith train` refuses."""
     rehearse: bool = True
     """Try the largest batch (forward, backward, step, evaluation, save) before step 1, then roll back."""
     report_to: tuple[str, ...] = ()

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from tunesmith.data.steps import run_steps
 from tunesmith.errors import PlanError
+from tunesmith.plan.forecast import Forecast, forecast_run
+from tunesmith.plan.gpus import gpu_of_device
 from tunesmith.plan.machine import Machine
-from tunesmith.recipe import Recipe
+from tunesmith.plan.search import (
+    Choice,
+    Dtype,
+    Forecaster,
+    Found,
+    Optimizer,
+    Precision,
+    Target,
+    alternatives,
+    dtype_of,
+    precision_of,
+    search,
+)
+from tunesmith.plan.shapes import find_shape
+from tunesmith.plan.units import format_bytes
+from tunesmith.plan.workload import Workload, reference_rows
+from tunesmith.recipe import Recipe, duration_seconds
 
 if TYPE_CHECKING:
     from tunesmith.data import Data
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Every = int | str
 
 STEPS_WANTED = 256
@@ -26,7 +41,9 @@ MAX_TOKENS_PER_STEP = {"cpu": 1024, "cuda": 32768}
 MAX_MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 EVALUATIONS_WANTED = 8
 EVALUATION_SHARE = 0.10
-SAVE_SECONDS = 300
+SAVE_SHARE = 0.03
+MIN_SAVE_SECONDS = 120
+ASKED = "the recipe says so"
 
 
 @dataclass(frozen=True)
@@ -36,9 +53,9 @@ class Plan:
     method: Literal["full", "lora", "qlora"]
     precision: Precision
     """Type of the arithmetic: fp32, or autocast to bf16 or fp16."""
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: Dtype
     """Type in which the model's weights are held; adapters are always float32."""
-    optimizer: Literal["adamw", "adamw8bit"]
+    optimizer: Optimizer
     tokens_per_step: int
     """Tokens per optimizer step over all processes."""
     micro_batch_tokens: int
@@ -55,6 +72,7 @@ class Plan:
     num_processes: int
     reasons: dict[str, str] = field(default_factory=dict)
     predicted: dict[str, Any] = field(default_factory=dict)
+    """peak_bytes, train_seconds, total_seconds, tokens_per_second, and how they come about."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of plan.json."""
@@ -70,39 +88,64 @@ class Plan:
         return cls(**{name: value[name] for name in names})
 
 
-def make_plan(recipe: Recipe, data: Data, machine: Machine) -> Plan:
-    """Decide every value that training needs. Raises PlanError when what was asked does not fit the machine."""
-    reasons: dict[str, str] = {}
-    lengths = [int(length) - 1 for length in data.train.lengths]
-    if not lengths:
+def make_plan(recipe: Recipe, data: Data, machine: Machine, *, out: Path | None = None) -> Plan:
+    """Decide every value that training needs.
+
+    out: where the run is written, for the room on that disk. Raises PlanError when what was asked does not fit the
+    machine, ModelError when the model's structure is not known.
+    """
+    if recipe.train.loop == "reference":
         raise PlanError(
-            "plan: the training split has 0 documents. Expected at least one; check data and its fractions."
+            "train.loop: reference is a plain Trainer that `tunesmith plan` prices. Leave train.loop out to train."
         )
-    method = _method(recipe, reasons)
-    precision = _precision(recipe, machine, reasons)
-    tokens_per_step = choose_tokens_per_step(recipe, lengths, machine, reasons)
-    micro_batch_tokens = _micro_batch_tokens(recipe, tokens_per_step, machine, reasons)
-    num_steps = _num_steps(recipe, lengths, tokens_per_step, reasons)
-    return Plan(
-        method=method,
-        precision=precision,
-        dtype=_dtype(recipe, method, precision, reasons),
-        optimizer=_optimizer(recipe, machine, reasons),
+    shape = find_shape(recipe.model.name, recipe.model.revision)
+    workload = Workload.from_data(data)
+    shape.check_length(workload.train.longest, "the longest training document")
+    shape.check_length(workload.eval.longest, "the longest held-out document")
+    target = Target.of_machine(machine, gpu_of_device(machine.name) if machine.device == "cuda" else None)
+    forecaster = Forecaster(recipe, shape, workload)
+    plan, found, _ = decide(forecaster, target, out=out or Path())
+    if found.fit == "no":
+        raise PlanError(does_not_fit(forecaster, target, found))
+    return plan
+
+
+def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -> tuple[Plan, Found, Forecast]:
+    """Every value of the plan for one device, with what it will take."""
+    recipe, workload = forecaster.recipe, forecaster.workload
+    reasons: dict[str, str] = {}
+    tokens_per_step = choose_tokens_per_step(recipe, workload, target, reasons)
+    found = _choose(forecaster, target, tokens_per_step, reasons)
+    choice = found.choice
+    num_steps = _num_steps(forecaster, tokens_per_step, reasons)
+    forecast = forecast_run(forecaster, target, found, num_steps=num_steps, out=out)
+    eval_every, num_evaluations = _eval_every(recipe, forecast, num_steps, reasons)
+    save_every = _save_every(recipe, forecast, reasons)
+    forecast = forecast.with_schedule(
+        num_evaluations=num_evaluations, save_interval=_interval_seconds(save_every, forecast, num_steps)
+    )
+    plan = Plan(
+        method=choice.method,
+        precision=choice.precision,
+        dtype=choice.dtype,
+        optimizer=choice.optimizer,
         tokens_per_step=tokens_per_step,
-        micro_batch_tokens=micro_batch_tokens,
-        gradient_checkpointing=_flag(recipe, "gradient_checkpointing", "memory is plentiful without it", reasons),
-        compile=_flag(recipe, "compile", "compiling costs more than it saves on a run this short", reasons),
+        micro_batch_tokens=choice.micro_batch_tokens,
+        gradient_checkpointing=choice.gradient_checkpointing,
+        compile=_compile(recipe, reasons),
         num_steps=num_steps,
         warmup_steps=_warmup_steps(recipe, num_steps, reasons),
-        eval_every=_eval_every(recipe, data, num_steps, reasons),
-        save_every=_save_every(recipe, reasons),
-        device=_device(machine, reasons),
-        num_processes=_num_processes(machine, reasons),
+        eval_every=eval_every,
+        save_every=save_every,
+        device=target.device,
+        num_processes=target.num_processes,
         reasons=reasons,
+        predicted=forecast.to_json(),
     )
+    return plan, found, forecast
 
 
-def choose_tokens_per_step(recipe: Recipe, lengths: list[int], machine: Machine, reasons: dict[str, str]) -> int:
+def choose_tokens_per_step(recipe: Recipe, workload: Workload, target: Target, reasons: dict[str, str]) -> int:
     """Tokens per optimizer step, for the shortest time to a held-out loss rather than for throughput.
 
     With too few steps the learning rate's schedule has no room: on 512 short documents, 33 steps of 512 tokens reached
@@ -112,89 +155,117 @@ def choose_tokens_per_step(recipe: Recipe, lengths: list[int], machine: Machine,
     """
     asked = recipe.train.tokens_per_step
     if asked != "auto":
-        reasons["tokens_per_step"] = "the recipe says so"
+        reasons["tokens_per_step"] = ASKED
         return asked
-    total = sum(lengths) * recipe.train.epochs
-    largest = MAX_TOKENS_PER_STEP[machine.device]
+    total = workload.train.num_tokens * recipe.train.epochs
+    largest = MAX_TOKENS_PER_STEP[target.device]
     wanted = 1 << round(math.log2(max(1.0, total / STEPS_WANTED)))
     chosen = min(largest, max(MIN_TOKENS_PER_STEP, wanted))
-    longest = max(lengths)
     why = f"{total:,.0f} training tokens; about {STEPS_WANTED} steps wanted, within {MIN_TOKENS_PER_STEP} to {largest}"
-    if chosen < longest:
-        chosen, why = longest, f"the longest document has {longest:,} tokens"
+    if chosen < workload.train.longest:
+        chosen, why = workload.train.longest, f"the longest document has {workload.train.longest:,} tokens"
     reasons["tokens_per_step"] = why
     return chosen
 
 
-def _method(recipe: Recipe, reasons: dict[str, str]) -> Literal["full", "lora", "qlora"]:
-    asked = recipe.train.method
-    if asked == "auto":
-        reasons["method"] = "memory is plentiful for full fine-tuning"
-        return "full"
-    reasons["method"] = "the recipe says so"
-    return asked
+def does_not_fit(forecaster: Forecaster, target: Target, found: Found) -> str:
+    """What is needed, what is there, and what would fit instead."""
+    needs, has = format_bytes(found.memory.peak_bytes), format_bytes(target.capacity_bytes)
+    where = "" if target.here else f" on {target.name}"
+    text = f"plan{where}: needs {needs}, {'this machine has' if target.here else 'it has'} {has} to give."
+    options = [
+        f"{describe(other)} ({format_bytes(other.memory.peak_bytes)})"
+        for other in alternatives(forecaster, target, found)
+        if other.fit != "no"
+    ]
+    if options:
+        return f"{text} Fits: {'; '.join(options)}."
+    return f"{text} Nothing that is offered fits: take a smaller model, a shorter train.max_length, or a larger device."
 
 
-def _precision(recipe: Recipe, machine: Machine, reasons: dict[str, str]) -> Precision:
-    asked = recipe.train.precision
-    if asked != "auto":
-        reasons["precision"] = "the recipe says so"
-        return asked
-    if machine.device == "cpu":
-        reasons["precision"] = "fp32 is the fastest type of most processors"
-        return "fp32"
-    if machine.supports_bf16:
-        reasons["precision"] = f"{machine.name} has native bf16"
-        return "bf16"
-    reasons["precision"] = f"{machine.name} has no native bf16; fp16 may overflow"
-    return "fp32"
+def describe(found: Found) -> str:
+    """The settings of a choice as they stand in a recipe."""
+    choice = found.choice
+    parts = [f"train.method: {choice.method}"]
+    if choice.optimizer != "adamw":
+        parts.append(f"train.optimizer: {choice.optimizer}")
+    if choice.gradient_checkpointing:
+        parts.append("train.gradient_checkpointing: true")
+    parts.append(f"train.micro_batch_tokens: {choice.micro_batch_tokens}")
+    return ", ".join(parts)
 
 
-def _dtype(
-    recipe: Recipe, method: str, precision: Precision, reasons: dict[str, str]
-) -> Literal["float32", "bfloat16", "float16"]:
-    asked = recipe.model.dtype
-    if asked != "auto":
-        reasons["dtype"] = "the recipe says so"
-        return asked
-    if method == "full" or precision == "fp32":
-        reasons["dtype"] = "weights that are trained are held in float32; small updates would be lost in a shorter type"
-        return "float32"
-    reasons["dtype"] = "the base model's weights are frozen, so the shorter type loses no update"
-    return "bfloat16" if precision == "bf16" else "float16"
+def _choose(forecaster: Forecaster, target: Target, tokens_per_step: int, reasons: dict[str, str]) -> Found:
+    """Method, precision, optimizer, checkpointing and micro-batch."""
+    recipe = forecaster.recipe
+    train = recipe.train
+    if train.optimizer == "adamw8bit" and target.device == "cpu":
+        raise PlanError("train.optimizer: adamw8bit needs a CUDA GPU, found none. Use adamw.")
+    if train.method == "qlora" and target.device == "cpu":
+        raise PlanError("train.method: qlora needs a CUDA GPU, found none. Use lora.")
+    precision, reasons["precision"] = precision_of(recipe, forecaster.shape, target)
+    largest_step = forecaster.steps(tokens_per_step).largest
+    share = math.ceil(largest_step / target.num_processes)
+    passes = math.ceil(share / max(MAX_MICRO_BATCH_TOKENS[target.device], forecaster.workload.train.longest))
+    largest = math.ceil(share / passes)
+    method = "full" if train.method == "auto" else train.method
+    guess = Choice(
+        method=method,
+        precision=precision,
+        dtype=dtype_of(recipe, method, precision),
+        optimizer="adamw" if train.optimizer == "auto" else train.optimizer,
+        gradient_checkpointing=train.gradient_checkpointing is True,
+        tokens_per_step=tokens_per_step,
+        micro_batch_tokens=largest if train.micro_batch_tokens == "auto" else min(train.micro_batch_tokens, share),
+    )
+    found = search(forecaster, target, guess, largest)
+    _explain(recipe, guess, found, target, share, reasons)
+    return found
 
 
-def _optimizer(recipe: Recipe, machine: Machine, reasons: dict[str, str]) -> Literal["adamw", "adamw8bit"]:
-    asked = recipe.train.optimizer
-    if asked != "auto":
-        if asked == "adamw8bit" and machine.device == "cpu":
-            raise PlanError("train.optimizer: adamw8bit needs a CUDA GPU, found none. Use adamw.")
-        reasons["optimizer"] = "the recipe says so"
-        return asked
-    reasons["optimizer"] = "memory is plentiful for 32-bit optimizer state"
-    return "adamw"
+def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share: int, reasons: dict[str, str]) -> None:
+    """Why the search ended where it did."""
+    train, choice = recipe.train, found.choice
+    memory = f"{format_bytes(found.memory.peak_bytes)} of {format_bytes(target.capacity_bytes)}"
+    scarce = f"memory: {memory} with it"
+
+    def why(asked: object, first_guess: bool, plentiful: str) -> str:
+        return ASKED if asked != "auto" else plentiful if first_guess else scarce
+
+    reasons["method"] = why(train.method, choice.method == guess.method, f"full fine-tuning takes {memory}")
+    if recipe.model.dtype != "auto":
+        reasons["dtype"] = ASKED
+    elif choice.dtype == "float32":
+        reasons["dtype"] = "small updates would be lost in a shorter type"
+    else:
+        reasons["dtype"] = "frozen weights lose no update in a shorter type"
+    reasons["optimizer"] = why(train.optimizer, choice.optimizer == guess.optimizer, "memory allows 32-bit state")
+    reasons["gradient_checkpointing"] = why(
+        train.gradient_checkpointing,
+        choice.gradient_checkpointing == guess.gradient_checkpointing,
+        f"memory allows to keep activations: {memory}",
+    )
+    passes = math.ceil(share / choice.micro_batch_tokens)
+    if train.micro_batch_tokens != "auto":
+        reasons["micro_batch_tokens"] = ASKED
+    elif passes == 1:
+        reasons["micro_batch_tokens"] = "the largest step in one pass"
+    elif choice.micro_batch_tokens == guess.micro_batch_tokens:
+        reasons["micro_batch_tokens"] = f"larger passes are no faster; a step takes {passes}"
+    else:
+        reasons["micro_batch_tokens"] = f"{scarce}; a step takes {passes} passes"
+    reasons["device"] = target.name
+    reasons["num_processes"] = "one process" if target.num_processes == 1 else "started by the launcher"
 
 
-def _micro_batch_tokens(recipe: Recipe, tokens_per_step: int, machine: Machine, reasons: dict[str, str]) -> int:
-    share = math.ceil(tokens_per_step / machine.num_processes)
-    asked = recipe.train.micro_batch_tokens
-    if asked != "auto":
-        reasons["micro_batch_tokens"] = "the recipe says so"
-        return min(asked, share)
-    largest = MAX_MICRO_BATCH_TOKENS[machine.device]
-    if share <= largest:
-        reasons["micro_batch_tokens"] = "a whole step fits in one pass"
-        return share
-    passes = math.ceil(share / largest)
-    reasons["micro_batch_tokens"] = f"larger passes are no faster; a step takes {passes}"
-    return math.ceil(share / passes)
-
-
-def _num_steps(recipe: Recipe, lengths: list[int], tokens_per_step: int, reasons: dict[str, str]) -> int:
-    asked = recipe.train
-    fed_tokens = np.array(lengths, dtype=np.int64)
-    whole = len(run_steps(fed_tokens, tokens_per_step, seed=asked.seed, epochs=asked.epochs))
-    reasons["num_steps"] = f"{asked.epochs:g} epochs of {sum(lengths):,} tokens"
+def _num_steps(forecaster: Forecaster, tokens_per_step: int, reasons: dict[str, str]) -> int:
+    asked = forecaster.recipe.train
+    if asked.loop == "reference":
+        rows, passes = reference_rows(forecaster.recipe)
+        whole = math.ceil(len(forecaster.workload.train.fed) * asked.epochs / (rows * passes))
+    else:
+        whole = len(forecaster.steps(tokens_per_step).all)
+    reasons["num_steps"] = f"{asked.epochs:g} {'epoch' if asked.epochs == 1 else 'epochs'}"
     if asked.max_steps is not None and asked.max_steps < whole:
         reasons["num_steps"] = f"train.max_steps; the data would last for {whole:,}"
         return asked.max_steps
@@ -207,44 +278,47 @@ def _warmup_steps(recipe: Recipe, num_steps: int, reasons: dict[str, str]) -> in
     return min(num_steps - 1, max(1, round(fraction * num_steps))) if fraction > 0 else 0
 
 
-def _eval_every(recipe: Recipe, data: Data, num_steps: int, reasons: dict[str, str]) -> Every:
+def _eval_every(recipe: Recipe, forecast: Forecast, num_steps: int, reasons: dict[str, str]) -> tuple[Every, int]:
+    """When to evaluate, and how many evaluations that makes, the one of the base model and the last included."""
     asked = recipe.eval.every
     if asked != "auto":
-        reasons["eval_every"] = "the recipe says so"
-        return asked
-    train_tokens = int(data.train.lengths.sum()) * recipe.train.epochs
-    eval_tokens = int(data.eval.lengths.sum())
-    # A forward pass takes a third of a training step's arithmetic.
-    affordable = int(EVALUATION_SHARE * 3 * train_tokens / max(1, eval_tokens))
+        reasons["eval_every"] = ASKED
+        steps = asked if isinstance(asked, int) else _steps_in(duration_seconds(asked), forecast, num_steps)
+        return asked, 1 + math.ceil(num_steps / max(1, steps))
+    share = forecast.evaluation_share
+    affordable = int(EVALUATION_SHARE / share) if share > 0 else EVALUATIONS_WANTED
     evaluations = max(1, min(EVALUATIONS_WANTED, affordable, num_steps))
-    cost = evaluations * eval_tokens / 3 / train_tokens
-    reasons["eval_every"] = f"{evaluations} evaluations, about {cost:.0%} of the time"
-    return max(1, math.ceil(num_steps / evaluations))
+    every = math.ceil(num_steps / evaluations)
+    evaluations = math.ceil(num_steps / every)
+    times = "once at the end" if evaluations == 1 else f"{evaluations} times"
+    reasons["eval_every"] = f"{times}, each {share:.1%} of the training's arithmetic"
+    return every, 1 + evaluations
 
 
-def _save_every(recipe: Recipe, reasons: dict[str, str]) -> Every:
+def _save_every(recipe: Recipe, forecast: Forecast, reasons: dict[str, str]) -> Every:
     asked = recipe.save.every
     if asked != "auto":
-        reasons["save_every"] = "the recipe says so"
+        reasons["save_every"] = ASKED
         return asked
-    reasons["save_every"] = f"a stopped run loses at most {SAVE_SECONDS // 60} minutes"
-    return f"{SAVE_SECONDS}s"
+    seconds = max(MIN_SAVE_SECONDS, math.ceil(forecast.seconds_of_save / SAVE_SHARE))
+    size = format_bytes(forecast.disk.checkpoint_bytes)
+    reasons["save_every"] = (
+        f"a checkpoint of {size} takes about {forecast.seconds_of_save:.0f} s, at most 3% of the time"
+    )
+    return f"{seconds}s"
 
 
-def _flag(
-    recipe: Recipe, name: Literal["gradient_checkpointing", "compile"], why: str, reasons: dict[str, str]
-) -> bool:
-    asked: bool | str = getattr(recipe.train, name)
-    reasons[name] = why if asked == "auto" else "the recipe says so"
+def _interval_seconds(every: Every, forecast: Forecast, num_steps: int) -> float:
+    if isinstance(every, str):
+        return duration_seconds(every)
+    return every * forecast.time.train_seconds / num_steps
+
+
+def _steps_in(seconds: float, forecast: Forecast, num_steps: int) -> int:
+    return max(1, round(seconds / max(forecast.time.train_seconds / num_steps, 1e-9)))
+
+
+def _compile(recipe: Recipe, reasons: dict[str, str]) -> bool:
+    asked = recipe.train.compile
+    reasons["compile"] = "compiling costs a minute or more, and its gain was not measured" if asked == "auto" else ASKED
     return asked is True
-
-
-def _device(machine: Machine, reasons: dict[str, str]) -> Literal["cpu", "cuda"]:
-    reasons["device"] = machine.name
-    return machine.device
-
-
-def _num_processes(machine: Machine, reasons: dict[str, str]) -> int:
-    launched = "started by the launcher" if machine.num_processes > 1 else "one process"
-    reasons["num_processes"] = launched
-    return machine.num_processes

@@ -91,7 +91,9 @@ def _trace(config: PretrainedConfig, step: Step, *, splice: bool) -> Log:
         if splice:
             layers.shorten()
         run_step(model, step, batch, trace, layers)
-    return layers.repeated(trace.log)
+    log = layers.repeated(trace.log)
+    log.num_trained = sum(parameter.numel() for parameter in layers.parameters if parameter.requires_grad)
+    return log
 
 
 def prepare_model(model: Any, step: Step) -> Any:
@@ -265,4 +267,4 @@ def _twice(log: Log) -> Log:
     ]
     labels = {**log.labels, **{renamed[old]: log.labels[old] for old in dying if old in log.labels}}
     evaluation = next(number for number, segment in enumerate(log.segments) if segment.phase == "evaluation")
-    return Log([*log.segments[:evaluation], *second, *log.segments[evaluation:]], labels)
+    return Log([*log.segments[:evaluation], *second, *log.segments[evaluation:]], labels, log.num_trained)

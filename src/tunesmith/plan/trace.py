@@ -60,6 +60,8 @@ class Log:
 
     segments: list[Segment] = field(default_factory=list)
     labels: dict[int, str] = field(default_factory=dict)
+    num_trained: int = 0
+    """Trained parameters of the model."""
 
     def events(self) -> Iterator[Event]:
         """All births and deaths in order."""

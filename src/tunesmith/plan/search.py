@@ -1,0 +1,293 @@
+"""What fits a device and is fastest: method, optimizer, checkpointing and micro-batch, tried in the order of speed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from tunesmith.plan.gpus import Gpu
+from tunesmith.plan.machine import Machine
+from tunesmith.plan.memory import CONTEXT_BYTES, MemoryForecast, forecast_memory
+from tunesmith.plan.shapes import ModelShape
+from tunesmith.plan.simulate import NF4_BYTES
+from tunesmith.plan.step import Step, trace_step
+from tunesmith.plan.trace import Log
+from tunesmith.plan.workload import Steps, Workload, reference_rows
+from tunesmith.recipe import Recipe
+
+Fit = Literal["fits", "tight", "no"]
+Method = Literal["full", "lora", "qlora"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Optimizer = Literal["adamw", "adamw8bit"]
+
+FITS = 0.92
+"""Share of the memory that a run may take and still be said to fit: forecasts are not exact, other programs breathe."""
+TIGHT = 0.99
+COMFORTABLE_TOKENS = {"cpu": 512, "cuda": 1024}
+"""A smaller micro-batch leaves the device idle; checkpointing, which costs a third more arithmetic, is then faster."""
+OVERFLOWS_FP16 = ("gpt_neo", "t5", "gemma", "gemma2", "gemma3_text")
+"""Models whose activations pass float16's largest number."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device that a run is planned for."""
+
+    name: str
+    device: Literal["cpu", "cuda"]
+    capacity_bytes: int
+    """What the process may take in all, the CUDA context included."""
+    base_bytes: int
+    """What it takes before any tensor."""
+    bf16: bool
+    flash: bool
+    gpu: Gpu | None = None
+    num_processes: int = 1
+    here: bool = True
+    """The machine this runs on, rather than one to be rented."""
+
+    @classmethod
+    def of_machine(cls, machine: Machine, gpu: Gpu | None) -> Target:
+        """This machine. Free memory counts, not what the device has."""
+        import psutil
+
+        on_gpu = machine.device == "cuda"
+        base = CONTEXT_BYTES if on_gpu else psutil.Process().memory_info().rss
+        return cls(
+            name=machine.name,
+            device=machine.device,
+            capacity_bytes=machine.memory_free_bytes + base,
+            base_bytes=base,
+            bf16=machine.supports_bf16,
+            flash=machine.supports_bf16,
+            gpu=gpu,
+            num_processes=machine.num_processes,
+        )
+
+    @classmethod
+    def of_gpu(cls, gpu: Gpu) -> Target:
+        """An empty GPU of the table."""
+        return cls(gpu.name, "cuda", gpu.memory_bytes, CONTEXT_BYTES, gpu.bf16, gpu.bf16, gpu, here=False)
+
+    def fit(self, memory: MemoryForecast) -> Fit:
+        share = memory.peak_bytes / self.capacity_bytes
+        return "fits" if share <= FITS else "tight" if share <= TIGHT else "no"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What decides memory and speed."""
+
+    method: Method
+    precision: Precision
+    dtype: Dtype
+    optimizer: Optimizer
+    gradient_checkpointing: bool
+    tokens_per_step: int
+    micro_batch_tokens: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """A choice, what it takes, and whether that fits."""
+
+    choice: Choice
+    memory: MemoryForecast
+    fit: Fit
+
+
+@dataclass
+class Forecaster:
+    """Memory of choices for one recipe, model and data. Each step is traced once, whatever the number of devices."""
+
+    recipe: Recipe
+    shape: ModelShape
+    workload: Workload
+    _logs: dict[Step, Log] = field(default_factory=dict, repr=False)
+    _steps: dict[int, Steps] = field(default_factory=dict, repr=False)
+    _memory: dict[tuple[Step, int], MemoryForecast] = field(default_factory=dict, repr=False)
+
+    def steps(self, tokens_per_step: int) -> Steps:
+        if tokens_per_step not in self._steps:
+            self._steps[tokens_per_step] = self.workload.steps(self.recipe, tokens_per_step)
+        return self._steps[tokens_per_step]
+
+    def step(self, choice: Choice, target: Target) -> Step:
+        """The step that a choice leads to, with its largest micro-batch."""
+        common: dict[str, Any] = {
+            "method": choice.method,
+            "precision": choice.precision,
+            "dtype": choice.dtype,
+            "optimizer": choice.optimizer,
+            "gradient_checkpointing": choice.gradient_checkpointing,
+            "device": target.device,
+            "flash": target.flash,
+            "lora": self.recipe.lora,
+        }
+        if self.recipe.train.loop == "reference":
+            rows, passes = reference_rows(self.recipe)
+            batch = (self.recipe.train.max_length,) * rows
+            return Step(micro_batch=batch, accumulates=passes > 1, kind="reference", **common)
+        steps = self.steps(choice.tokens_per_step)
+        train = self.workload.train
+        return Step(
+            micro_batch=steps.worst_micro_batch(choice.micro_batch_tokens, target.num_processes),
+            accumulates=choice.micro_batch_tokens * target.num_processes < steps.largest,
+            target_fraction=min(1.0, train.num_targets / train.num_tokens),
+            **common,
+        )
+
+    def log(self, step: Step) -> Log:
+        if step not in self._logs:
+            self._logs[step] = trace_step(self.shape.config, step)
+        return self._logs[step]
+
+    def memory(self, choice: Choice, target: Target) -> MemoryForecast:
+        """What a choice takes on a device."""
+        step = self.step(choice, target)
+        key = (step, target.base_bytes)
+        if key not in self._memory:
+            self._memory[key] = forecast_memory(self.log(step), target.device, base_bytes=target.base_bytes)
+        return self._memory[key]
+
+    def least_bytes(self, choice: Choice) -> int:
+        """What weights, gradients and optimizer alone take: a bound that needs no trace."""
+        number = self.shape.num_parameters
+        held = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}[choice.dtype]
+        if choice.method == "qlora":
+            return int(number * NF4_BYTES)
+        moments = 8.0 if choice.optimizer == "adamw" else 2.0
+        return int(number * (held if choice.method == "lora" else held + moments))
+
+
+def search(forecaster: Forecaster, target: Target, choice: Choice, largest: int) -> Found:
+    """The fastest way that fits, all that the recipe asks for kept.
+
+    choice: asked values, and first guesses where the recipe says auto. largest: tokens of the largest micro-batch that
+    can pay. When nothing fits, the way that takes least.
+    """
+    recipe = forecaster.recipe
+    if recipe.train.loop == "reference":
+        return _look(forecaster, target, choice)
+    tight: list[Found] = []
+    over: list[Found] = []
+    for way, floor in _ways(forecaster, target, choice):
+        if forecaster.least_bytes(way) + target.base_bytes > target.capacity_bytes:
+            continue
+        found = _largest_that_fits(forecaster, target, way, floor, max(floor, largest))
+        if found.fit == "fits":
+            return found
+        (tight if found.fit == "tight" else over).append(found)
+    if tight:
+        return tight[0]
+    if not over:
+        way, floor = list(_ways(forecaster, target, choice))[-1]
+        over.append(_look(forecaster, target, _with_micro_batch(recipe, way, floor)))
+    return min(over, key=lambda found: found.memory.peak_bytes)
+
+
+def _ways(forecaster: Forecaster, target: Target, choice: Choice) -> Iterator[tuple[Choice, int]]:
+    """Ways to train in the order of speed, each with its smallest micro-batch."""
+    train = forecaster.recipe.train
+    methods: tuple[Method, ...] = (choice.method,)
+    if train.method == "auto":
+        methods = ("full", "lora", "qlora") if target.device == "cuda" else ("full", "lora")
+    optimizers: tuple[Optimizer, ...] = (choice.optimizer,)
+    if train.optimizer == "auto" and target.device == "cuda":
+        optimizers = ("adamw", "adamw8bit")
+    checkpointing = (False, True) if train.gradient_checkpointing == "auto" else (choice.gradient_checkpointing,)
+    least = forecaster.workload.train.longest
+    comfortable = max(least, COMFORTABLE_TOKENS[target.device])
+    for method in methods:
+        for optimizer in optimizers if method == "full" else optimizers[:1]:
+            for floor in dict.fromkeys((comfortable, least)):
+                for saved in checkpointing:
+                    dtype = dtype_of(forecaster.recipe, method, choice.precision)
+                    way = replace(choice, method=method, dtype=dtype, optimizer=optimizer, gradient_checkpointing=saved)
+                    yield way, floor
+
+
+def _largest_that_fits(forecaster: Forecaster, target: Target, way: Choice, floor: int, largest: int) -> Found:
+    """The largest micro-batch of `floor` to `largest` tokens, halved as often as needed, that fits."""
+    recipe = forecaster.recipe
+    whole = _look(forecaster, target, _with_micro_batch(recipe, way, largest))
+    if whole.fit == "fits" or recipe.train.micro_batch_tokens != "auto" or floor >= largest:
+        return whole
+    smallest = _look(forecaster, target, _with_micro_batch(recipe, way, floor))
+    if smallest.fit != "fits":
+        return smallest
+    sizes = [math.ceil(largest / parts) for parts in _powers_of_two(largest // floor)]
+    for size in sizes:
+        if _between(smallest, whole, size) > target.capacity_bytes * FITS:
+            continue
+        found = _look(forecaster, target, _with_micro_batch(recipe, way, size))
+        if found.fit == "fits":
+            return found
+    return smallest
+
+
+def _powers_of_two(limit: int) -> list[int]:
+    return [1 << power for power in range(1, max(1, limit).bit_length())]
+
+
+def _between(smallest: Found, whole: Found, size: int) -> float:
+    """Memory of a micro-batch of `size` tokens: it grows linearly."""
+    low, high = smallest.choice.micro_batch_tokens, whole.choice.micro_batch_tokens
+    share = (size - low) / (high - low)
+    return smallest.memory.peak_bytes + share * (whole.memory.peak_bytes - smallest.memory.peak_bytes)
+
+
+def _with_micro_batch(recipe: Recipe, way: Choice, size: int) -> Choice:
+    asked = recipe.train.micro_batch_tokens
+    return replace(way, micro_batch_tokens=size if asked == "auto" else way.micro_batch_tokens)
+
+
+def _look(forecaster: Forecaster, target: Target, choice: Choice) -> Found:
+    memory = forecaster.memory(choice, target)
+    return Found(choice, memory, target.fit(memory))
+
+
+def precision_of(recipe: Recipe, shape: ModelShape, target: Target) -> tuple[Precision, str]:
+    """Type of the arithmetic, and why."""
+    asked = recipe.train.precision
+    if asked != "auto":
+        return asked, "the recipe says so"
+    if target.device == "cpu":
+        return "fp32", "the fastest type of most processors"
+    if target.bf16:
+        return "bf16", f"{target.name} has native bf16"
+    if shape.config.model_type in OVERFLOWS_FP16:
+        return "fp32", f"{target.name} has no bf16, and this model overflows fp16"
+    return "fp16", f"{target.name} has no bf16"
+
+
+def dtype_of(recipe: Recipe, method: str, precision: Precision) -> Dtype:
+    """Type in which weights are held."""
+    asked = recipe.model.dtype
+    if asked != "auto":
+        return asked
+    if method == "full" or precision == "fp32":
+        return "float32"
+    return "bfloat16" if precision == "bf16" else "float16"
+
+
+def alternatives(forecaster: Forecaster, target: Target, found: Found) -> list[Found]:
+    """What would fit, or come closest, when what was asked does not: other methods, an 8-bit optimizer, less length."""
+    recipe, choice = forecaster.recipe, found.choice
+    ways: list[Choice] = []
+    if choice.method == "full" and choice.optimizer == "adamw" and target.device == "cuda":
+        ways.append(replace(choice, optimizer="adamw8bit", gradient_checkpointing=True))
+    for method in ("lora", "qlora") if target.device == "cuda" else ("lora",):
+        if (choice.method, method) in (("full", "lora"), ("full", "qlora"), ("lora", "qlora")):
+            dtype = dtype_of(recipe, method, choice.precision)
+            ways.append(replace(choice, method=method, dtype=dtype, optimizer="adamw", gradient_checkpointing=True))
+    least = forecaster.workload.train.longest
+    tried = []
+    for way in ways:
+        size = min(max(least, COMFORTABLE_TOKENS[target.device]), max(least, choice.micro_batch_tokens))
+        if forecaster.least_bytes(way) + target.base_bytes <= target.capacity_bytes:
+            tried.append(_look(forecaster, target, replace(way, micro_batch_tokens=size)))
+    return tried
