@@ -199,25 +199,33 @@ def compare(
 
     Example: tunesmith compare runs/shows-smollm2 --prompt "One fine morning"
     """
-    from tunesmith import pipeline
+    from tunesmith.pipeline import Run
+    from tunesmith.rundir import RunDir
 
     if len(runs) > 1:
-        table = pipeline.compare_runs(runs)
+        from tunesmith.compare.runs import compare_runs
+
+        table = compare_runs(runs)
         if as_json:
             _print_json(table.to_json())
         else:
             table.print(_out())
         return
     if blind:
-        pipeline.blind(runs[0], _out())
+        from tunesmith.compare.blind import run_blind_test
+
+        run_blind_test(RunDir.open(runs[0]), _out())
         return
-    result = pipeline.Run(runs[0]).compare(prompt)
-    pipeline.Run(runs[0]).report()
+    run = Run(runs[0])
+    result = run.compare(prompt)
+    page = run.report()
     if as_json:
         _print_json(result)
         return
-    pipeline.print_comparison(result, _out())
-    typer.echo(f"{runs[0]}/report.html")
+    from tunesmith.report.summary import print_summary
+
+    print_summary(run.dir, _out())
+    typer.echo(str(page))
 
 
 @app.command("runs")
@@ -228,9 +236,9 @@ def list_runs(
 
     Example: tunesmith runs runs
     """
-    from tunesmith import pipeline
+    from tunesmith.compare.runs import list_runs as find_runs
 
-    table = pipeline.list_runs(folder)
+    table = find_runs(folder)
     if as_json:
         _print_json(table.to_json())
     else:

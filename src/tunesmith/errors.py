@@ -9,7 +9,7 @@
     └── TrainingError         training cannot go on (non-finite numbers, a document that does not fit)
     Stopped                   the run ended before its end and can be resumed: exit code 75
 
-A message says where, what was found, what was expected and what to do. Anything else that escapes is a bug: exit code 1.
+A message says where, what was found, what was expected and what to do. Anything else is a bug: exit code 1.
 """
 
 from __future__ import annotations

@@ -6,8 +6,10 @@ recipe -> data -> plan -> train -> evaluate -> compare -> report
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
+from tunesmith.redact import redact
 from tunesmith.rundir import DATA, PLAN, RECIPE, RESULT, RunDir, check_run_path
 
 if TYPE_CHECKING:
@@ -106,14 +109,16 @@ def train(
 
     recipe, path = _recipe_and_path(recipe, out, overrides, small)
     _check_out(path, recipe, resume=resume, fresh=fresh, force=force)
-    console = console or Console(stderr=True)
+    first = os.environ.get("RANK", "0") == "0"  # as torchrun sets it
+    console = (console or Console(stderr=True)) if first else Console(quiet=True)
     say = _speaker(console)
     with StopRequest("the same command") as stop:
         with stop.at_once():
             source, tokenizer, data = _prepare(recipe, small=small)
             findings = _audit(recipe, tokenizer, data, say)
         run_dir = RunDir.create(path)
-        with RunLock(run_dir, say):
+        run_dir.writes = first
+        with RunLock(run_dir, say) if first else nullcontext():
             if fresh:
                 run_dir.clear()
             run_dir.remove_leftovers()
@@ -150,8 +155,9 @@ def _train_locked(job: Job, stop: StopRequest, console: Console) -> Run:
         say(f"resuming {run_dir.path} from step {checkpoint.step}; --fresh would start over")
     run_dir.write_json(PLAN, job.plan.to_json())
     result = training.train(job, stop, console)
-    say(record_measured(run_dir, result))
-    write_report(run_dir)
+    if run_dir.writes:
+        say(record_measured(run_dir, result))
+        write_report(run_dir)
     return Run(run_dir.path)
 
 
@@ -248,9 +254,9 @@ def flat_values(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_difference(old: Recipe, new: Recipe) -> list[str]:
-    """A line for each value that differs."""
-    before, after = flat_values(old), flat_values(new)
-    return [f"{key}: {before.get(key)!r} -> {after[key]!r}" for key in after if before.get(key) != after[key]]
+    """A line for each value that differs. Secrets are compared as they were written: redacted."""
+    before, after = ({key: redact(repr(value)) for key, value in flat_values(recipe).items()} for recipe in (old, new))
+    return [f"{key}: {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]]
 
 
 def _speaker(console: Console) -> Say:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import glob
 import json
 import math
@@ -21,12 +22,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
+from tunesmith.redact import redact
 
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -44,6 +46,15 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 
 
+def _by_the_writer(method: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(method)
+    def guarded(self: RunDir, *args: Any, **kwargs: Any) -> None:
+        if self.writes:
+            method(self, *args, **kwargs)
+
+    return guarded
+
+
 class RunDir:
     """One run on disk.
 
@@ -52,6 +63,8 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.writes = True
+        """False in every process but the first of several that train together: its writers do nothing."""
 
     @classmethod
     def create(cls, out: str | Path) -> RunDir:
@@ -102,6 +115,7 @@ class RunDir:
         """The resolved recipe of the run."""
         return Recipe.load(self.file(RECIPE))
 
+    @_by_the_writer
     def write_recipe(self, recipe: Recipe) -> None:
         write_text(self.file(RECIPE), recipe.to_yaml())
 
@@ -121,10 +135,12 @@ class RunDir:
     def has(self, name: str) -> bool:
         return self.file(name).exists()
 
+    @_by_the_writer
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replace an artefact in one step. Numbers that are not finite are written as null."""
         write_text(self.file(name), json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
 
+    @_by_the_writer
     def append_metrics(self, line: dict[str, Any]) -> None:
         with _open_private(self.file(METRICS), os.O_APPEND) as file:
             file.write(json.dumps(finite(line)) + "\n")
@@ -139,17 +155,20 @@ class RunDir:
                 lines.append(json.loads(text))
         return [line for line in lines if isinstance(line, dict)]
 
+    @_by_the_writer
     def keep_metrics_until(self, step: int) -> None:
         """Drop the lines after `step`, which a resumed run will write again."""
         if self.has(METRICS):
             kept = [line for line in self.metrics() if line.get("step", 0) <= step]
             write_text(self.file(METRICS), "".join(json.dumps(line) + "\n" for line in kept))
 
+    @_by_the_writer
     def log(self, message: str) -> None:
         """Append to log.txt."""
         with _open_private(self.file(LOG), os.O_APPEND) as file:
-            file.write(message.rstrip("\n") + "\n")
+            file.write(redact(message.rstrip("\n")) + "\n")
 
+    @_by_the_writer
     def clear(self) -> None:
         """Delete every artefact of a run, and nothing else. A kill meanwhile leaves no half of it to go on from."""
         for folder in (self.checkpoints, self.model):
@@ -161,6 +180,7 @@ class RunDir:
             self.file(name).unlink(missing_ok=True)
         self.remove_leftovers()
 
+    @_by_the_writer
     def remove_leftovers(self) -> None:
         """Remove temporary files of writers that were killed. The caller holds the lock of the run."""
         for entry in self.path.iterdir():
@@ -199,11 +219,11 @@ def _open_private(path: Path, flags: int) -> Iterator[Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a private file whole: temporary name, flush to disk, rename."""
+    """Write a private file whole: temporary name, flush to disk, rename. Secrets in it are redacted."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with _open_private(temporary, os.O_TRUNC) as file:
-            file.write(text)
+            file.write(redact(text))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -149,8 +149,8 @@ class FlatTrainer(Trainer):
             try:
                 return self._forward_backward(model, inputs)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
+                if not is_out_of_memory(error) or self.args.world_size > 1:
+                    raise  # with several processes the others already wait for this one's gradients
             model.zero_grad()
             release_memory()
             set_rng_state(random_state)
@@ -160,13 +160,16 @@ class FlatTrainer(Trainer):
         world = self.args.world_size
         mine = rank_share(step, self.fed_tokens, self.args.process_index, world)
         num_targets = int(self.targets_per_document[step].sum())
+        share = num_targets / world
+        if len(mine) == 0:  # fewer documents than processes: take part in the exchange of gradients, with none
+            mine, share = step[:1], math.inf
         parts = micro_batches(mine, self.fed_tokens, self.run_state.micro_batch_tokens)
         total = torch.zeros((), device=self.args.device)
         for position, part in enumerate(parts):
             last = position == len(parts) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    loss = model(flat=self.flat_batch(part), denominator=num_targets / world).loss
+                    loss = model(flat=self.flat_batch(part), denominator=share).loss
                 self.accelerator.backward(loss)
                 total += loss.detach()
         self._count(step, num_targets)
@@ -281,6 +284,14 @@ class FlatTrainer(Trainer):
             return bool(self.state.global_step % every == 0)
         return time.monotonic() - self._last_eval >= duration_seconds(every)
 
+    def agree(self, *wishes: bool) -> list[bool]:
+        """What any process wishes, all do: clocks and signals differ between them, and some of it needs everybody."""
+        if self.args.world_size == 1:
+            return list(wishes)
+        votes = torch.tensor(wishes, dtype=torch.int32, device=self.args.device)
+        torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
+        return [bool(vote) for vote in votes.tolist()]
+
     # ---- logging ----
 
     def epoch(self) -> float:
@@ -383,15 +394,6 @@ class FlatTrainer(Trainer):
             return since >= max(MIN_SAVE_SECONDS, self.save_seconds / SAVE_SHARE)
         return since >= duration_seconds(every)
 
-    def is_stop_asked(self) -> bool:
-        """Whether this or any other process of the run was asked to stop; all of them answer alike."""
-        if self.args.world_size > 1:
-            asked = torch.tensor(float(self.stop.requested), device=self.args.device)
-            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
-            if asked.item():
-                self.stop.ask("another process was asked to stop")
-        return self.stop.requested
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         load_trainable(self.model, folder / MODEL_STATE)
@@ -442,10 +444,13 @@ class _Flow(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer, step = self.trainer, state.global_step
-        last, stop = step >= state.max_steps, trainer.is_stop_asked()
+        last = step >= state.max_steps
+        stop, evaluate, save = trainer.agree(trainer.stop.requested, trainer.eval_is_due(), trainer.save_is_due())
+        if stop:
+            trainer.stop.ask("another process was asked to stop")
         control.should_training_stop = last or stop
-        control.should_evaluate = last or trainer.eval_is_due()
-        control.should_save = last or stop or trainer.save_is_due()
+        control.should_evaluate = last or evaluate
+        control.should_save = last or stop or save
         control.should_log = control.should_save or control.should_evaluate or step % trainer.log_every == 0
 
 
