@@ -10,6 +10,7 @@ import difflib
 import glob
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,9 +179,11 @@ def _sniff_stdin(file: InputFile, section: DataSection) -> str:
         return "parquet"
     if first.startswith((b"{", b"[")):
         return "jsonl" if first.startswith(b"{") else "json"
-    named = (section.text, section.prompt, section.completion, section.messages)
     header = first.split(b"\n", 1)[0].decode("utf-8", errors="replace")
-    if any(name is not None for name in named) or (header.count(",") and "text" in header.lower().split(",")):
+    asked = [name for name in (section.text, section.prompt, section.completion, section.messages) if name is not None]
+    names = [name for source in asked for name in re.findall(r"\{([^{}]+)\}", source) or [source]] or ["text"]
+    columns = re.split(r'["\s]*[,;\t|]["\s]*', header.strip(' "\r').lower())
+    if any(name.lower() in columns for name in names):
         return "tsv" if "\t" in header else "csv"
     return "txt"
 

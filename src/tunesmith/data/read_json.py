@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from tunesmith.data.read_bytes import InputFile, TextLines, find_encoding
@@ -25,15 +26,11 @@ def open_json(file: InputFile, kind: str) -> Table:
     """
     head = file.head()
     encoding = find_encoding(file, head)
-    first = next((line.strip() for line in TextLines(file, encoding) if line.strip()), "")
-    if not first:
+    lines = list(islice((line.strip() for line in TextLines(file, encoding) if line.strip()), 2))
+    if not lines:
         raise DataError(f"{file.name}: holds only empty lines. Expected JSON rows.")
+    by_line = _is_by_line(lines, kind)
     notes = []
-    by_line = _is_object(first)
-    if first.startswith("["):
-        by_line = False
-    elif not by_line and kind == "jsonl" and not _opens_document(first):
-        by_line = True
     if by_line != (kind == "jsonl"):
         notes.append(f"{file.name}: holds {'a JSON value a line' if by_line else 'one JSON document'}; read so")
     read = _read_lines if by_line else _read_document
@@ -46,16 +43,25 @@ def open_json(file: InputFile, kind: str) -> Table:
     )
 
 
-def _is_object(line: str) -> bool:
+def _is_by_line(lines: list[str], kind: str) -> bool:
+    """Whether each line is a row, from the first two lines that are not empty."""
+    first = lines[0]
     try:
-        return isinstance(json.loads(line), dict | str)
-    except ValueError:
-        return False
+        value = json.loads(first)
+    except (ValueError, RecursionError):
+        opens_document = first.startswith("[") or (first.startswith("{") and first.endswith(("[", "{", ",", ":")))
+        return kind == "jsonl" and not opens_document
+    if len(lines) > 1:
+        return not first.startswith("[") or lines[1].startswith("[")
+    if isinstance(value, dict):
+        return kind == "jsonl" or not _holds_rows(value)
+    return isinstance(value, str)
 
 
-def _opens_document(line: str) -> bool:
-    """Whether the first line is the beginning of a value that goes on: `{` or `{"data": [`."""
-    return line == "{" or (line.startswith("{") and line.endswith(("[", "{", ",", ":")))
+def _holds_rows(value: dict[str, Any]) -> bool:
+    """Whether an object is a whole data set, {"data": [rows]}, and not one row of chat turns."""
+    lists = [item for item in value.values() if isinstance(item, list)]
+    return len(lists) == 1 and not any(isinstance(row, dict) and {"role", "from"} & row.keys() for row in lists[0])
 
 
 def _read_lines(file: InputFile, encoding: str) -> Rows:
