@@ -29,7 +29,10 @@ def demo(out: Path, *, fast: bool, console: Console) -> Path:
     Raises TunesmithError as each stage does. A demo that was stopped goes on where it was.
     """
     from tunesmith import pipeline
+    from tunesmith.data.audit import audit_recipe
+    from tunesmith.data.audit_view import render
     from tunesmith.doctor import examine
+    from tunesmith.report.summary import print_summary
 
     console.rule("doctor: is this machine fit?")
     examine(Path(out).parent).print(console)
@@ -37,9 +40,11 @@ def demo(out: Path, *, fast: bool, console: Console) -> Path:
     console.rule("plan: what will it cost?")
     pipeline.plan(recipe).print(console)
     console.rule("data: what does the model see?")
-    pipeline.audit(recipe).print(console)
+    console.print(render(audit_recipe(recipe)))
     console.rule("train")
     run = pipeline.train(recipe, out, console=console)
     console.rule("compare: what changed?")
     run.compare()
-    return run.report()
+    report = run.report()
+    print_summary(run.dir, console)
+    return report

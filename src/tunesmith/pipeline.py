@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tunesmith.data import Data
     from tunesmith.generate import Generation
-    from tunesmith.plan import Plan
+    from tunesmith.plan import Measured, Plan, PlanReport
     from tunesmith.source import ModelSource
     from tunesmith.tokenizer import TextTokenizer
     from tunesmith.training import Job
@@ -190,6 +190,41 @@ def _job(
         _check_same(checkpoint, recipe, fingerprints, run_dir)
     plan = _plan(recipe, data, checkpoint)
     return Job(recipe, plan, source, tokenizer, data, run_dir, fingerprints, checkpoint)
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    gpu: str | None = None,
+    all_gpus: bool = False,
+    price: float | None = None,
+    calibrate: bool = False,
+    console: Console | None = None,
+) -> PlanReport:
+    """Forecast memory, time, disk and cost; `calibrate` first times a few real steps here, which needs the weights.
+
+    Raises PlanError, ModelError or DataError for what the user can fix.
+    """
+    from tunesmith.plan import plan as forecast
+
+    measured = _measure(recipe, console) if calibrate else []
+    return forecast(recipe, gpu, all_gpus, price, measured=measured)
+
+
+def _measure(recipe: Recipe, console: Console | None) -> list[Measured]:
+    import tempfile
+
+    from rich.console import Console
+
+    from tunesmith.plan import detect_machine, make_plan
+    from tunesmith.training import Job, calibrate
+
+    source, tokenizer, data = _prepare(recipe, small=False)
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        run_dir = RunDir(Path(folder))
+        decided = make_plan(recipe, data, detect_machine())
+        job = Job(recipe, decided, source, tokenizer, data, run_dir, {}, None)
+        return calibrate(job, console or Console(quiet=True))
 
 
 def evaluate_file(name: str, path: str, *, text: str | None = None, max_length: int = 1024) -> dict[str, float]:

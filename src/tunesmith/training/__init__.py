@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tunesmith.data import Data
+    from tunesmith.plan import Measured
     from tunesmith.source import ModelSource
     from tunesmith.tokenizer import TextTokenizer
     from tunesmith.training.checkpoint import Checkpoint
+    from tunesmith.training.progress import Progress
     from tunesmith.training.signals import StopRequest
     from tunesmith.training.trainer import FlatTrainer
 
@@ -51,24 +53,13 @@ def train(job: Job, stop: StopRequest, console: Console) -> dict[str, Any]:
     Raises Stopped when a signal ended the run early (a checkpoint was saved), TrainingError when it cannot go on.
     """
     from tunesmith.training.progress import Progress
-    from tunesmith.training.trainer import FlatTrainer
 
     checkpoint = job.checkpoint
     with stop.at_once():
         model = build_model(job)
     num_steps = job.plan.num_steps
     with Progress(job.run_dir, num_steps, console) as progress:
-        trainer = FlatTrainer(
-            model,
-            recipe=job.recipe,
-            plan=job.plan,
-            documents=job.data.train,
-            eval_documents=job.data.eval,
-            run_dir=job.run_dir,
-            stop=stop,
-            progress=progress,
-            fingerprints=job.fingerprints,
-        )
+        trainer = _trainer(job, model, stop, progress)
         _banner(job, trainer, progress)
         job.run_dir.keep_metrics_until(checkpoint.step if checkpoint else -1)
         if checkpoint is None:
@@ -83,6 +74,32 @@ def train(job: Job, stop: StopRequest, console: Console) -> dict[str, Any]:
         _save(job, trainer, result)
     job.run_dir.write_json(RESULT, result)
     return result
+
+
+def calibrate(job: Job, console: Console) -> list[Measured]:
+    """Time a few real optimizer steps of a job; `job.run_dir` may be a temporary one. About 13 steps."""
+    from tunesmith.training.progress import Progress
+    from tunesmith.training.rehearsal import time_steps
+    from tunesmith.training.signals import StopRequest
+
+    progress = Progress(job.run_dir, job.plan.num_steps, console)
+    return time_steps(_trainer(job, build_model(job), StopRequest("the same command"), progress))
+
+
+def _trainer(job: Job, model: Any, stop: StopRequest, progress: Progress) -> FlatTrainer:
+    from tunesmith.training.trainer import FlatTrainer
+
+    return FlatTrainer(
+        model,
+        recipe=job.recipe,
+        plan=job.plan,
+        documents=job.data.train,
+        eval_documents=job.data.eval,
+        run_dir=job.run_dir,
+        stop=stop,
+        progress=progress,
+        fingerprints=job.fingerprints,
+    )
 
 
 def build_model(job: Job) -> Any:
@@ -181,4 +198,4 @@ def _save(job: Job, trainer: FlatTrainer, result: dict[str, Any]) -> None:
     trainer.progress.note(f"saved {job.run_dir.model} in {time.monotonic() - started:.0f} s")
 
 
-__all__ = ["Job", "train"]
+__all__ = ["Job", "calibrate", "train"]

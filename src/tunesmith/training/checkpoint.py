@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tunesmith.errors import RunError
+from tunesmith.redact import redact
 from tunesmith.rundir import disk_errors, finite
 
 MANIFEST = "MANIFEST.json"
@@ -190,7 +191,7 @@ def _seal(staging: Path, step: int, info: Mapping[str, Any]) -> None:
         "format": FORMAT,
         "version": VERSION,
         "step": step,
-        "info": finite(dict(info)),
+        "info": json.loads(redact(json.dumps(finite(dict(info))))),
         "files": dict(zip(files, entries, strict=True)),
     }
     manifest["manifest_sha256"] = _digest_of(manifest)

@@ -7,13 +7,16 @@ held-out batch, and takes and frees the disk room of one checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from tunesmith.errors import RunError
+from tunesmith.plan import Measured, measure_steps
 from tunesmith.training.checkpoint import check_room
 from tunesmith.training.state import rng_state, set_rng_state
 
@@ -39,7 +42,9 @@ def rehearse(trainer: FlatTrainer) -> bool:
     counters = (trainer.run_state.train_tokens, trainer.run_state.train_samples)
     try:
         trainer.training_step(trainer.model, worst)
-        _step_in_place(trainer)
+        with _still_optimizer(trainer) as optimizer:
+            optimizer.step()
+            _wait(trainer)
     finally:
         trainer.model.zero_grad()
         trainer.run_state.train_tokens, trainer.run_state.train_samples = counters
@@ -48,17 +53,38 @@ def rehearse(trainer: FlatTrainer) -> bool:
     return True
 
 
-def _step_in_place(trainer: FlatTrainer) -> None:
+def time_steps(trainer: FlatTrainer) -> list[Measured]:
+    """Time real optimizer steps, a whole one and a half one in turns, without changing a weight."""
+    whole = max(trainer.steps, key=lambda step: int(trainer.fed_tokens[step].sum()))
+    steps = [whole[: max(1, len(whole) // 2)], whole]
+    with _still_optimizer(trainer) as optimizer:
+
+        def run_step(number: int) -> None:
+            trainer.training_step(trainer.model, steps[number])
+            torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.train.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            _wait(trainer)
+
+        return measure_steps(run_step, [int(trainer.fed_tokens[step].sum()) for step in steps])
+
+
+@contextlib.contextmanager
+def _still_optimizer(trainer: FlatTrainer) -> Iterator[torch.optim.Optimizer]:
+    """The trainer's optimizer with a learning rate of 0, which leaves every weight as it is; its state is dropped."""
     optimizer = trainer.create_optimizer()
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     try:
-        optimizer.step()
+        yield optimizer
     finally:
         optimizer.state.clear()
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+
+def _wait(trainer: FlatTrainer) -> None:
     if trainer.args.device.type == "cuda":
         torch.cuda.synchronize()
 
