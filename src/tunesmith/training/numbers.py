@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _CAUSES = (
     "Likely causes: a learning rate that is too high (try a tenth of it), fp16 where bf16 is possible "
-    "(train.precision: bf16), or weights that were damaged before the run (tunesmith doctor checks the model)."
+    "(train.precision: bf16), or a base model whose weights are damaged (see what it writes with `tunesmith generate`)."
 )
 _WINDOW = 20
 _MIN_HISTORY = 5
