@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tunesmith.compare.copying import Copied, Nearest, find_copies, find_nearest
 from tunesmith.compare.prompts import Prompt, document_text
 from tunesmith.compare.scores import Writing
+from tunesmith.redact import redact
 
 if TYPE_CHECKING:
     from tunesmith.data.documents import TokenizedDocuments
@@ -36,7 +37,7 @@ class TrainingRows:
     def named(self, index: int) -> dict[str, Any]:
         """The row as compare.json holds it."""
         assert self.documents is not None
-        return {"row": self.documents.row_name(index), "text": self.text(index)}
+        return {"row": self.documents.row_name(index), "text": redact(self.text(index))}
 
     def copies(self, texts: Sequence[str]) -> list[Copied]:
         return find_copies(texts, (self.text(index) for index in range(len(self))))

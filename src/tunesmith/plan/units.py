@@ -1,21 +1,5 @@
-"""Bytes and seconds as people read them. Bytes are decimal: 1 GB is 10^9 bytes."""
+"""Units as the plan writes them; they live in `tunesmith.units`, which needs no torch."""
 
-from __future__ import annotations
+from tunesmith.units import format_bytes, format_seconds
 
-
-def format_bytes(num_bytes: float) -> str:
-    """`17.3 GB`, `850 MB`."""
-    if abs(num_bytes) >= 1e9:
-        return f"{num_bytes / 1e9:,.1f} GB"
-    return f"{num_bytes / 1e6:,.0f} MB"
-
-
-def format_seconds(seconds: float) -> str:
-    """`45 s`, `6 min`, `1 h 20 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min" if minutes and hours < 100 else f"{hours:,} h"
+__all__ = ["format_bytes", "format_seconds"]

@@ -8,9 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tunesmith.plan.units import format_bytes
+from tunesmith.redact import redact
 from tunesmith.report.charts import Dot, Format, Point, Series, dot_chart, histogram, line_chart, smooth, whole
 from tunesmith.report.numbers import fixed, number, short, signed
+from tunesmith.units import format_bytes
 
 WIDE = (860.0, 320.0)
 NARROW = (420.0, 260.0)
@@ -126,19 +127,23 @@ def _bits_caption(found: list[Point]) -> str:
 
 def change_figure(rows: list[dict[str, Any]], heading: str, of_what: str) -> Figure | None:
     """Change of the loss by group, with intervals around zero: left is better."""
-    shown = [row for row in rows if number((row.get("change") or {}).get("value")) is not None][:MAX_GROUPS]
-    if not shown:
+    changes = [
+        (redact(str(row["name"])), _dot(row["change"]))
+        for row in rows
+        if number((row.get("change") or {}).get("value")) is not None
+    ][:MAX_GROUPS]
+    if not changes:
         return None
-    shown.sort(key=lambda row: float(row["change"]["value"]))
-    worse = [row for row in shown if (number(row["change"].get("low")) or 0.0) > 0]
-    first, last = shown[0], shown[-1]
+    changes.sort(key=lambda change: change[1].value)
+    worse = sum(dot.low > 0 for _, dot in changes)
+    (best, first), (worst, last) = changes[0], changes[-1]
     caption = (
-        f"Change of the loss, tuned minus base, with 95% intervals; left of zero is better. Best: {first['name']} "
-        f"({_change(first)}); least good: {last['name']} ({_change(last)}). "
-        + (f"Clearly worse in {len(worse)} of {len(shown)}." if worse else f"Clearly worse in none of {len(shown)}.")
+        "Change of the loss, tuned minus base, with 95% intervals; left of zero is better. "
+        f"Best: {best} ({signed(fixed(first.value, 2))}); least good: {worst} ({signed(fixed(last.value, 2))}). "
+        f"Clearly worse in {worse or 'none'} of {len(changes)}."
     )
     chart = dot_chart(
-        [(str(row["name"]), [_dot(row["change"], "tuned")]) for row in shown],
+        [(name, [dot]) for name, dot in changes],
         title=f"Change of the loss by {of_what}",
         description=caption,
         x_format=lambda value: signed(fixed(value, 2)) if value else "0",
@@ -148,14 +153,10 @@ def change_figure(rows: list[dict[str, Any]], heading: str, of_what: str) -> Fig
     return Figure(heading, caption, chart)
 
 
-def _change(row: dict[str, Any]) -> str:
-    return signed(fixed(row["change"]["value"], 2))
-
-
-def _dot(interval: dict[str, Any], look: str) -> Dot:
+def _dot(interval: dict[str, Any]) -> Dot:
     value = float(interval["value"])
     low, high = number(interval.get("low")), number(interval.get("high"))
-    return Dot(value, value if low is None else low, value if high is None else high, look)
+    return Dot(value, value if low is None else low, value if high is None else high, "tuned")
 
 
 def length_figure(data: dict[str, Any]) -> Figure | None:

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunesmith import __version__
+from tunesmith.redact import redact
 from tunesmith.report import figures, samples, tables
 from tunesmith.report.artefacts import Artefacts
 from tunesmith.report.verdict import Verdict, judge
@@ -28,7 +29,12 @@ def render(artefacts: Artefacts) -> str:
     context = _sections(artefacts, problems)
     style = (HERE / "style.css").read_text(encoding="utf-8")
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_without_secrets,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = environment.get_template("page.html.jinja").render(
         context,
@@ -41,6 +47,11 @@ def render(artefacts: Artefacts) -> str:
         policy=content_policy(style),
     )
     return page.encode("utf-8", "replace").decode()  # half a surrogate pair is legal in JSON, but not in a file
+
+
+def _without_secrets(value: Any) -> Any:
+    """What the template does to each value before it escapes it."""
+    return redact(value) if type(value) is str else value
 
 
 def content_policy(style: str) -> str:

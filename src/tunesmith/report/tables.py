@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from tunesmith.plan.units import format_bytes, format_seconds
 from tunesmith.report.artefacts import Artefacts
 from tunesmith.report.charts import Dot, strip
 from tunesmith.report.numbers import MISSING, by_unit, fixed, number, percent, signed
+from tunesmith.units import format_bytes, format_seconds
 
 Level = Literal["good", "note", "bad"]
 SIDES = ("base", "tuned", "real")

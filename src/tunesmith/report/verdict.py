@@ -48,7 +48,7 @@ def judge(result: dict[str, Any], comparison: dict[str, Any]) -> Verdict:
         sentence = f"This run is not finished: {result['stopped']} after {fixed(result.get('steps'), 0)} steps."
         return Verdict("unfinished", sentence, tuple(_loss_facts(result)))
     scores = comparison.get("scores") or {}
-    facts = [*_loss_facts(result), *_score_facts(scores)]
+    facts = [*_loss_facts(result), *_score_facts(scores), *_blind_facts(comparison.get("blind") or {})]
     return _headline(result, scores, facts)
 
 
@@ -176,6 +176,18 @@ def _forgetting(scores: dict[str, Any]) -> Fact | None:
             "If that matters to you: a lower learning rate, LoRA, or some general text mixed into the data.",
         )
     return Fact("good", f"It did not forget measurably: the loss on general text changed by {amount}.")
+
+
+def _blind_facts(blind: dict[str, Any]) -> Iterator[Fact]:
+    rate, low, high = (number(blind.get(key)) for key in ("win_rate", "low", "high"))
+    if rate is None or low is None or high is None:
+        return
+    level: Level = "good" if low > 0.5 else "bad" if high < 0.5 else "note"
+    yield Fact(
+        level,
+        f"In a blind test of {fixed(blind.get('num_choices'), 0)} pairs the tuned model won {percent(rate)} "
+        f"(95% interval {percent(low)} to {percent(high)}).",
+    )
 
 
 def _value(scores: dict[str, Any], name: str, side: str) -> float | None:
