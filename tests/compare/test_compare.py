@@ -72,7 +72,9 @@ def test_samples_cover_the_recipe_openings_and_nothing(comparison: dict[str, Any
 
 def test_slices_and_kinds_are_reported(comparison: dict[str, Any]) -> None:
     assert comparison["slices"]["column"] == "genre"
-    assert sum(row["num_documents"] for row in comparison["slices"]["rows"]) == comparison["counts"]["held_out_documents"]
+    assert (
+        sum(row["num_documents"] for row in comparison["slices"]["rows"]) == comparison["counts"]["held_out_documents"]
+    )
     assert {row["num_documents"] for row in comparison["general"]["rows"]} == {5}
     assert len(comparison["general"]["rows"]) == 8
 
@@ -102,7 +104,7 @@ def test_without_its_data_the_run_is_compared_on_prompts_and_says_so(finished_ru
 def test_an_unfinished_run_is_refused_with_the_command_that_finishes_it(finished_run: RunDir, tmp_path: Path) -> None:
     copy = copied(finished_run, tmp_path)
     shutil.rmtree(copy.model)
-    with pytest.raises(RunError, match="tunesmith train .* --resume"):
+    with pytest.raises(RunError, match=r"tunesmith train .* --resume"):
         compare(copy)
 
 
