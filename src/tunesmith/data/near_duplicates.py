@@ -57,7 +57,7 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.8) -> NDArr
         first, second = first[apart], second[apart]
         if len(first):
             same = checker.similar(first, second)
-            groups = _join(groups, first[same], second[same])
+            groups = join_pairs(groups, first[same], second[same])
     return groups
 
 
@@ -227,7 +227,7 @@ def _jaccard(first: Hashes, second: Hashes) -> float:
     return len(ours & theirs) / either if either else 0.0
 
 
-def _join(groups: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+def join_pairs(groups: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
     """Groups after joining the given pairs; each keeps its smallest index as its id."""
     while len(first):
         ours, theirs = groups[first], groups[second]

@@ -95,13 +95,12 @@ def _chat_rows(column: str, table: Table, chat: ChatTemplate, how: str) -> RowSp
 
     name = parse_template("data.messages", column, table.columns, table.name).columns[0]
     extra = tuple(extra for extra in ("system", "tools") if extra in table.columns and extra != name)
-    template = chat
 
     def render(values: dict[str, Any]) -> Pieces:
         turns = read_turns(values.get(name), name, values.get("system") if "system" in extra else None)
-        return template.render(turns, values.get("tools") if "tools" in extra else None) if turns else []
+        return chat.render(turns, values.get("tools") if "tools" in extra else None) if turns else []
 
-    return RowSpec("chat", (name, *extra), f"{how}; {template.how}", render)
+    return RowSpec("chat", (name, *extra), f"{how}; {chat.how}", render)
 
 
 def _recognise(table: Table, chat: ChatTemplate) -> RowSpec:
@@ -135,7 +134,6 @@ def _recognise(table: Table, chat: ChatTemplate) -> RowSpec:
 
 
 def _alpaca_rows(table: Table, chat: ChatTemplate) -> RowSpec:
-    template = chat
     extra = tuple(name for name in ("input", "system") if name in table.columns)
 
     def render(values: dict[str, Any]) -> Pieces:
@@ -146,9 +144,9 @@ def _alpaca_rows(table: Table, chat: ChatTemplate) -> RowSpec:
         turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
         if system := column_text(values, "system").strip():
             turns.insert(0, {"role": "system", "content": system})
-        return template.render(turns, None)
+        return chat.render(turns, None)
 
-    how = f"Alpaca columns recognised (instruction, output): a user and an assistant turn; {template.how}"
+    how = f"Alpaca columns recognised (instruction, output): a user and an assistant turn; {chat.how}"
     return RowSpec("chat", ("instruction", "output", *extra), how, render)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.data.near_duplicates import join_pairs
 from tunesmith.errors import DataError
 
 TRAIN, EVAL, TEST = 0, 1, 2
@@ -61,21 +62,12 @@ def assign_splits(
 
 def together(hashes: NDArray[np.uint64], groupings: Sequence[NDArray[np.uint64]]) -> NDArray[np.int64]:
     """[N] the first row of the set that each row belongs to: connected by equal text or by an equal label."""
-    from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
-    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
-
-    num_rows = len(hashes)
-    rows, nodes, num_nodes = [], [], num_rows
+    rows = np.arange(len(hashes))
+    groups = rows
     for labels in (hashes, *groupings):
-        values, codes = np.unique(labels, return_inverse=True)
-        rows.append(np.arange(num_rows))
-        nodes.append(codes + num_nodes)
-        num_nodes += len(values)
-    edges = (np.ones(num_rows * len(rows), dtype=np.int8), (np.concatenate(rows), np.concatenate(nodes)))
-    _, component = connected_components(coo_matrix(edges, shape=(num_nodes, num_nodes)), directed=False)
-    _, first, inverse = np.unique(component[:num_rows], return_index=True, return_inverse=True)
-    firsts: NDArray[np.int64] = first[inverse].astype(np.int64)
-    return firsts
+        _, first, code = np.unique(labels, return_index=True, return_inverse=True)
+        groups = join_pairs(groups, first[code], rows)
+    return groups
 
 
 def uniform(keys: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from tunesmith.data.cache import read_state, write_state
 from tunesmith.data.documents import ARRAYS, ORIGIN_ARRAYS, ArrayFile
 from tunesmith.data.encode import Encoded, Encoder
 from tunesmith.data.encode_workers import encoded_batches, num_workers
-from tunesmith.data.long import LongCounts, LongDocuments, Piece, token_bytes
+from tunesmith.data.long import LongCounts, LongDocuments, Piece, vocabulary_bytes
 from tunesmith.data.spool import Spool
 
 if TYPE_CHECKING:
@@ -196,6 +196,6 @@ class Tokenization:
     def _token_sizes(self) -> NDArray[np.int64]:
         """Bytes of text that each id stands for; none for control tokens."""
         backend = self.tokenizer.backend
-        sizes = np.array([len(name) for name in token_bytes(backend.convert_ids_to_tokens(list(range(len(backend)))))])
+        sizes = np.array([len(entry) for entry in vocabulary_bytes(backend)])
         sizes[list(backend.all_special_ids)] = 0
         return sizes
