@@ -82,6 +82,21 @@ def kill_in_save(save: int, at: int | None = None, count_to: str | None = None) 
     trainer.save_checkpoint = save_checkpoint
 
 
+def kill_plain_save(save: int, at: int) -> None:
+    """For the control: kill before the `at`-th change on disk of the plain Trainer's `save`-th checkpoint."""
+    from transformers import Trainer
+
+    countdown, calls, original = _Countdown(at, None), [0], Trainer._save_checkpoint
+
+    def save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
+        calls[0] += 1
+        if calls[0] == save:
+            countdown.arm()
+        original(self, *args, **kwargs)
+
+    Trainer._save_checkpoint = save_checkpoint
+
+
 def kill_at_change(at: int | None = None, count_to: str | None = None, until: str | None = None) -> None:
     """Kill before the `at`-th change on disk since the case began. `until` (train) ends the count at step 1."""
     countdown = _Countdown(at, count_to)
@@ -423,17 +438,33 @@ def _on_exit(work: Callable[[], None]) -> None:
     cli.app = app  # type: ignore[assignment]
 
 
-def limit_files(num_bytes: int) -> None:
-    """No file of this process can grow beyond `num_bytes`: what a quota does, without mounting anything."""
+def limit_files(num_bytes: int, save: int | None) -> None:
+    """From the `save`-th checkpoint on (None: from the final model on) no file can grow beyond `num_bytes`: a quota."""
     import resource
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+    _at_place(
+        "end" if save is None else "save",
+        save or 1,
+        lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes)),
+    )
+
+
+def fill_disk(save: int, leave: int, filler: str) -> None:
+    """Fill the disk when the `save`-th checkpoint begins, but for `leave` bytes."""
+
+    def fill() -> None:
+        path = Path(filler)
+        state = os.statvfs(path.parent)
+        path.write_bytes(bytes(max(state.f_bavail * state.f_frsize - leave, 0)))
+
+    _at_place("save", save, fill)
 
 
 _KINDS: dict[str, Callable[..., None]] = {
     "kill_in_save": kill_in_save,
     "kill_at_change": kill_at_change,
+    "kill_plain_save": kill_plain_save,
     "kill_in_end": kill_in_end,
     "kill_in_file": kill_in_file,
     "send": send,
@@ -442,4 +473,5 @@ _KINDS: dict[str, Callable[..., None]] = {
     "bad_number": bad_number,
     "out_of_memory": out_of_memory,
     "limit_files": limit_files,
+    "fill_disk": fill_disk,
 }

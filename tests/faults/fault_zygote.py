@@ -7,6 +7,7 @@ case. Requests and answers are JSON lines; several children may run at once.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -134,6 +135,8 @@ def serve(functions: dict[str, Callable[..., Any]], inject: Callable[[dict[str, 
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    gc.collect()
+    gc.freeze()  # a child neither scans nor copies what was imported before it
     answer(0, None)
     buffer = b""
     while True:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fault_sample import sample
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -15,13 +16,8 @@ if TYPE_CHECKING:
 KINDS = ("full", "lora")
 
 
-def sample(values: Iterable[Any], per_change: int) -> list[Any]:
-    """The first `per_change` values run with every change, the others in `make test-all`."""
-    return [value if i < per_change else pytest.param(value, marks=pytest.mark.slow) for i, value in enumerate(values)]
-
-
 @pytest.mark.row("kill -9 at a random time")
-@pytest.mark.parametrize("seed", sample(range(40), 4))
+@pytest.mark.parametrize("seed", sample(range(40), 0, 1))
 def test_kill_at_a_random_time(lab: Lab, out: Path, seed: int) -> None:
     kind = KINDS[seed % 2]
     expected = lab.reference(kind)
@@ -33,7 +29,7 @@ def test_kill_at_a_random_time(lab: Lab, out: Path, seed: int) -> None:
 
 
 @pytest.mark.row("5 kills -9 in one run, resumes among them")
-@pytest.mark.parametrize("seed", sample(range(5), 1))
+@pytest.mark.parametrize("seed", sample(range(5), 0))
 def test_five_kills_in_one_run(lab: Lab, out: Path, seed: int) -> None:
     kind = KINDS[seed % 2]
     expected, generator = lab.reference(kind), random.Random(100 + seed)
@@ -82,7 +78,7 @@ def test_kill_at_each_change_of_a_save(
 
 @pytest.mark.row("kill -9 with half a file written")
 @pytest.mark.parametrize("file", sample(range(1, 5), 1))
-@pytest.mark.parametrize("kind", sample(KINDS, 1))
+@pytest.mark.parametrize("kind", sample(KINDS, 0))
 def test_kill_with_half_a_file_written(lab: Lab, out: Path, kind: str, file: int) -> None:
     child = lab.train(kind, out, fault={"kind": "kill_in_file", "save": 2, "file": file, "share": 0.5})
     assert child.wait() == 137, child.output
@@ -92,7 +88,7 @@ def test_kill_with_half_a_file_written(lab: Lab, out: Path, kind: str, file: int
 @pytest.mark.row("kill -9 before each change on disk of the start")
 def test_kill_in_the_start(lab: Lab, tmp_path: Path, count: Callable[[int], None]) -> None:
     lab.reference("full")
-    count(survive_each(lab, "full", tmp_path, {"kind": "kill_at_change", "until": "train"}, every=23, first=3))
+    count(survive_each(lab, "full", tmp_path, {"kind": "kill_at_change", "until": "train"}, every=40, first=11))
 
 
 @pytest.mark.slow
@@ -103,9 +99,9 @@ def test_kill_at_each_change_of_the_start(lab: Lab, tmp_path: Path, count: Calla
 
 
 @pytest.mark.row("kill -9 before each change on disk of the end")
-@pytest.mark.parametrize("kind", sample(KINDS, 1))
+@pytest.mark.parametrize("kind", sample(KINDS, 0))
 def test_kill_in_the_end(lab: Lab, tmp_path: Path, count: Callable[[int], None], kind: str) -> None:
-    count(survive_each(lab, kind, tmp_path, {"kind": "kill_in_end"}, every=17, first=5))
+    count(survive_each(lab, kind, tmp_path, {"kind": "kill_in_end"}, every=30, first=9))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from fault_sample import sample
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -35,7 +36,7 @@ def events(out: Path) -> list[dict[str, Any]]:
 @pytest.mark.row("out of memory in forward, backward, optimizer, evaluation")
 @pytest.mark.parametrize(
     ("where", "step"),
-    [case if i in (0, 4) else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(CASES)],
+    sample(CASES, 0, 4),
 )
 def test_a_step_that_does_not_fit_is_made_in_smaller_pieces(lab: Lab, out: Path, where: str, step: int) -> None:
     expected = lab.reference("plain")
@@ -72,7 +73,7 @@ def test_the_optimizer_state_that_does_not_fit_at_first_is_made_again(lab: Lab, 
 
 
 @pytest.mark.row("out of memory in forward, backward, optimizer, evaluation")
-@pytest.mark.parametrize("nth", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("nth", sample([2, 1, 4], 0))
 def test_an_evaluation_that_does_not_fit_leaves_training_alone(lab: Lab, out: Path, nth: int) -> None:
     child = lab.train("plain", out, fault={"kind": "out_of_memory", "where": "eval", "step": nth})
     assert child.wait() == 0, child.output

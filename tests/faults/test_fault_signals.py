@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fault_sample import sample
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -27,11 +28,8 @@ PLACES: list[tuple[str, int, int | None]] = [
     ("save", 4, 12),
 ]
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-CASES = [
-    pytest.param(at, nth, step, number, marks=[] if i % 3 == j and i != 1 else pytest.mark.slow)
-    for i, (at, nth, step) in enumerate(PLACES)
-    for j, number in enumerate(SIGNALS)
-]
+CASES = [(*place, number) for place in PLACES for number in SIGNALS]
+PER_CHANGE = [3 * place + number for place, number in ((0, 0), (2, 1), (4, 2), (7, 0), (8, 1))]
 
 
 def without_forced_lines(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +39,7 @@ def without_forced_lines(found: dict[str, Any], expected: dict[str, Any]) -> dic
 
 
 @pytest.mark.row("SIGTERM, SIGINT, SIGHUP: saved, exit 75, resumed")
-@pytest.mark.parametrize(("at", "nth", "step", "number"), CASES)
+@pytest.mark.parametrize(("at", "nth", "step", "number"), sample(CASES, *PER_CHANGE))
 def test_a_signal_stops_and_the_run_goes_on_as_if_nothing_had_been(
     lab: Lab, out: Path, at: str, nth: int, step: int | None, number: signal.Signals
 ) -> None:
@@ -72,7 +70,7 @@ def test_a_signal_stops_and_the_run_goes_on_as_if_nothing_had_been(
 
 
 @pytest.mark.row("a second signal: exit at once, resumed")
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", sample([signal.SIGTERM, signal.SIGINT], 0))
 def test_a_second_signal_exits_at_once(lab: Lab, out: Path, number: signal.Signals) -> None:
     fault = {"kind": "send", "number": number, "at": "step", "nth": 5, "again": True}
     child = lab.train("full", out, fault=fault)
