@@ -128,7 +128,7 @@ def _run(
 
 def results_of(bench: Bench, rows: list[Row]) -> dict[str, Any]:
     """What is written for one model: every variant's figures, and the ratios."""
-    flops = flops_per_token(bench.model)
+    flops = flops_per_token(bench.shape)
     variants = {
         row.name: {
             "what": row.what,

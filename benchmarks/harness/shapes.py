@@ -36,8 +36,15 @@ SHAPES = {
 }
 
 
-def build(shape: Shape, *, attention: str | None = None) -> Any:
-    """The model in training mode, float32, on the CPU; no dropout, as all setups are compared without."""
+def build(shape: Shape, device: str = "cpu") -> Any:
+    """The model in training mode, float32, made on `device`; no dropout, as all setups are compared without."""
+    import torch
+
+    with torch.device(device):
+        return _build(shape).train()
+
+
+def _build(shape: Shape) -> Any:
     import torch
     from transformers import GPTNeoConfig, GPTNeoForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -55,20 +62,20 @@ def build(shape: Shape, *, attention: str | None = None) -> Any:
         none = {"embed_dropout": 0.0, "attention_dropout": 0.0, "resid_dropout": 0.0}
         kinds = [[["global", "local"], shape.layers // 2]]
         neo = GPTNeoConfig(num_layers=shape.layers, num_heads=shape.heads, attention_types=kinds, **none, **common)
-        neo._attn_implementation = attention or "eager"
-        return GPTNeoForCausalLM(neo).train()
+        return GPTNeoForCausalLM(neo)
     llama = LlamaConfig(
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
         **common,
     )
-    llama._attn_implementation = attention or "sdpa"
-    return LlamaForCausalLM(llama).train()
+    llama._attn_implementation = "sdpa"
+    return LlamaForCausalLM(llama)
 
 
-def flops_per_token(model: Any) -> float:
+def flops_per_token(shape: Shape) -> float:
     """Of one training step: 6 x the weights that a token is multiplied with, head included; attention is left out."""
+    model = build(shape, "meta")
     embedding = model.get_input_embeddings().weight
     tables = {id(embedding)} | {id(p) for name, p in model.named_parameters() if name.endswith("wpe.weight")}
     inner = sum(p.numel() for p in model.parameters() if p.dim() == 2 and id(p) not in tables)

@@ -55,7 +55,7 @@ class Bench:
     @property
     def model(self) -> Any:
         if self._model is None:
-            self._model = build(self.shape).to(self.device)
+            self._model = build(self.shape, self.device)
         return self._model
 
     def autocast(self, *, enabled: bool = True) -> Any:
@@ -166,11 +166,11 @@ def tunesmith_lora_steps(bench: Bench) -> Callable[[Documents], int]:
 
     from tunesmith import fast
 
-    model = build(bench.shape)
+    model = build(bench.shape, bench.device)
     fast.apply(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")).to(bench.device)
+        model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
     optimizer = adamw(model)
     return flat_steps(bench, model, lambda: optimizer_step(model, optimizer))
 
@@ -179,7 +179,7 @@ def tunesmith_bfloat16_steps(bench: Bench) -> Callable[[Documents], int]:
     """As tunesmith, with weights, gradients and optimizer state held in bfloat16: half the memory."""
     from tunesmith import fast
 
-    model = build(bench.shape).to(bench.device, torch.bfloat16)
+    model = build(bench.shape, bench.device).to(torch.bfloat16)
     fast.apply(model)
     optimizer = adamw(model)
     return flat_steps(bench, model, lambda: optimizer_step(model, optimizer))
@@ -214,7 +214,7 @@ def trl_steps(bench: Bench, *, best: bool) -> Callable[[Documents], int]:
         rows = datasets.Dataset.from_dict({"input_ids": [ids.tolist() for ids in documents]})
         return SFTTrainer(model, arguments, train_dataset=rows, processing_class=tokenizer)
 
-    model = build(bench.shape).to(bench.device)
+    model = build(bench.shape, bench.device)
     optimizer = adamw(model)
     prepared: dict[int, tuple[Any, list[Any]]] = {}
 

@@ -17,7 +17,7 @@ from tunesmith.fast.cross_entropy import (
 ROWS, WIDTH, VOCABULARY = 23, 16, 50
 
 
-@pytest.fixture(params=[8, 256], ids=["chunks", "one-chunk"])
+@pytest.fixture(params=[8, 512], ids=["chunks", "one-chunk"])
 def _chunk(request, monkeypatch):
     monkeypatch.setattr(cross_entropy, "CPU_CHUNK", request.param)
 
