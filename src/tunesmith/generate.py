@@ -71,7 +71,7 @@ class _Request:
 def generate(
     model: Any,
     tokenizer: TextTokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     *,
     max_new_tokens: int,
     temperature: float,
@@ -81,6 +81,7 @@ def generate(
 ) -> list[Generation]:
     """Continue each prompt until the end token or `max_new_tokens`; results in the order of the prompts.
 
+    Ids are fed as they are, start token included: a chat rendered by the model's template.
     The same prompt given twice is written twice, differently. Raises ModelError for a prompt that fills the model's
     context, and TunesmithError for decoding values that make no sense.
     """
@@ -110,11 +111,7 @@ def stream(
     Ids are fed as they are, start token included: a chat rendered by the model's template. Raises as `generate` does.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p)
-    if isinstance(prompt, str):
-        request = _requests(model, tokenizer, [prompt], decoding, seed)[0]
-    else:
-        ids = [int(token) for token in prompt] or [tokenizer.start_id]
-        request = _request(model, ids, decoding, _draws(seed, f"ids {ids}", 0, max_new_tokens))
+    request = _requests(model, tokenizer, [prompt], decoding, seed)[0]
     return _pieces(model, tokenizer, request, decoding)
 
 
@@ -139,14 +136,20 @@ def _pieces(model: Any, tokenizer: TextTokenizer, request: _Request, decoding: D
 
 
 def _requests(
-    model: Any, tokenizer: TextTokenizer, prompts: Sequence[str], decoding: Decoding, seed: int
+    model: Any, tokenizer: TextTokenizer, prompts: Sequence[str | Sequence[int]], decoding: Decoding, seed: int
 ) -> list[_Request]:
     seen: Counter[str] = Counter()
     requests = []
-    for prompt, ids in zip(prompts, tokenizer.encode_batch(prompts), strict=True):
-        draws = _draws(seed, prompt, seen[prompt], decoding.max_new_tokens)
-        seen[prompt] += 1
-        requests.append(_request(model, [tokenizer.start_id, *ids], decoding, draws))
+    encoded = iter(tokenizer.encode_batch([prompt for prompt in prompts if isinstance(prompt, str)]))
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            name, ids = prompt, [tokenizer.start_id, *next(encoded)]
+        else:
+            ids = [int(token) for token in prompt] or [tokenizer.start_id]
+            name = f"ids {ids}"
+        draws = _draws(seed, name, seen[name], decoding.max_new_tokens)
+        seen[name] += 1
+        requests.append(_request(model, ids, decoding, draws))
     return requests
 
 
@@ -187,12 +190,13 @@ def _draws(seed: int, prompt: str, occurrence: int, number: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little"))).random(number)
 
 
-def _finish(tokenizer: TextTokenizer, prompt: str, request: _Request, new_ids: list[int]) -> Generation:
+def _finish(tokenizer: TextTokenizer, prompt: str | Sequence[int], request: _Request, new_ids: list[int]) -> Generation:
+    text = prompt if isinstance(prompt, str) else tokenizer.decode(request.ids)
     new_ids = new_ids[: request.max_new_tokens]
     ended = tokenizer.end_id in new_ids
     if ended:
         new_ids = new_ids[: new_ids.index(tokenizer.end_id)]
-    return Generation(prompt, _continuation(tokenizer, request.ids, new_ids), len(new_ids), ended)
+    return Generation(text, _continuation(tokenizer, request.ids, new_ids), len(new_ids), ended)
 
 
 def _continuation(tokenizer: TextTokenizer, ids: list[int], new_ids: list[int]) -> str:

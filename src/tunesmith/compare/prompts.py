@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -32,6 +33,8 @@ class Prompt:
     """Whether the real continuation fits in the length limit."""
     row: str | None = None
     """The held-out row that `real` comes from, such as `shows.csv:17`."""
+    ids: tuple[int, ...] | None = None
+    """What to feed, start token included, where a row has a prompt of its own; None: `text`."""
 
 
 def recipe_prompts(section: CompareSection, prompts: Sequence[str] | None = None) -> list[Prompt]:
@@ -46,16 +49,19 @@ def held_out_prompts(documents: TokenizedDocuments, tokenizer: TextTokenizer, se
     Half are openings of rows and half unconditional, whose yardstick is a whole row. Rows with a prompt of their own
     (prompt/completion, chat) are asked exactly that, and greedy decoding gets openings only.
     """
-    order = np.random.default_rng(section.seed).permutation(len(documents))
+    order = np.random.default_rng(section.seed).permutation(len(documents)).tolist()
+    if documents.supervised is not None:
+        answers = (_own_prompt(documents, index, tokenizer, section.max_new_tokens) for index in order)
+        return list(islice(filter(None, answers), section.num_samples))
     chosen: list[tuple[str, str, str]] = []
-    openings_only = documents.supervised is not None or section.temperature == 0
-    for index in order.tolist():
+    for index in order:
         if len(chosen) == section.num_samples:
             break
-        prompt, rest = _split_row(documents, index, tokenizer, cut=openings_only or len(chosen) % 2 == 0)
+        text = document_text(documents, index, tokenizer)
+        cut = section.temperature == 0 or len(chosen) % 2 == 0
+        prompt, rest = split_opening(text) if cut else ("", text)
         if rest.strip():
             chosen.append((prompt, rest, documents.row_name(index)))
-    rests = tokenizer.encode_batch([rest for _, rest, _ in chosen]) if chosen else []
     limit = section.max_new_tokens
     return [
         Prompt(
@@ -65,16 +71,31 @@ def held_out_prompts(documents: TokenizedDocuments, tokenizer: TextTokenizer, se
             real_ended=len(ids) < limit,
             row=row,
         )
-        for (prompt, rest, row), ids in zip(chosen, rests, strict=True)
+        for (prompt, rest, row), ids in zip(
+            chosen, tokenizer.encode_batch([rest for _, rest, _ in chosen]), strict=True
+        )
     ]
 
 
-def _split_row(documents: TokenizedDocuments, index: int, tokenizer: TextTokenizer, *, cut: bool) -> tuple[str, str]:
-    text = document_text(documents, index, tokenizer)
-    own_prompt = documents.prompt_text(index)
-    if own_prompt:
-        return own_prompt, text[len(own_prompt) :]
-    return split_opening(text) if cut else ("", text)
+def _own_prompt(documents: TokenizedDocuments, index: int, tokenizer: TextTokenizer, limit: int) -> Prompt | None:
+    """The prompt of a row as it was trained on, and its first answer; None for an empty answer."""
+    ids, supervised = documents[index]
+    first = int(supervised.argmax())
+    learned = np.flatnonzero(~supervised[first:])
+    answer = ids[first : first + int(learned[0])] if len(learned) else ids[first:]
+    real = tokenizer.decode(answer[:limit].tolist())
+    if not supervised.any() or not real.strip():
+        return None
+    before = ids[:first].tolist()
+    text = documents.prompt_text(index)
+    return Prompt(
+        "opening",
+        tokenizer.decode(before) if text is None else text,
+        real=real,
+        real_ended=len(answer) <= limit,
+        row=documents.row_name(index),
+        ids=tuple(before),
+    )
 
 
 def document_text(documents: TokenizedDocuments, index: int, tokenizer: TextTokenizer) -> str:
