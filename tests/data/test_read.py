@@ -174,6 +174,32 @@ def test_delimiter_and_encoding_are_found_and_said(
     assert bool(audit["notes"]) == (delimiter != "," or encoding != "utf-8")
 
 
+@pytest.mark.parametrize(
+    ("content", "expected", "said"),
+    [
+        ('n, text\n1, "a, b"\n2, "c, d"\n', {"a, b", "c, d"}, "spaces after the delimiter"),
+        ('n,text\n1,"a \\"b\\", c"\n2,"d, e"\n', {'a "b", c', "d, e"}, "a backslash stands before quotes"),
+        ('n\ttext\n1\t"a" said b\n2\tc\n', {'"a" said b', "c"}, "double quotes are part of the text"),
+    ],
+)
+def test_quoting_is_found_and_said(
+    prepared: Prepared, tmp_path: Path, content: str, expected: set[str], said: str
+) -> None:
+    path = tmp_path / ("a.tsv" if "\t" in content else "a.csv")
+    path.write_text(content)
+    data = prepared(path, text="text")
+    assert all_texts(data) == expected
+    assert said in data.audit["notes"][0]
+
+
+def test_prompts_that_run_into_completions_are_said(prepared: Prepared, tmp_path: Path, texts: list[str]) -> None:
+    rows = [{"prompt": f"Why {text}?", "completion": text} for text in texts]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "run into their completions" in prepared(path).audit["notes"][0]
+    assert prepared(path, prompt="{prompt}\n", completion="completion").audit["notes"] == []
+
+
 def test_an_encoding_that_is_asked_for_is_used(prepared: Prepared, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("n,text\n1,Amélie\n2,Zoé\n".encode("latin-1"))

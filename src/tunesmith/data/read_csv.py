@@ -6,17 +6,16 @@ Rows are called by the number that a spreadsheet shows: the header is row 1.
 from __future__ import annotations
 
 import csv
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 
 from tunesmith.data.read_bytes import BadBytes, InputFile, TextLines, find_encoding
+from tunesmith.data.sniff_csv import NAMES, Dialect, num_columns, sniff_delimiter, sniff_quoting
 from tunesmith.data.table import BadRow, Rows, Table
 from tunesmith.errors import DataError
 
-DELIMITERS = (",", ";", "\t", "|")
 MAX_FIELD_BYTES = 1 << 26
-_NAMES = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
+_SNIFFED_LINES = 500
 _WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 
 
@@ -27,30 +26,40 @@ def open_csv(file: InputFile, delimiter: str, kind: str) -> Table:
     """
     head = file.head()
     encoding = find_encoding(file, head)
-    lines = list(islice(TextLines(file, encoding), 500))
+    lines = list(islice(TextLines(file, encoding), _SNIFFED_LINES))
     if not any(line.strip() for line in lines):
         raise DataError(f"{file.name}: holds only empty lines. Expected a header and rows.")
     skip = 1 if lines[0].lower().startswith("sep=") and len(lines[0].strip()) == 5 else 0
     chosen = _choose_delimiter(file, delimiter, lines, skip, kind)
-    reader = _Reader(file, encoding, chosen, skip)
-    table = Table(
+    dialect = sniff_quoting(lines[skip:], chosen, whole=len(lines) < _SNIFFED_LINES)
+    reader = _Reader(file, encoding, dialect, skip)
+    return Table(
         name=file.name,
         kind=kind,
         columns=tuple(reader.header),
-        read=lambda columns: _Reader(file, encoding, chosen, skip).rows(columns),
+        read=lambda columns: _Reader(file, encoding, dialect, skip).rows(columns),
         first_row=reader.first_row,
-        about={"encoding": encoding, "delimiter": chosen, "notes": []},
+        about={
+            "encoding": encoding,
+            "delimiter": chosen,
+            "notes": _notes(file, dialect, encoding, said=delimiter != "auto" or chosen == _usual(kind)),
+        },
     )
-    _note(table, file, delimiter, chosen, encoding, kind)
-    return table
 
 
-def _note(table: Table, file: InputFile, asked: str, chosen: str, encoding: str, kind: str) -> None:
-    usual = "\t" if kind == "tsv" else ","
-    if asked == "auto" and chosen != usual:
-        table.about["notes"].append(f"{file.name}: columns are separated by {_NAMES.get(chosen, repr(chosen))}")
+def _notes(file: InputFile, dialect: Dialect, encoding: str, *, said: bool) -> list[str]:
+    notes = []
+    if not said:
+        notes.append(f"{file.name}: columns are separated by {dialect.delimiter_name}")
+    if dialect.habit:
+        notes.append(f"{file.name}: {dialect.habit}")
     if file.encoding == "auto" and encoding != "utf-8":
-        table.about["notes"].append(f"{file.name}: read as {encoding}, as its byte order mark says")
+        notes.append(f"{file.name}: read as {encoding}, as its byte order mark says")
+    return notes
+
+
+def _usual(kind: str) -> str:
+    return "\t" if kind == "tsv" else ","
 
 
 def _choose_delimiter(file: InputFile, asked: str, lines: Sequence[str], skip: int, kind: str) -> str:
@@ -60,54 +69,30 @@ def _choose_delimiter(file: InputFile, asked: str, lines: Sequence[str], skip: i
             raise DataError(f"data.delimiter: found {asked!r}. Expected one character, tab, or auto.")
     elif skip:
         return lines[0].strip()[4]
-    usual = "\t" if kind == "tsv" else ","
-    found = _sniff(lines[skip:], usual)
+    found = sniff_delimiter(lines[skip:], _usual(kind))
     if asked == "auto":
         return found
-    if found != asked and _num_columns(lines[skip:], asked) == 1 and _num_columns(lines[skip:], found) > 1:
+    if found != asked and num_columns(lines[skip:], asked) == 1 and num_columns(lines[skip:], found) > 1:
         header = lines[skip].strip()
         raise DataError(
             f"{file.name}:{1 + skip}: the header {_short(header)!r} is one column when split at "
-            f"{_NAMES.get(asked, repr(asked))}; it looks like {_NAMES[found]}. Set data.delimiter: "
+            f"{Dialect(asked).delimiter_name}; it looks like {NAMES[found]}. Set data.delimiter: "
             f"{'tab' if found == chr(9) else repr(found)}, or leave it auto."
         )
     return asked
 
 
-def _sniff(lines: Sequence[str], usual: str) -> str:
-    """The delimiter that gives the header more than one column and most rows as many as the header."""
-    scores = {}
-    for candidate in (usual, *DELIMITERS):
-        counts = Counter(len(fields) for fields in _parse(lines, candidate) if fields)
-        width = _num_columns(lines, candidate)
-        if width > 1:
-            scores[candidate] = counts[width] / max(1, counts.total())
-    best = max(scores, key=lambda candidate: (scores[candidate], candidate == usual), default=usual)
-    return best if scores.get(best, 0) > 0.5 else usual
-
-
-def _num_columns(lines: Sequence[str], delimiter: str) -> int:
-    return len(next(iter(_parse(lines, delimiter)), []))
-
-
-def _parse(lines: Sequence[str], delimiter: str) -> Iterator[list[str]]:
-    try:
-        yield from csv.reader(lines, delimiter=delimiter)
-    except csv.Error:
-        return
-
-
 class _Reader:
     """One pass over a file. header: its column names, made unique."""
 
-    def __init__(self, file: InputFile, encoding: str, delimiter: str, skip: int) -> None:
+    def __init__(self, file: InputFile, encoding: str, dialect: Dialect, skip: int) -> None:
         self.file = file
         self.lines = TextLines(file, encoding)
-        self.delimiter = delimiter
+        self.dialect = dialect
         self.first_row = 1 + skip
         csv.field_size_limit(MAX_FIELD_BYTES)
         source = islice(iter(self.lines), skip, None)
-        self.records = csv.reader(source, delimiter=delimiter, strict=True)
+        self.records = dialect.records(source)
         self.header = self._read_header()
 
     def _read_header(self) -> list[str]:
@@ -161,7 +146,7 @@ class _Reader:
         if len(fields) > width and not any(field.strip() for field in fields[width:]):
             return None
         hint = (
-            f"put text that holds {_NAMES.get(self.delimiter, repr(self.delimiter))} in double quotes"
+            f"put text that holds {self.dialect.delimiter_name} in double quotes"
             if len(fields) > width
             else "check for a line break outside quotes, or a file that was cut short"
         )

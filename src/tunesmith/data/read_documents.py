@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 28
 _HIDDEN = {"script", "style", "head", "template", "noscript", "svg", "nav"}
 _BLOCK = re.compile(
-    "address|article|aside|blockquote|br|dd|div|dl|dt|figcaption|figure|footer|form|h[1-6]|header|hr|li|main|ol|p|pre|section|table|td|th|tr|ul"
+    "address|article|aside|blockquote|br|dd|div|dl|dt|figcaption|figure|footer|form|h[1-6]|header|hr|li|main|ol|p|pre|section|table|td|th|tr|u"
+    "l"
 )
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 

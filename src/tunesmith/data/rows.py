@@ -7,6 +7,7 @@ but is no text of the user's (an end-of-turn token), so it counts no bytes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,7 @@ def _prompt_rows(prompt: str, completion: str, table: Table, how: str | None = N
         read = before.render(values)
         return [(read, CONTEXT), (learned, TARGET)] if read else [(learned, TARGET)]
 
+    _note_join(table, before, after)
     columns = tuple(dict.fromkeys((*before.columns, *after.columns)))
     return RowSpec("prompt", columns, how or f"prompt {prompt!r}, completion {completion!r}", render)
 
@@ -108,7 +110,7 @@ def _recognise(table: Table, chat: ChatTemplate) -> RowSpec:
     if table.plain_text:
         return _text_rows("text", table)
     for name in ("messages", "conversations", "conversation"):
-        if name in columns:
+        if name in columns and _holds_turns(table, name):
             shape = "ShareGPT" if name != "messages" else "messages"
             return _chat_rows(name, table, chat, f"chat turns in {name!r} ({shape} columns recognised)")
     if {"instruction", "output"} <= columns:
@@ -148,6 +150,25 @@ def _alpaca_rows(table: Table, chat: ChatTemplate) -> RowSpec:
 
     how = f"Alpaca columns recognised (instruction, output): a user and an assistant turn; {chat.how}"
     return RowSpec("chat", ("instruction", "output", *extra), how, render)
+
+
+def _holds_turns(table: Table, column: str) -> bool:
+    values = [value for values in table.sample if (value := values.get(column)) not in (None, "")]
+    return any(isinstance(value, list) or (isinstance(value, str) and value.lstrip()[:1] == "[") for value in values)
+
+
+def _note_join(table: Table, before: Template, after: Template) -> None:
+    """Say so when prompts run into their completions without a space or a line between them."""
+    joins = []
+    for values in table.sample:
+        with suppress(RowProblem):
+            joins.append(before.render(values)[-1:] + after.render(values)[:1])
+    joins = [join for join in joins if len(join) == 2]
+    if joins and sum(join.isalnum() or (join[0] in ".?!:" and join[1].isalnum()) for join in joins) > len(joins) / 2:
+        table.about["notes"].append(
+            f"{table.name}: prompts run into their completions without a space; if that is not meant, set data.prompt "
+            "to a template that ends in one"
+        )
 
 
 def _check_text(table: Table, column: str) -> None:
