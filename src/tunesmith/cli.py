@@ -93,11 +93,14 @@ def train(
 
     Example: tunesmith train recipes/shows-smollm2.yaml --set train.epochs=2
     """
+    from tunesmith.pipeline import is_first_process
     from tunesmith.pipeline import train as run_train
 
     run = run_train(
         recipe, out, overrides=set_ or (), small=small, resume=resume, fresh=fresh, force=force, console=_console()
     )
+    if not is_first_process():
+        return
     result = run.result
     if as_json:
         _print_json(result)

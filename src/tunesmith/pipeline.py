@@ -109,7 +109,7 @@ def train(
 
     recipe, path = _recipe_and_path(recipe, out, overrides, small)
     _check_out(path, recipe, resume=resume, fresh=fresh, force=force)
-    first = os.environ.get("RANK", "0") == "0"  # as torchrun sets it
+    first = is_first_process()
     console = (console or Console(stderr=True)) if first else Console(quiet=True)
     say = _speaker(console)
     with StopRequest("the same command") as stop:
@@ -127,6 +127,11 @@ def train(
             run_dir.write_recipe(recipe)
             run_dir.write_json(DATA, {**data.audit, "findings": findings})
             return _train_locked(job, stop, console)
+
+
+def is_first_process() -> bool:
+    """Whether this process writes and speaks for all that train together, as torchrun numbers them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _audit(recipe: Recipe, tokenizer: TextTokenizer, data: Data, say: Say) -> list[dict[str, Any]]:

@@ -544,6 +544,7 @@ def _arguments(recipe: Recipe, plan: Plan, run_dir: RunDir) -> TrainingArguments
         remove_unused_columns=False,
         logging_nan_inf_filter=False,
         average_tokens_across_devices=False,
+        ddp_find_unused_parameters=False,
         log_level="error",
         seed=train.seed,
     )
