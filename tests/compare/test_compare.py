@@ -108,6 +108,29 @@ def test_an_unfinished_run_is_refused_with_the_command_that_finishes_it(finished
         compare(copy)
 
 
+def test_a_lora_run_is_compared_through_its_adapter(finished_run: RunDir, tmp_path: Path) -> None:
+    import torch
+
+    from tunesmith.model import attach_lora, load_model, save_model
+    from tunesmith.source import find_model
+    from tunesmith.tokenizer import load_tokenizer
+
+    copy = copied(finished_run, tmp_path)
+    recipe = copy.recipe()
+    source = find_model(recipe.model.name)
+    tuned = attach_lora(load_model(source), recipe.lora, "lora")
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.5)
+    shutil.rmtree(copy.model)
+    save_model(tuned, load_tokenizer(source), copy.model, "card")
+    comparison = compare(copy)
+    assert comparison["tuned"]["adapter"] is True
+    loss = comparison["scores"]["heldout_loss"]
+    assert loss["change"]["value"] != pytest.approx(0, abs=1e-3)
+
+
 def copied(run_dir: RunDir, tmp_path: Path) -> RunDir:
     shutil.copytree(run_dir.path, tmp_path / "copy")
     return RunDir.open(tmp_path / "copy")

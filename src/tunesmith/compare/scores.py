@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tunesmith.compare.copying import MIN_COPIED_WORDS, Copied
-from tunesmith.compare.intervals import Bootstrap, Floats, Interval, Weights, weighted_mean
+from tunesmith.compare.intervals import Bootstrap, Floats, Interval, Weights, weighted_mean, wilson_interval
 from tunesmith.compare.style import score_style
 from tunesmith.compare.words import words
 
@@ -112,6 +112,17 @@ def make_score(
     )
 
 
+def _score_yes_or_no(bootstrap: Bootstrap, values: dict[Side, Floats], **about: Any) -> Score:
+    """Share of the texts with value 1. Where all are alike no resample differs, so the interval is Wilson's instead."""
+    score = make_score(bootstrap, {side: weighted_mean(found) for side, found in values.items()}, SHARE, **about)
+    alike: dict[str, Any] = {
+        side: wilson_interval(float(found.sum()), len(found))
+        for side, found in values.items()
+        if len(set(found.tolist())) == 1
+    }
+    return replace(score, **alike)
+
+
 def _score_style(sides: dict[Side, Writing], bootstrap: Bootstrap, seed: int) -> tuple[dict[str, Score], list[str]]:
     base = score_style(sides["base"].texts, sides["real"].texts, seed=seed)
     tuned = score_style(sides["tuned"].texts, sides["real"].texts, seed=seed)
@@ -137,17 +148,15 @@ def _score_lengths(sides: dict[Side, Writing], bootstrap: Bootstrap, seed: int) 
         {side: _length_distance(lengths[side], lengths["real"]) for side in ("base", "tuned")},
         AMOUNT,
         title="Distance of lengths",
-        meaning="Words by which the lengths of generated and real texts differ on average, both sorted by length "
-        "(earth mover's distance); real: two random halves of the real texts",
+        meaning="Mean gap between the lengths of generated and real texts, both sorted; real: halves of the real texts",
         better="lower",
         unit="words",
     )
     halves = _distance_of_halves(lengths["real"], seed)
     return {
-        "ended": make_score(
+        "ended": _score_yes_or_no(
             bootstrap,
-            {side: weighted_mean(values) for side, values in ended.items()},
-            SHARE,
+            ended,
             title="Ends by itself",
             meaning="Share of texts that end before the length limit; real: those that fit in it",
             better="real",
@@ -274,10 +283,9 @@ def _score_copying(sides: dict[Side, Writing], bootstrap: Bootstrap) -> dict[str
         return {side: weighted_mean(np.array(values(writing), float)) for side, writing in sides.items()}
 
     return {
-        "copied_texts": make_score(
+        "copied_texts": _score_yes_or_no(
             bootstrap,
-            means(lambda side: [float(bool(copied.spans)) for copied in side.copied]),
-            SHARE,
+            {side: np.array([bool(copied.spans) for copied in it.copied], float) for side, it in sides.items()},
             title="Copies training rows",
             meaning=f"Share of texts with {MIN_COPIED_WORDS} or more words in a row that stand in one training row",
             better="at most real",
