@@ -14,9 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if (
-        signal.getsignal(_number) is signal.SIG_IGN
-    ):  # as nohup and background jobs leave them; runs would ignore them too
+    if signal.getsignal(_number) is signal.SIG_IGN:  # as nohup leaves them; runs would ignore them too
         signal.signal(_number, _usual)
 
 ASSETS = Path(__file__).parents[1] / "src" / "tunesmith" / "assets"
