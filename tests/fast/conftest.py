@@ -24,6 +24,7 @@ _NO_TOKENS = {"bos_token_id": 0, "eos_token_id": 0}
 _SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
 _GPT = dict(vocab_size=VOCABULARY, n_positions=POSITIONS, n_embd=32, n_layer=2, n_head=4, **_NO_TOKENS)
 _FALCON = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+_GPT_DRY = dict(_GPT, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)
 
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", dict(_LLAMA, tie_word_embeddings=True)),
@@ -34,7 +35,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("Gemma", dict(_LLAMA)),
     "gemma2": ("Gemma2", dict(_LLAMA, attn_logit_softcapping=2.0, final_logit_softcapping=1.5, **_SLIDING)),
     "gemma3": ("Gemma3Text", dict(_LLAMA, **_SLIDING)),
-    "gpt2": ("GPT2", dict(_GPT, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)),
+    "gpt2": ("GPT2", _GPT_DRY),
+    "gpt2-scaled": ("GPT2", dict(_GPT_DRY, scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False)),
     "gptj": ("GPTJ", dict(_GPT, rotary_dim=4, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)),
     "gpt-neox": ("GPTNeoX", dict(_WIDE, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)),
     "falcon-multiquery": ("Falcon", dict(_FALCON)),

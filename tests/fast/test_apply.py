@@ -225,6 +225,26 @@ def test_dropout_is_honoured_and_repeats_with_the_seed(name, dropout, build, doc
     assert_dropout(model, documents_of())
 
 
+@pytest.mark.parametrize(
+    ("name", "dropout"),
+    [
+        ("gpt2", {"resid_pdrop": 0.5, "embd_pdrop": 0.3}),
+        ("gptj", {"resid_pdrop": 0.5, "embd_pdrop": 0.3}),
+        ("gpt-neo", {"resid_dropout": 0.5, "embed_dropout": 0.3}),
+        ("gpt-neox", {"hidden_dropout": 0.5}),
+        ("falcon-heads", {"hidden_dropout": 0.5}),
+    ],
+    ids=["gpt2", "gptj", "gpt-neo", "gpt-neox", "falcon-heads"],
+)
+def test_dropout_of_one_document_falls_where_eager_drops(name, dropout, build, documents_of, reference):
+    model, documents = build(name, **dropout), documents_of((23,))
+    torch.manual_seed(3)
+    expected = reference(model, documents)[0]
+    fast.apply(model)
+    torch.manual_seed(3)
+    torch.testing.assert_close(loss_of(model, documents, 1.0), expected, rtol=1e-5, atol=0)
+
+
 def assert_dropout(model, documents):
     def loss(seed):
         torch.manual_seed(seed)
