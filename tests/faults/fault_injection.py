@@ -113,10 +113,10 @@ def kill_in_end(at: int | None = None, count_to: str | None = None) -> None:
 
     def save(*args: Any) -> None:
         countdown.arm()
-        _on_exit(countdown.disarm)
         original(*args)
 
     training._save = save
+    _on_exit(countdown.disarm)
 
 
 def kill_in_file(save: int, file: int, share: float) -> None:
