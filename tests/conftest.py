@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,3 +109,23 @@ def tiny_gpt_neo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     GPTNeoForCausalLM(config).save_pretrained(path)
     return path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A row for each kind of fault that tests/faults injects: how often, and how often the run survived it."""
+    rows: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for status in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(status, ()):
+            properties = dict(getattr(report, "user_properties", ()))
+            if "fault_row" in properties and (status != "passed" or report.when == "call"):
+                cases = properties.get("fault_cases", 1)
+                row = rows[properties["fault_row"]]
+                row[0] += cases
+                row[1] += cases if status == "passed" else 0
+    if not rows:
+        return
+    terminalreporter.section("faults survived")
+    terminalreporter.write_line("| fault | cases | survived |")
+    terminalreporter.write_line("|---|---|---|")
+    for name, (cases, survived) in rows.items():
+        terminalreporter.write_line(f"| {name} | {cases} | {survived} |")

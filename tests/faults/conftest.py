@@ -7,7 +7,6 @@ import json
 import shutil
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,11 +78,9 @@ class Lab:
 
     def _timed_reference(self, kind: str) -> tuple[dict[str, Any], float]:
         if kind not in self.references:
-            self.finish(kind, self.folder / f"warm-{kind}")  # the first run also fills the cache of tokenised data
             started = time.monotonic()
             found = self.finish(kind, self.folder / f"reference-{kind}")
             self.references[kind] = (found, time.monotonic() - started)
-            assert found == outcome(self.folder / f"warm-{kind}")
         return self.references[kind]
 
     def outcome(self, out: Path) -> dict[str, Any]:
@@ -159,22 +156,3 @@ def count(request: pytest.FixtureRequest, record_property: Callable[[str, object
         record_property("fault_cases", cases)
 
     return several
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    rows: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for status in ("passed", "failed", "error"):
-        for report in terminalreporter.stats.get(status, ()):
-            properties = dict(getattr(report, "user_properties", ()))
-            if "fault_row" in properties and (status != "passed" or report.when == "call"):
-                cases = properties.get("fault_cases", 1)
-                row = rows[properties["fault_row"]]
-                row[0] += cases
-                row[1] += cases if status == "passed" else 0
-    if not rows:
-        return
-    terminalreporter.section("faults survived")
-    terminalreporter.write_line("| fault | cases | survived |")
-    terminalreporter.write_line("|---|---|---|")
-    for name, (cases, survived) in rows.items():
-        terminalreporter.write_line(f"| {name} | {cases} | {survived} |")

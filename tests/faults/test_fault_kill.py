@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 KINDS = ("full", "lora")
 
 
+@pytest.mark.row("control: two undisturbed runs are equal")
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_undisturbed_runs_are_equal(lab: Lab, out: Path, kind: str) -> None:
+    assert lab.finish(kind, out) == lab.reference(kind)
+
+
 @pytest.mark.row("kill -9 at a random time")
 @pytest.mark.parametrize("seed", sample(range(40), 0, 1))
 def test_kill_at_a_random_time(lab: Lab, out: Path, seed: int) -> None:
