@@ -83,4 +83,5 @@ def wilson_interval(successes: float, trials: int) -> Interval:
     share = successes / trials
     spread = _Z * math.sqrt(share * (1 - share) / trials + _Z**2 / (4 * trials**2))
     centre, scale = share + _Z**2 / (2 * trials), 1 + _Z**2 / trials
-    return Interval(share, max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return Interval(share, max(0.0, min(low, share)), min(1.0, max(high, share)))
