@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data.cache import write_state
-from tunesmith.data.documents import TokenizedDocuments, load_array, load_documents
+from tunesmith.data.documents import TokenizedDocuments, load_array, load_documents, passes
 from tunesmith.data.long import LongCounts
 from tunesmith.data.split import TRAIN
 from tunesmith.data.spool import Spool
@@ -95,7 +95,8 @@ def _finish_split(folder: Path, read: dict[str, Any], text: NDArray[np.uint8]) -
     """Describe a split that is written, and load it."""
     offsets = load_array(folder / "offsets.npy")
     supervised = load_array(folder / "supervised.npy")
-    plain = int(np.count_nonzero(supervised)) == len(supervised) - (len(offsets) - 1)
+    num_targets = sum(int(np.count_nonzero(part)) for part in passes(supervised))
+    plain = num_targets == len(supervised) - (len(offsets) - 1)
     about = {
         "masked": not (plain and not supervised[offsets[:-1]].any()),
         "files": [file["path"] for file in read["files"]],
@@ -111,7 +112,8 @@ def _fingerprint(documents: TokenizedDocuments) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for array in (documents.tokens, documents.offsets, documents.supervised):
         if array is not None:
-            digest.update(array.data)
+            for part in passes(array):
+                digest.update(part.data)
     return digest.hexdigest()
 
 

@@ -7,6 +7,7 @@ larger than memory costs no more memory than the documents that are being looked
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 ARRAYS = {"tokens": np.int32, "offsets": np.int64, "supervised": np.bool_, "rows": np.int64, "num_bytes": np.int64}
+PASS_ITEMS = 1 << 24
 ORIGIN_ARRAYS = {"file_of": np.int32, "spans": np.int64, "slice_of": np.int32}
 
 
@@ -87,7 +89,7 @@ class TokenizedDocuments:
         """Supervised tokens of all documents."""
         if self.supervised is None:
             return len(self.tokens) - len(self)
-        return int(np.count_nonzero(self.supervised))
+        return sum(int(np.count_nonzero(part)) for part in passes(self.supervised))
 
     @cached_property
     def targets_per_document(self) -> NDArray[np.int64]:
@@ -189,6 +191,22 @@ def load_array(path: Path) -> NDArray[Any]:
     """A memory-mapped array that ArrayFile wrote, as a plain view without the cost of np.memmap's slicing."""
     array: NDArray[Any] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     return array
+
+
+def release(array: NDArray[Any]) -> None:
+    """Let go of the memory that a mapped array takes; what is read again comes from the file again."""
+    base: Any = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+def passes(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """A mapped array a part at a time, each let go of before the next."""
+    for begin in range(0, len(array), PASS_ITEMS):
+        yield array[begin : begin + PASS_ITEMS]
+        release(array)
 
 
 def load_documents(folder: Path, text: NDArray[np.uint8]) -> TokenizedDocuments:

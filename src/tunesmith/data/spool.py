@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data.beginnings import shared_beginnings
-from tunesmith.data.documents import ArrayFile, load_array
+from tunesmith.data.documents import ArrayFile, load_array, release
 from tunesmith.data.rows import TARGET, Pieces
 from tunesmith.data.template import RowProblem
 
@@ -32,6 +32,7 @@ COLUMNS = {
     "target_bytes": np.int64,
 }
 _FLUSH_ROWS = 4096
+RELEASE_BYTES = 1 << 26
 
 
 def hash_text(text: bytes) -> int:
@@ -112,6 +113,7 @@ class Spool:
         self.folder = folder
         rows = folder / "rows"
         self.text = load_array(folder / "text.npy")
+        self.num_read = 0
         self.piece_ends = load_array(rows / "piece_ends.npy")
         self.piece_flags = load_array(rows / "piece_flags.npy")
         columns = {name: load_array(rows / f"{name}.npy") for name in COLUMNS}
@@ -134,7 +136,15 @@ class Spool:
         """The texts of some rows without the beginnings that many of them share; they stay on disk."""
         spans = self.spans(rows)
         begins = spans[:, 0] + shared_beginnings(self.text, spans[:, 0], spans[:, 2])
-        return _Texts(self.text, begins, spans[:, 2])
+        return _Texts(self, begins, spans[:, 2])
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Bytes of the text; no more than RELEASE_BYTES of what was read stay in memory."""
+        self.num_read += end - begin
+        if self.num_read > RELEASE_BYTES:
+            release(self.text)
+            self.num_read = 0
+        return self.text[begin:end].tobytes()
 
     def span(self, index: int) -> tuple[int, int]:
         """First and last byte of a row in `text`."""
@@ -151,14 +161,14 @@ class Spool:
         pieces = []
         for piece in range(int(self.first_piece[index]), int(self.first_piece[index + 1])):
             end = int(self.piece_ends[piece])
-            pieces.append((self.text[begin:end].tobytes().decode("utf-8"), int(self.piece_flags[piece])))
+            pieces.append((self.read(begin, end).decode("utf-8"), int(self.piece_flags[piece])))
             begin = end
         return pieces
 
 
 class _Texts(Sequence[str]):
-    def __init__(self, text: NDArray[np.uint8], begins: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
-        self.text = text
+    def __init__(self, spool: Spool, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        self.spool = spool
         self.begins = begins
         self.ends = ends
 
@@ -171,5 +181,5 @@ class _Texts(Sequence[str]):
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return _Texts(self.text, self.begins[index], self.ends[index])
-        return self.text[self.begins[index] : self.ends[index]].tobytes().decode("utf-8", errors="ignore")
+            return _Texts(self.spool, self.begins[index], self.ends[index])
+        return self.spool.read(int(self.begins[index]), int(self.ends[index])).decode("utf-8", errors="ignore")

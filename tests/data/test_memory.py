@@ -1,0 +1,57 @@
+"""Data larger than memory: what is held does not grow with the file."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import sys
+from tunesmith.data import prepare
+from tunesmith.recipe import DataSection
+from tunesmith.source import find_model
+from tunesmith.tokenizer import load_tokenizer
+
+peak = 0
+
+def watch(stage, done, total):
+    global peak
+    with open("/proc/self/status") as status:
+        held = next(line for line in status if line.startswith("RssAnon"))
+    peak = max(peak, int(held.split()[1]))
+
+tokenizer = load_tokenizer(find_model(sys.argv[1]))
+data = prepare(DataSection(path=sys.argv[2], near_duplicates=False), tokenizer, 512, progress=watch)
+watch("end", 0, None)
+assert data.audit["rows_read"] == int(sys.argv[3])
+print(peak)
+"""
+
+
+def write(path: Path, num_rows: int) -> Path:
+    letters = random.Random(7)
+    words = ["".join(letters.choices("abcdefghijklmnop", k=6)) for _ in range(2000)]
+    with path.open("w") as file:
+        for row in range(num_rows):
+            file.write(json.dumps({"id": row, "text": " ".join(letters.choices(words, k=150))}) + "\n")
+    return path
+
+
+def peak_kibibytes(model: Path, path: Path, num_rows: int) -> int:
+    command = [sys.executable, "-c", PROGRAM, str(model), str(path), str(num_rows)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads what is held from /proc (Linux)")
+def test_memory_does_not_grow_with_the_file(tiny_llama: Path, tmp_path: Path) -> None:
+    """64 MB against 8 MB: less than a third of the difference may be held (row numbers and hashes are)."""
+    few, many = (write(tmp_path / f"{rows}.jsonl", rows) for rows in (7_500, 60_000))
+    grown = peak_kibibytes(tiny_llama, many, 60_000) - peak_kibibytes(tiny_llama, few, 7_500)
+    assert many.stat().st_size > 60e6
+    assert grown < (many.stat().st_size - few.stat().st_size) / 1024 / 3
