@@ -176,7 +176,6 @@ def does_not_fit(forecaster: Forecaster, target: Target, found: Found) -> str:
     options = [
         f"{describe(other)} ({format_bytes(other.memory.peak_bytes)})"
         for other in alternatives(forecaster, target, found)
-        if other.fit != "no"
     ]
     if options:
         return f"{text} Fits: {'; '.join(options)}."

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -114,8 +115,9 @@ def plan(
     not possible, assumed and said so. measured: real steps of this machine, to which the time is refitted. out: where
     the run will be written, for the room on that disk.
 
-    Raises PlanError for an unknown GPU, a sequence longer than the model, or data without training documents; ModelError
-    for a model whose config is not at hand or whose structure is not known; DataError for data that cannot be read.
+    Raises PlanError for an unknown GPU, a sequence longer than the model, or data without training documents;
+    ModelError for a model whose config is not at hand or whose structure is not known; DataError for data that cannot
+    be read.
     """
     if gpu is not None and all_gpus:
         raise PlanError("--gpu and --all-gpus exclude each other. Give one.")
@@ -127,7 +129,8 @@ def plan(
     else:
         shape.check_length(max(workload.train.longest, workload.eval.longest), "the longest document")
     forecaster = Forecaster(recipe, shape, workload)
-    quotes = [_quote(forecaster, target, price, measured, out) for target in chosen or [_this_machine()]]
+    targets = chosen or [_this_machine()]
+    quotes = [_quote(forecaster, target, price, measured, out, num_devices=len(targets)) for target in targets]
     return PlanReport(recipe, shape, workload, tuple(quotes), price, tuple(notes))
 
 
@@ -137,7 +140,13 @@ def _this_machine() -> Target:
 
 
 def _quote(
-    forecaster: Forecaster, target: Target, price: float | None, measured: Sequence[Measured], out: Path | None
+    forecaster: Forecaster,
+    target: Target,
+    price: float | None,
+    measured: Sequence[Measured],
+    out: Path | None,
+    *,
+    num_devices: int,
 ) -> Quote:
     decided, found, forecast = decide(forecaster, target, out=out or Path())
     if measured and target.here:
@@ -145,7 +154,7 @@ def _quote(
     cost = None if price is None else price * forecast.time.total_seconds / 3600
     instead: tuple[Found, ...] = ()
     if found.fit == "no" and forecaster.recipe.train.loop == "tunesmith":
-        instead = tuple(other for other in alternatives(forecaster, target, found) if other.fit != "no")
+        instead = tuple(islice(alternatives(forecaster, target, found), None if num_devices == 1 else 1))
     return Quote(target, decided, found, forecast, cost, instead)
 
 

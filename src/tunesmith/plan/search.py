@@ -12,7 +12,7 @@ from tunesmith.plan.machine import Machine
 from tunesmith.plan.memory import CONTEXT_BYTES, MemoryForecast, forecast_memory
 from tunesmith.plan.shapes import ModelShape
 from tunesmith.plan.simulate import NF4_BYTES
-from tunesmith.plan.step import Step, trace_step
+from tunesmith.plan.step import Step, trace_step, with_8bit_state
 from tunesmith.plan.trace import Log
 from tunesmith.plan.workload import Steps, Workload, reference_rows
 from tunesmith.recipe import Recipe
@@ -108,7 +108,7 @@ class Forecaster:
     workload: Workload
     _logs: dict[Step, Log] = field(default_factory=dict, repr=False)
     _steps: dict[int, Steps] = field(default_factory=dict, repr=False)
-    _memory: dict[tuple[Step, int], MemoryForecast] = field(default_factory=dict, repr=False)
+    _memory: dict[tuple[Step, Optimizer, int], MemoryForecast] = field(default_factory=dict, repr=False)
 
     def steps(self, tokens_per_step: int) -> Steps:
         if tokens_per_step not in self._steps:
@@ -121,7 +121,6 @@ class Forecaster:
             "method": choice.method,
             "precision": choice.precision,
             "dtype": choice.dtype,
-            "optimizer": choice.optimizer,
             "gradient_checkpointing": choice.gradient_checkpointing,
             "device": target.device,
             "flash": target.flash,
@@ -148,9 +147,11 @@ class Forecaster:
     def memory(self, choice: Choice, target: Target) -> MemoryForecast:
         """What a choice takes on a device."""
         step = self.step(choice, target)
-        key = (step, target.base_bytes)
+        key = (step, choice.optimizer, target.base_bytes)
         if key not in self._memory:
-            self._memory[key] = forecast_memory(self.log(step), target.device, base_bytes=target.base_bytes)
+            log = self.log(step)
+            log = log if choice.optimizer == "adamw" else with_8bit_state(log)
+            self._memory[key] = forecast_memory(log, target.device, base_bytes=target.base_bytes)
         return self._memory[key]
 
     def least_bytes(self, choice: Choice) -> int:
@@ -216,6 +217,8 @@ def _largest_that_fits(forecaster: Forecaster, target: Target, way: Choice, floo
     whole = _look(forecaster, target, _with_micro_batch(recipe, way, largest))
     if whole.fit == "fits" or recipe.train.micro_batch_tokens != "auto" or floor >= largest:
         return whole
+    if _at_least(whole, floor) > target.capacity_bytes * TIGHT:
+        return whole
     smallest = _look(forecaster, target, _with_micro_batch(recipe, way, floor))
     if smallest.fit != "fits":
         return smallest
@@ -227,6 +230,13 @@ def _largest_that_fits(forecaster: Forecaster, target: Target, way: Choice, floo
         if found.fit == "fits":
             return found
     return smallest
+
+
+def _at_least(whole: Found, size: int) -> float:
+    """What a micro-batch of `size` tokens takes at least: what grows with the tokens shrinks in proportion."""
+    parts = whole.memory.components
+    growing = parts["activations"] + parts["logits"] + parts["temporary"]
+    return whole.memory.peak_bytes - growing * (1 - size / whole.choice.micro_batch_tokens)
 
 
 def _powers_of_two(limit: int) -> list[int]:
@@ -274,8 +284,8 @@ def dtype_of(recipe: Recipe, method: str, precision: Precision) -> Dtype:
     return "bfloat16" if precision == "bf16" else "float16"
 
 
-def alternatives(forecaster: Forecaster, target: Target, found: Found) -> list[Found]:
-    """What would fit, or come closest, when what was asked does not: other methods, an 8-bit optimizer, less length."""
+def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterator[Found]:
+    """What would fit when what was asked does not, the nearest first: an 8-bit optimizer, LoRA, QLoRA."""
     recipe, choice = forecaster.recipe, found.choice
     ways: list[Choice] = []
     if choice.method == "full" and choice.optimizer == "adamw" and target.device == "cuda":
@@ -285,9 +295,9 @@ def alternatives(forecaster: Forecaster, target: Target, found: Found) -> list[F
             dtype = dtype_of(recipe, method, choice.precision)
             ways.append(replace(choice, method=method, dtype=dtype, optimizer="adamw", gradient_checkpointing=True))
     least = forecaster.workload.train.longest
-    tried = []
     for way in ways:
         size = min(max(least, COMFORTABLE_TOKENS[target.device]), max(least, choice.micro_batch_tokens))
         if forecaster.least_bytes(way) + target.base_bytes <= target.capacity_bytes:
-            tried.append(_look(forecaster, target, replace(way, micro_batch_tokens=size)))
-    return tried
+            other = _look(forecaster, target, replace(way, micro_batch_tokens=size))
+            if other.fit != "no":
+                yield other

@@ -92,23 +92,6 @@ def quantise(model: nn.Module, head: nn.Module) -> None:
                 setattr(module, name, Nf4Linear(child))
 
 
-class QuantisedState:
-    """Allocates like bitsandbytes' AdamW8bit: two bytes and two scales for 256 values, float32 below 4,096 values."""
-
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters = parameters
-        self.state: dict[nn.Parameter, list[Tensor]] = {}
-
-    def step(self) -> None:
-        for parameter in self.parameters:
-            if parameter.grad is None or parameter in self.state:
-                continue
-            number = parameter.numel()
-            small = number < 4096
-            sizes = [(number, torch.float32)] if small else [(number, torch.uint8), (-(-number // 256), torch.float32)]
-            self.state[parameter] = [torch.empty(size, dtype=dtype) for size, dtype in sizes for _ in range(2)]
-
-
 def traced_batch(lengths: tuple[int, ...], target_fraction: float = 1.0) -> FlatBatch:
     """A batch of documents that feed `lengths` tokens, a share of which are targets. Call it outside of fake mode.
 

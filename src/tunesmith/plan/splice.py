@@ -36,8 +36,6 @@ class _Origin(NamedTuple):
 class _Splice:
     repeats: int
     labels: dict[int, str]
-    twins: list[dict[int, int]]
-    """For each copy, storages of the template that stand for a storage that is in the log already."""
     next_id: int
     origins: dict[int, _Origin] = field(default_factory=dict)
     born_at: dict[tuple[str, int, int], list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -66,12 +64,11 @@ class _Splice:
 
     def moved(self, segment: Segment, pass_round: int, place: int) -> Segment:
         """The template's segment as it happens at the place of a copy."""
-        twins = self.twins[place - TEMPLATE - 1]
         births = self.born_at[segment.phase, pass_round, place]
         events = []
         for event in segment.events:
             if event.born:
-                storage = twins.get(event.storage) or self._new_id(event.storage)
+                storage = self._new_id(event.storage)
                 births.append(storage)
                 events.append(Event(storage, event.num_bytes, True))
             else:
@@ -131,21 +128,18 @@ class _Splice:
         return kept
 
 
-def repeat_layers(log: Log, repeats: int, twins: list[dict[int, int]]) -> Log:
+def repeat_layers(log: Log, repeats: int) -> Log:
     """The log of a model with `repeats` more groups, from the log of one with five.
 
-    twins: for each new group, which gradients of the template's parameters are which gradients in the log.
     Raises NotAlike when the middle groups do not do the same.
     """
     _check_alike(log)
     last = max((event.storage for event in log.events()), default=0)
-    splice = _Splice(repeats, dict(log.labels), twins, last)
+    splice = _Splice(repeats, dict(log.labels), last)
     segments: list[Segment] = []
     rounds: dict[str, int] = defaultdict(int)
     template: dict[tuple[str, int], Segment] = {}
     for segment in log.segments:
-        if segment.phase == "missing gradients":
-            continue
         if segment.group is None:
             segments.append(splice.kept(segment))
             continue

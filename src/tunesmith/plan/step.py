@@ -20,7 +20,7 @@ from tunesmith.errors import ModelError
 from tunesmith.fast.layout import FlatBatch
 from tunesmith.plan import simulate
 from tunesmith.plan.splice import MIN_GROUPS, TEMPLATE, NotAlike, repeat_layers
-from tunesmith.plan.trace import Log, Segment, Trace
+from tunesmith.plan.trace import Event, Log, Segment, Trace
 from tunesmith.recipe import LoraSection
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class Step:
     method: Literal["full", "lora", "qlora"] = "full"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     gradient_checkpointing: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     flash: bool = True
@@ -60,7 +59,7 @@ class Step:
 def trace_step(config: PretrainedConfig, step: Step, *, splice: bool = True) -> Log:
     """Allocations and work of two optimizer steps and an evaluation pass, from the config alone.
 
-    The first step creates the optimizer's state, the second runs beside it. `splice` traces four groups of like layers
+    The first step creates the optimizer's state, the second runs beside it. `splice` traces five groups of like layers
     and repeats their record, which gives the same log in a fraction of the time.
 
     Raises ModelError when the model has a structure that is not known.
@@ -79,6 +78,7 @@ def _trace(config: PretrainedConfig, step: Step, *, splice: bool) -> Log:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         bare = simulate.build_on_meta(config, dtype=DTYPES[step.dtype], attention=_attention(step))
+        layers = Layers(bare, config, shorten=splice)
         model = prepare_model(bare, step)
         stack.enter_context(simulate.without_values())
         if step.device == "cuda":
@@ -86,13 +86,12 @@ def _trace(config: PretrainedConfig, step: Step, *, splice: bool) -> Log:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         simulate.fakify(model)
         trace = stack.enter_context(Trace(logits_width=config.get_text_config().vocab_size, lengths=step.micro_batch))
-        trace.hold((*model.parameters(), *model.buffers()), "weights")
-        layers = _Layers(model, config, trace)
-        if splice:
-            layers.shorten()
-        run_step(model, step, batch, trace, layers)
-    log = layers.repeated(trace.log)
-    log.num_trained = sum(parameter.numel() for parameter in layers.parameters if parameter.requires_grad)
+        layers.mark(trace)
+        groups = layers.groups(model)
+        run_step(model, step, batch, trace, groups)
+    trained = {group: sum(p.numel() for p in tensors.trained) for group, tensors in groups}
+    log = repeat_layers(trace.log, layers.num_missing) if layers.num_missing else trace.log
+    log.num_trained = sum(trained.values()) + layers.num_missing * trained.get(TEMPLATE, 0)
     return log
 
 
@@ -114,32 +113,72 @@ def prepare_model(model: Any, step: Step) -> Any:
     return model.train()
 
 
-def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, layers: _Layers | None = None) -> None:
-    """One optimizer step and one evaluation pass under a trace that holds the model, on fake or real tensors."""
-    parameters = layers.parameters if layers is not None else list(model.parameters())
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    optimizer = _optimizer(trained, step)
-    for number in range(2 if step.accumulates else 1):
+@dataclass(frozen=True)
+class Tensors:
+    """Parameters and buffers of a part of the model."""
+
+    parameters: list[nn.Parameter]
+    buffers: list[Tensor]
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.parameters if parameter.requires_grad]
+
+
+Groups = list[tuple[int | None, Tensors]]
+
+
+def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Groups | None = None) -> None:
+    """One optimizer step and one evaluation pass under a trace, on fake or real tensors.
+
+    groups: the model's tensors by group of layers, in order; the optimizer then takes one group after another.
+    """
+    groups = groups or [(None, Tensors(list(model.parameters()), list(model.buffers())))]
+    with trace.phase("weights"):
+        for group, tensors in groups:
+            trace.enter_group(group)
+            trace.hold((*tensors.parameters, *tensors.buffers), "weights")
+    trace.hold((batch.input_ids, batch.position_ids, batch.targets, batch.cu_seqlens), "temporary")
+    trained = [parameter for _, tensors in groups for parameter in tensors.trained]
+    for _ in range(2 if step.accumulates else 1):
         with trace.phase("forward"):
             loss = _forward(model, step, batch)
         trace.name_alive("activations", "forward")
         with trace.phase("backward"):
             loss.backward()
         del loss
-        if number == 0 and layers is not None:
-            layers.make_missing_gradients()
-        trace.hold((p.grad for p in trained if p.grad is not None), "gradients")
+        trace.hold((parameter.grad for parameter in trained if parameter.grad is not None), "gradients")
     with trace.phase("optimizer"):
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
+        _clip(trace, groups)
+        optimizers = []
+        for group, tensors in groups:
+            trace.enter_group(group)
+            if tensors.trained:
+                optimizers.append(torch.optim.AdamW(tensors.trained, lr=1e-4, fused=True))
+                optimizers[-1].step()
     trace.name_alive("optimizer", "optimizer")
     with trace.phase("zero_grad"):
-        for parameter in trained:
-            parameter.grad = None
+        for group, tensors in groups:
+            trace.enter_group(group)
+            for parameter in tensors.trained:
+                parameter.grad = None
     with trace.phase("evaluation"), torch.no_grad():
         model.eval()
         _forward(model, step, batch)
         model.train()
+
+
+def _clip(trace: Trace, groups: Groups) -> None:
+    """torch.nn.utils.clip_grad_norm_, a group at a time."""
+    norms = []
+    for group, tensors in groups:
+        trace.enter_group(group)
+        norms += [torch.linalg.vector_norm(p.grad) for p in tensors.trained if p.grad is not None]
+    trace.enter_group(None)
+    total = torch.linalg.vector_norm(torch.stack(norms))
+    del norms
+    for _, tensors in groups:
+        torch.nn.utils.clip_grads_with_norm_(tensors.trained, 1.0, total)
 
 
 def _attention(step: Step) -> str | None:
@@ -157,72 +196,65 @@ def _forward(model: Any, step: Step, batch: FlatBatch) -> Tensor:
         return model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss  # type: ignore[no-any-return]
 
 
-def _optimizer(trained: list[nn.Parameter], step: Step) -> Any:
-    if step.optimizer == "adamw8bit":
-        return simulate.QuantisedState(trained)
-    return torch.optim.AdamW(trained, lr=1e-4, fused=True)
+class Layers:
+    """The list of a model's layers, shortened to a few groups of like ones, and marked in the trace."""
 
-
-class _Layers:
-    """Shortens a model to a few groups of like layers, marks in the trace where each group begins, and repeats them."""
-
-    def __init__(self, model: Any, config: PretrainedConfig, trace: Trace) -> None:
-        self.trace = trace
-        self.parameters = list(model.parameters())
-        """Of the whole model, in its order."""
+    def __init__(self, model: Any, config: PretrainedConfig, *, shorten: bool) -> None:
+        """shorten: take layers out until five groups are left, when there are more and all are alike."""
         self.stack = layer_stack(model, config)
         self.period = period_of(config, len(self.stack))
-        self.missing: list[nn.Module] = []
-        self.template: list[nn.Module] = []
-        self.twins: list[dict[int, int]] = []
+        self.num_missing = 0
+        num_groups, rest = divmod(len(self.stack), self.period)
+        if shorten and rest == 0 and num_groups > MIN_GROUPS:
+            self.num_missing = num_groups - MIN_GROUPS
+            begin = (TEMPLATE + 1) * self.period
+            del self.stack[begin : begin + self.num_missing * self.period]
 
-    def shorten(self) -> None:
-        """Take layers out until five groups are left, when there are more and all are alike."""
-        num_layers, kept = len(self.stack), MIN_GROUPS * self.period
-        if num_layers <= kept or num_layers % self.period:
+    def groups(self, model: nn.Module) -> Groups:
+        """The model's tensors by group of layers, in its order; all as one when no layer is missing."""
+        if not self.num_missing:
+            return [(None, Tensors(list(model.parameters()), list(model.buffers())))]
+        groups: Groups = []
+        of_layers = {id(tensor) for tensor in (*self.stack.parameters(), *self.stack.buffers())}
+        first = next(self.stack.parameters())
+        names = [id(parameter) for parameter in model.parameters()]
+        position = names.index(id(first))
+        outside = [parameter for parameter in model.parameters() if id(parameter) not in of_layers]
+        before = [parameter for parameter in outside if names.index(id(parameter)) < position]
+        after = [parameter for parameter in outside if names.index(id(parameter)) > position]
+        buffers = [buffer for buffer in model.buffers() if id(buffer) not in of_layers]
+        groups.append((None, Tensors(before, buffers)))
+        for number in range(MIN_GROUPS):
+            layers = self.stack[number * self.period : (number + 1) * self.period]
+            groups.append((number, Tensors(list(layers.parameters()), list(layers.buffers()))))
+        groups.append((None, Tensors(after, [])))
+        return groups
+
+    def mark(self, trace: Trace) -> None:
+        """Let the trace know when each group begins, going forward and going backward."""
+        if not self.num_missing:
             return
-        begin = (TEMPLATE + 1) * self.period
-        end = begin + num_layers - kept
-        self.missing = list(self.stack[begin:end])
-        self.template = list(self.stack[begin - self.period : begin])
-        del self.stack[begin:end]
         for number, layer in enumerate(self.stack):
             group, place = divmod(number, self.period)
             if place == 0:
-                layer.register_forward_pre_hook(partial(self._enter, group))
+                layer.register_forward_pre_hook(partial(_enter, trace, group))
             if place == self.period - 1:
-                layer.register_forward_hook(partial(self._leave, group))
+                layer.register_forward_hook(partial(_leave, trace, group))
 
-    def _enter(self, group: int, *_: Any) -> None:
-        if self.trace.current_phase != "backward":  # there, a checkpointed layer runs once more
-            self.trace.enter_group(group)
 
-    def _leave(self, group: int, module: Any, args: Any, output: Any) -> None:
-        if self.trace.current_phase == "backward":
-            return
-        hidden = output[0] if isinstance(output, tuple) else output
-        if hidden.requires_grad:
-            hidden.register_hook(lambda _: self.trace.enter_group(group))
-        if group == MIN_GROUPS - 1:
-            self.trace.enter_group(None)
+def _enter(trace: Trace, group: int, *_: Any) -> None:
+    if trace.current_phase != "backward":  # there, a checkpointed layer runs once more
+        trace.enter_group(group)
 
-    def make_missing_gradients(self) -> None:
-        """Gradients of the layers that are not run, as the optimizer needs them."""
-        templates = [parameter for layer in self.template for parameter in layer.parameters()]
-        with self.trace.phase("missing gradients"):
-            for first in range(0, len(self.missing), self.period):
-                group = self.missing[first : first + self.period]
-                twins = {}
-                parameters = [parameter for layer in group for parameter in layer.parameters()]
-                for parameter, template in zip(parameters, templates, strict=True):
-                    if parameter.requires_grad and template.grad is not None:
-                        parameter.grad = torch.empty_like(template.grad)
-                        twins[self.trace.storage_of(template.grad)] = self.trace.storage_of(parameter.grad)
-                self.twins.append(twins)
 
-    def repeated(self, log: Log) -> Log:
-        """The log of the whole model. Raises NotAlike when the layers do not do the same."""
-        return repeat_layers(log, len(self.twins), self.twins) if self.missing else log
+def _leave(trace: Trace, group: int, module: Any, args: Any, output: Any) -> None:
+    if trace.current_phase == "backward":
+        return
+    hidden = output[0] if isinstance(output, tuple) else output
+    if hidden.requires_grad:
+        hidden.register_hook(lambda _: trace.enter_group(group))
+    if group == MIN_GROUPS - 1:
+        trace.enter_group(None)
 
 
 def layer_stack(model: Any, config: PretrainedConfig) -> nn.ModuleList:
@@ -245,6 +277,22 @@ def period_of(config: PretrainedConfig, num_layers: int) -> int:
         if all(kinds[number] == kinds[number % period] for number in range(num_layers)):
             return period
     return num_layers
+
+
+def with_8bit_state(log: Log) -> Log:
+    """The log as it is with bitsandbytes' AdamW8bit: two bytes and two scales for 256 values, float32 below 4,096."""
+
+    def size(event: Event) -> int:
+        number = event.num_bytes // 4
+        if log.labels.get(event.storage) != "optimizer" or number < 4096:
+            return event.num_bytes
+        return number + 4 * -(-number // 256)
+
+    segments = [
+        Segment(part.phase, part.group, [event._replace(num_bytes=size(event)) for event in part.events], part.work)
+        for part in log.segments
+    ]
+    return Log(segments, log.labels, log.num_trained)
 
 
 def _twice(log: Log) -> Log:
