@@ -193,3 +193,15 @@ def test_unknown_model_writes_nothing(shows_csv: Path, tmp_path: Path) -> None:
     with pytest.raises(tunesmith.ModelError):
         tunesmith.train(recipe, out=tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["netflix-gpt-neo-125m", "netflix-gpt-neo-1.3b", "netflix-gpt-neo-2.7b", "lora-gpt-j", "lora-falcon-7b"],
+)
+def test_shipped_recipes_run_on_a_local_model(name: str, tiny_gpt_neo: Path, shows_csv: Path, tmp_path: Path) -> None:
+    path = Path(__file__).parents[1] / "recipes" / f"{name}.yaml"
+    here = [f"model.name={tiny_gpt_neo}", f"data.path={shows_csv}", "data.max_rows=60", "train.max_steps=2"]
+    run = tunesmith.train(path, out=tmp_path / "run", overrides=[*here, "train.max_length=512"], console=QUIET)
+    assert run.result["steps"] == 2
+    assert run.result["eval_loss"] < run.result["eval_loss_base"]
