@@ -24,6 +24,7 @@ MAX_HELD_OUT_TOKENS = 32_768
 
 BATCH_SIZE = 96
 """Texts written at once: all of them, with the recipe's defaults. A step of many rows costs little more than of one."""
+DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 PASS_TOKENS = 2048
 """Tokens of one forward pass of the evaluation."""
 
@@ -43,8 +44,14 @@ def observe(
     held_out: TokenizedDocuments | None,
     general: TokenizedDocuments,
     section: CompareSection,
+    *,
+    precision: str = "fp32",
 ) -> Observation:
-    """Load a model, let it write for all prompts in one batched call, score it, and let it go again."""
+    """Load a model, let it write for all prompts in one batched call, score it, and let it go again.
+
+    `precision` is the plan's: on a GPU a run in bf16 or fp16 is compared in that type, so that what could be trained
+    fits. On a CPU both models are float32.
+    """
     import torch
 
     from tunesmith import fast
@@ -54,7 +61,8 @@ def observe(
     from tunesmith.tokenizer import load_tokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(source, dtype="float32", device=device)
+    dtype = DTYPES.get(precision, "float32") if device == "cuda" else "float32"
+    model = load_model(source, dtype=dtype, device=device)
     generations = generate(
         model,
         load_tokenizer(source),

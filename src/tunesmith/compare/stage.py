@@ -23,7 +23,7 @@ from tunesmith.compare.samples import Sample, TrainingRows, collect_samples, wri
 from tunesmith.compare.scores import Score, score_writing
 from tunesmith.errors import DataError, RunError
 from tunesmith.recipe import Recipe
-from tunesmith.rundir import COMPARE, DATA, RunDir
+from tunesmith.rundir import COMPARE, DATA, PLAN, RunDir
 
 if TYPE_CHECKING:
     from tunesmith.data import Data
@@ -58,10 +58,11 @@ def compare(
     tokenizer = load_tokenizer(base_source)
     data = data or _prepare_again(run_dir, recipe, tokenizer, notes)
     texts = _choose_texts(data, tokenizer, recipe, prompts, notes)
+    precision = str(run_dir.read_json(PLAN).get("precision")) if run_dir.has(PLAN) else "fp32"
     say(f"base writes {len(texts.prompts)} texts")
-    base = observe(base_source, texts.prompts, texts.held_out, texts.general, recipe.compare)
+    base = observe(base_source, texts.prompts, texts.held_out, texts.general, recipe.compare, precision=precision)
     say(f"tuned writes {len(texts.prompts)} texts")
-    tuned = observe(tuned_source, texts.prompts, texts.held_out, texts.general, recipe.compare)
+    tuned = observe(tuned_source, texts.prompts, texts.held_out, texts.general, recipe.compare, precision=precision)
     say("scoring both")
     rows = TrainingRows(data.train if data is not None else None, tokenizer)
     samples = collect_samples(texts.prompts, base.generations, tuned.generations, rows)
