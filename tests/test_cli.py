@@ -90,3 +90,10 @@ def test_plan_prints_json_without_weights(shows_csv: Path, tmp_path: Path) -> No
     done = CliRunner().invoke(app, ["plan", str(tmp_path / "r.yaml"), "--gpu", "l4", "--price", "0.8", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)
+
+
+def test_eval_wants_data_or_tasks(tiny_llama: Path) -> None:
+    for arguments in ([], ["--data", "a.csv", "--tasks", "b"]):
+        done = CliRunner().invoke(app, ["eval", str(tiny_llama), *arguments])
+        assert done.exit_code == 2
+        assert "--tasks" in done.output

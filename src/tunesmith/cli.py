@@ -279,18 +279,27 @@ def generate(
 @app.command("eval")
 def evaluate(
     model: ModelArgument,
-    data: Annotated[str, typer.Option("--data", help="File to score; every row is used.")],
+    data: Annotated[str | None, typer.Option("--data", help="File to score; every row is used.")] = None,
     text: Annotated[str | None, typer.Option(help="Column that holds the text.")] = None,
     max_length: Annotated[int, typer.Option(min=2, help="Longest document in tokens.")] = 1024,
+    tasks: Annotated[str | None, typer.Option(help="Public tasks of lm-eval (an extra), separated by commas.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents of each task.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a model on a file: loss, perplexity, bits per byte, token accuracy.
+    """Score a model on a file: loss, perplexity, bits per byte, token accuracy; or on public tasks.
 
     Example: tunesmith eval smollm2-135m --data held-out.csv --text description
     """
-    from tunesmith.pipeline import evaluate_file
+    if (data is None) == (tasks is None):
+        raise typer.BadParameter("give --data FILE or --tasks NAMES")
+    if tasks is not None:
+        from tunesmith.compare.lm_eval import evaluate_tasks
 
-    scores = evaluate_file(model, data, text=text, max_length=max_length)
+        scores: dict[str, Any] = evaluate_tasks(model, tasks.split(","), limit=limit)
+    else:
+        from tunesmith.pipeline import evaluate_file
+
+        scores = evaluate_file(model, str(data), text=text, max_length=max_length)
     if as_json:
         _print_json(scores)
         return
