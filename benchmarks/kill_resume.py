@@ -68,20 +68,27 @@ def run_to_the_end(options: argparse.Namespace, run: Path) -> None:
 
 
 def kill_at_random(options: argparse.Namespace, run: Path, seconds: float) -> list[Kill]:
-    """Kill the run after random times, on average a share of `seconds` that lets every kill find it at work."""
+    """Kill the run at random times after each start's first step, on average a share of `seconds`."""
     generator = random.Random(options.seed)
     kills: list[Kill] = []
     while len(kills) < options.kills:
+        before = last_saved(run)
         process = start(options, run)
-        began = time.monotonic()
+        began = time.time()
+        while process.poll() is None and (not is_newer(run / "metrics.jsonl", began) or last_step(run) <= before):
+            time.sleep(0.2)
         try:
-            code = process.wait(timeout=generator.uniform(0.05, 1.2) * seconds / options.kills)
+            code = process.wait(timeout=generator.uniform(0, 0.8) * seconds / options.kills)
             sys.exit(f"the run ended with {code} before kill {len(kills) + 1}; take fewer kills or a longer run")
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        kills.append(Kill(time.monotonic() - began, last_step(run), last_saved(run)))
+        kills.append(Kill(time.time() - began, last_step(run), last_saved(run)))
     return kills
+
+
+def is_newer(path: Path, moment: float) -> bool:
+    return path.exists() and path.stat().st_mtime > moment
 
 
 def last_step(run: Path) -> int:
