@@ -69,7 +69,7 @@ class Source(_Section):
 class DataSection(_Section):
     """Where the text comes from, what a row is, and how rows are split."""
 
-    path: str | tuple[Source, ...]
+    path: Annotated[str | tuple[Source, ...], BeforeValidator(lambda value: "-" if value == [None] else value)]
     """A file, folder, glob, `hub:owner/name[:split]`, `-` for standard input, or a list of {path, weight}."""
     text: str | None = None
     """Column that holds the text, or a template such as "{title} ({release_year}): {description}"."""

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+import yaml
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -292,6 +293,10 @@ def test_standard_input(
         assert prepared("-", text="text", seed=8).audit["rows_read"] == 60  # what is piped in is read once and kept
     finally:
         spool_stdin.cache_clear()
+
+
+def test_a_bare_dash_on_the_command_line_is_standard_input() -> None:
+    assert DataSection.model_validate({"path": yaml.safe_load("-")}).path == "-"  # YAML reads a list of nothing
 
 
 def test_nothing_piped_in_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
