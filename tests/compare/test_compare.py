@@ -13,7 +13,7 @@ import pytest
 
 from tunesmith.compare import compare
 from tunesmith.errors import RunError
-from tunesmith.rundir import COMPARE, RunDir
+from tunesmith.rundir import COMPARE, RESULT, RunDir
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,18 @@ def test_slices_and_kinds_are_reported(comparison: dict[str, Any]) -> None:
 def test_a_second_comparison_is_the_same(finished_run: RunDir, comparison: dict[str, Any]) -> None:
     again = compare(finished_run)
     assert {**again, "seconds": 0} == {**comparison, "seconds": 0}
+
+
+def test_losses_that_differ_from_trainings_are_noted(
+    comparison: dict[str, Any], finished_run: RunDir, tmp_path: Path
+) -> None:
+    said = [note for note in comparison["notes"] if "changed since training" in note]
+    assert len(said) == 2  # the fixture's result.json is made up
+    copy = copied(finished_run, tmp_path)
+    scores = comparison["scores"]["heldout_loss"]
+    true = {"eval_loss": scores["tuned"]["value"], "eval_loss_base": scores["base"]["value"]}
+    copy.write_json(RESULT, copy.read_json(RESULT) | true)
+    assert not [note for note in compare(copy)["notes"] if "changed since training" in note]
 
 
 def test_other_prompts_replace_the_recipes(finished_run: RunDir, tmp_path: Path) -> None:

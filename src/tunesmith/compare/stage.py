@@ -23,7 +23,7 @@ from tunesmith.compare.samples import Sample, TrainingRows, collect_samples, wri
 from tunesmith.compare.scores import Score, score_writing
 from tunesmith.errors import DataError, RunError
 from tunesmith.recipe import Recipe
-from tunesmith.rundir import COMPARE, DATA, PLAN, RunDir
+from tunesmith.rundir import COMPARE, DATA, PLAN, RESULT, RunDir
 
 if TYPE_CHECKING:
     from tunesmith.data import Data
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tunesmith.tokenizer import TextTokenizer
 
 VERSION = 1
+LOSS_TOLERANCE = 0.02
+"""Nats by which a held-out loss may differ from training's: bf16 rounds otherwise in other batches."""
 Say = Callable[[str], None]
 
 
@@ -69,7 +71,7 @@ def compare(
     comparison = _assemble(recipe, samples, rows, base, tuned, texts) | {
         "base": {"name": base_source.name, "revision": base_source.revision, "licence": base_source.licence},
         "tuned": {"name": run_dir.path.name, "adapter": tuned_source.adapter is not None},
-        "notes": notes,
+        "notes": notes + _disagreements(run_dir, texts, base, tuned),
         "environment": environment(),
         "seconds": time.monotonic() - started,
     }
@@ -85,6 +87,8 @@ class _Texts:
     prompts: list[Prompt]
     held_out: TokenizedDocuments | None
     general: TokenizedDocuments
+    complete: bool = False
+    """`held_out` holds every held-out row."""
 
 
 def _choose_texts(
@@ -95,7 +99,8 @@ def _choose_texts(
     if held_out is None:
         return _Texts(asked, None, general)
     asked += held_out_prompts(held_out, tokenizer, recipe.compare)
-    return _Texts(asked, some_documents(held_out, MAX_HELD_OUT_TOKENS, recipe.compare.seed), general)
+    scored = some_documents(held_out, MAX_HELD_OUT_TOKENS, recipe.compare.seed)
+    return _Texts(asked, scored, general, complete=scored is held_out)
 
 
 def _prepare_again(run_dir: RunDir, recipe: Recipe, tokenizer: TextTokenizer, notes: list[str]) -> Data | None:
@@ -124,6 +129,22 @@ def _held_out(data: Data | None, recipe: Recipe, notes: list[str]) -> TokenizedD
             f"Only {len(data.eval)} held-out rows for {recipe.compare.num_samples} samples: the intervals are wide."
         )
     return data.eval
+
+
+def _disagreements(run_dir: RunDir, texts: _Texts, base: Observation, tuned: Observation) -> list[str]:
+    """A note when the same held-out rows score otherwise than in result.json: something changed since training."""
+    recorded = run_dir.read_json(RESULT) if run_dir.has(RESULT) else {}
+    notes = []
+    for name, key, seen in (("base", "eval_loss_base", base.held_out), ("tuned", "eval_loss", tuned.held_out)):
+        before = recorded.get(key)
+        if not texts.complete or seen is None or not isinstance(before, float):
+            continue
+        if abs(seen.loss - before) > LOSS_TOLERANCE:
+            notes.append(
+                f"The held-out loss of the {name} model is {seen.loss:.3f} here and {before:.3f} in {RESULT}: "
+                "the data, the model's files or tunesmith changed since training."
+            )
+    return notes
 
 
 def _assemble(
