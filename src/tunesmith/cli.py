@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -11,6 +12,7 @@ import typer
 
 from tunesmith import __version__
 from tunesmith.errors import Stopped, TunesmithError
+from tunesmith.signals import StopRequest
 
 app = typer.Typer(
     name="tunesmith",
@@ -366,7 +368,8 @@ def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 a bug, 2 the user can fix it, 75 stopped and resumable."""
     _quiet_libraries()
     try:
-        app()
+        with StopRequest(shlex.join(["tunesmith", *sys.argv[1:]])) as stop, stop.at_once():
+            app()
     except (TunesmithError, Stopped) as error:
         if _state["debug"]:
             raise

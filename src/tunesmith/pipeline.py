@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from tunesmith.data import Data
     from tunesmith.generate import Generation
     from tunesmith.plan import Measured, Plan, PlanReport
+    from tunesmith.signals import StopRequest
     from tunesmith.source import ModelSource
     from tunesmith.tokenizer import TextTokenizer
     from tunesmith.training import Job
     from tunesmith.training.checkpoint import Checkpoint
-    from tunesmith.training.signals import StopRequest
 
 Say = Callable[[str], None]
 EVAL_TOKENS = 2048
@@ -104,8 +104,8 @@ def train(
     """
     from rich.console import Console
 
+    from tunesmith.signals import StopRequest
     from tunesmith.training.lock import RunLock
-    from tunesmith.training.signals import StopRequest
 
     recipe, path = _recipe_and_path(recipe, out, overrides, small)
     _check_out(path, recipe, resume=resume, fresh=fresh, force=force)

@@ -146,7 +146,7 @@ def send(number: int, at: str, nth: int = 1, again: bool = False) -> None:
     def ring() -> None:
         os.kill(os.getpid(), number)
         if again:
-            from tunesmith.training import signals
+            from tunesmith import signals
 
             now = signals.time.monotonic() + 1
             signals.time = _Clock(now)  # type: ignore[attr-defined]
@@ -415,6 +415,10 @@ def _at_place(at: str, nth: int, ring: Callable[[], None]) -> None:
             return inner(*args, progress=in_the_middle, **kwargs)
 
         trainer.evaluate = evaluate
+    elif at == "generate":
+        from tunesmith import generate
+
+        before(generate, "_choose")
     elif at == "save":
         before(trainer.FlatTrainer, "_write_state")
     elif at == "end":

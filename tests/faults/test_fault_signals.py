@@ -69,6 +69,19 @@ def test_a_signal_stops_and_the_run_goes_on_as_if_nothing_had_been(
         lab.finish(recipe, out)
 
 
+@pytest.mark.row("a signal while text is written: exit 75, the command again")
+@pytest.mark.parametrize("number", sample(SIGNALS, 1))
+def test_a_signal_ends_a_comparison_that_can_be_made_again(lab: Lab, number: signal.Signals) -> None:
+    lab.reference("plain")
+    run = lab.folder / "reference-plain"
+    child = lab.zygote.start(
+        "tunesmith", {"kind": "send", "number": number, "at": "generate"}, arguments=["compare", str(run)]
+    )
+    assert child.wait() == 75, child.output
+    assert f"stopped: {number.name}. Resume with: tunesmith compare {run}" in child.output
+    assert not (run / "compare.json").exists()
+
+
 @pytest.mark.row("a second signal: exit at once, resumed")
 @pytest.mark.parametrize("number", sample([signal.SIGTERM, signal.SIGINT], 0))
 def test_a_second_signal_exits_at_once(lab: Lab, out: Path, number: signal.Signals) -> None:

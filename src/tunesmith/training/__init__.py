@@ -3,7 +3,7 @@
 trainer.py      one optimizer step: micro-batches, token-weighted loss, retry after out of memory
 rehearsal.py    the largest batch tried before step 1, then rolled back
 checkpoint.py   checkpoints that are whole or absent; state.py holds their content
-lock.py signals.py numbers.py memory.py    one writer, stops at step boundaries, bad numbers, out of memory
+lock.py numbers.py memory.py               one writer, bad numbers, out of memory
 progress.py card.py                        what a person sees; the model card
 """
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from tunesmith.data import Data
     from tunesmith.plan import Measured
+    from tunesmith.signals import StopRequest
     from tunesmith.source import ModelSource
     from tunesmith.tokenizer import TextTokenizer
     from tunesmith.training.checkpoint import Checkpoint
     from tunesmith.training.progress import Progress
-    from tunesmith.training.signals import StopRequest
     from tunesmith.training.trainer import FlatTrainer
 
 
@@ -78,9 +78,9 @@ def train(job: Job, stop: StopRequest, console: Console) -> dict[str, Any]:
 
 def calibrate(job: Job, console: Console) -> list[Measured]:
     """Time a few real optimizer steps of a job; `job.run_dir` may be a temporary one. About 13 steps."""
+    from tunesmith.signals import StopRequest
     from tunesmith.training.progress import Progress
     from tunesmith.training.rehearsal import time_steps
-    from tunesmith.training.signals import StopRequest
 
     progress = Progress(job.run_dir, job.plan.num_steps, console)
     return time_steps(_trainer(job, build_model(job), StopRequest("the same command"), progress))

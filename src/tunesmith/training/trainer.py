@@ -30,11 +30,11 @@ from tunesmith.fast.layout import FlatBatch, flatten
 from tunesmith.plan import Plan
 from tunesmith.recipe import Recipe, duration_seconds
 from tunesmith.rundir import RunDir
+from tunesmith.signals import StopRequest
 from tunesmith.training.checkpoint import save_checkpoint
 from tunesmith.training.memory import is_out_of_memory, peak_bytes, release_memory
 from tunesmith.training.numbers import check_finite, check_weights
 from tunesmith.training.progress import Progress
-from tunesmith.training.signals import StopRequest
 from tunesmith.training.state import (
     load_optimizer,
     load_trainable,

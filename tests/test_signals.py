@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith import signals as module
 from tunesmith.errors import Stopped
-from tunesmith.training import signals as module
-from tunesmith.training.signals import StopRequest
+from tunesmith.signals import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
