@@ -1,9 +1,8 @@
-"""Bad numbers stop the run with a message that helps; spikes are found and noise is not."""
+"""Bad numbers stop the run with a message that helps."""
 
 from __future__ import annotations
 
 import math
-import random
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 from tunesmith.errors import TrainingError
 from tunesmith.training.checkpoint import save_checkpoint
-from tunesmith.training.numbers import check_finite, check_weights, loss_spikes
+from tunesmith.training.numbers import check_finite, check_weights
 
 
 def test_finite_values_pass(tmp_path: Path) -> None:
@@ -46,19 +45,3 @@ def test_a_weight_that_is_not_finite_is_named(dtype: torch.dtype, value: float, 
         model[1].weight[2, 1] = value
     with pytest.raises(TrainingError, match=r"step 4: not finite: parameter 1\.weight\."):
         check_weights(4, tmp_path, model)
-
-
-def test_a_spike_is_marked_and_noise_is_not() -> None:
-    generator = random.Random(7)
-    losses: list[float | None] = [3 * math.exp(-i / 100) + 1 + generator.gauss(0, 0.05) for i in range(300)]
-    assert loss_spikes(losses) == []
-    losses[150] = 4.0
-    losses[151] = 3.8
-    losses[40] = None
-    assert loss_spikes(losses) == [150, 151]
-
-
-def test_a_flat_loss_and_the_first_steps_are_no_spikes() -> None:
-    assert loss_spikes([2.0] * 50 + [2.1] + [2.0] * 5) == []
-    assert loss_spikes([9.0, 1.0, 8.0, 2.0]) == []
-    assert loss_spikes([]) == []

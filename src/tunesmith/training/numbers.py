@@ -7,8 +7,6 @@ synchronisation a step is enough, and weights are looked at once more before eac
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +20,6 @@ _CAUSES = (
     "Likely causes: a learning rate that is too high (try a tenth of it), fp16 where bf16 is possible "
     "(train.precision: bf16), or a base model whose weights are damaged (see what it writes with `tunesmith generate`)."
 )
-_WINDOW = 20
-_MIN_HISTORY = 5
 
 
 def check_finite(step: int, checkpoints: Path, **values: float) -> None:
@@ -47,31 +43,6 @@ def check_weights(step: int, checkpoints: Path, model: torch.nn.Module) -> None:
     bad = [name for name, p in parameters if not bool(torch.isfinite(p).all())]
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
     raise _error(step, checkpoints, f"not finite: parameter {', '.join(bad[:3])}{more}")
-
-
-def loss_spikes(losses: Sequence[float | None]) -> list[int]:
-    """Positions of losses that stand out above those before them.
-
-    A spike is more than 6 robust standard deviations (1.4826 times the median absolute deviation) and more than a tenth
-    above the median of the last 20 losses that were no spikes themselves. The first 5 losses are never spikes; null
-    losses are passed over.
-    """
-    spikes: list[int] = []
-    history: list[float] = []
-    for position, loss in enumerate(losses):
-        if loss is None:
-            continue
-        if len(history) >= _MIN_HISTORY and loss > _limit(history[-_WINDOW:]):
-            spikes.append(position)
-        else:
-            history.append(loss)
-    return spikes
-
-
-def _limit(history: list[float]) -> float:
-    median = statistics.median(history)
-    deviation = 1.4826 * statistics.median(abs(loss - median) for loss in history)
-    return median + max(6 * deviation, 0.1 * abs(median))
 
 
 def _error(step: int, checkpoints: Path, found: str) -> TrainingError:
