@@ -8,8 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
+
+from tunesmith.report.numbers import number
 
 MAX_POINTS = 400
 TICK_TEXT = 11.5
@@ -31,6 +34,8 @@ class Series:
     markers: bool = False
     faint: Sequence[Point] = ()
     """The same values before smoothing, drawn behind."""
+    marked: Sequence[Point] = ()
+    """Those of them that stand out, drawn as circles."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,13 @@ class Dot:
     low: float
     high: float
     look: str
+
+    @classmethod
+    def of(cls, interval: dict[str, Any], look: str) -> Dot:
+        """From {value, low, high} of compare.json, where low and high may be missing."""
+        value = float(interval["value"])
+        low, high = number(interval.get("low")), number(interval.get("high"))
+        return cls(value, value if low is None else low, value if high is None else high, look)
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,9 @@ def line_chart(
 ) -> Markup:
     """Lines over steps. `baseline`: a dashed level with its name. Names stand at the ends of the lines."""
     shown = [line for line in series if line.points]
-    values = [y for line in shown for _, y in (*line.points, *line.faint)] + ([baseline[0]] if baseline else [])
+    values = [y for line in shown for _, y in (*line.points, *line.faint, *line.marked)] + (
+        [baseline[0]] if baseline else []
+    )
     steps = [x for line in shown for x, _ in line.points]
     if not steps:
         return Markup("")
@@ -147,8 +161,8 @@ def dot_chart(
         middle = top + row_height * (index + 0.5)
         parts.append(Markup('<text x="{}" y="{}" class="end">{}</text>').format(_n(left - 8), _n(middle + 4), name))
         spread = 7.0 if len(dots) > 1 else 0.0
-        for number, dot in enumerate(dots):
-            parts.append(_dot(frame, dot, middle + spread * (number - (len(dots) - 1) / 2)))
+        for position, dot in enumerate(dots):
+            parts.append(_dot(frame, dot, middle + spread * (position - (len(dots) - 1) / 2)))
     parts.append(_axis_label(frame, x_label))
     return _svg((width, height), title, description, parts)
 
@@ -255,11 +269,11 @@ def _line(frame: _Frame, line: Series) -> Markup:
         parts.append(Markup('<path class="line faint {}" d="{}"/>').format(line.look, _path(frame, thin(line.faint))))
     points = thin(line.points)
     parts.append(Markup('<path class="line {}" d="{}"/>').format(line.look, _path(frame, points)))
-    if line.markers or len(points) == 1:
-        parts += [
-            Markup('<circle class="dot {}" cx="{}" cy="{}" r="3.2"/>').format(line.look, _n(frame.x(x)), _n(frame.y(y)))
-            for x, y in points
-        ]
+    circled = [*(points if line.markers or len(points) == 1 else ()), *line.marked]
+    parts += [
+        Markup('<circle class="dot {}" cx="{}" cy="{}" r="3.2"/>').format(line.look, _n(frame.x(x)), _n(frame.y(y)))
+        for x, y in circled
+    ]
     return Markup("").join(parts)
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from tunesmith.redact import redact
 from tunesmith.report.charts import Dot, Format, Point, Series, dot_chart, histogram, line_chart, smooth, whole
 from tunesmith.report.numbers import fixed, number, short, signed
+from tunesmith.report.spikes import loss_spikes
 from tunesmith.units import format_bytes
 
 WIDE = (860.0, 320.0)
@@ -37,10 +38,11 @@ def loss_figure(metrics: list[dict[str, Any]], result: dict[str, Any]) -> Figure
     base = number(result.get("eval_loss_base"))
     if base is None and held_out and held_out[0][0] == 0:
         base = held_out[0][1]
-    caption = _loss_caption(train, held_out, base)
+    spikes = [train[position] for position in loss_spikes([loss for _, loss in train])]
+    caption = _loss_caption(train, held_out, base) + _spike_caption(spikes)
     smoothed = smooth(train)
     lines = [
-        Series("training", smoothed, "train", faint=train if smoothed != train else ()),
+        Series("training", smoothed, "train", faint=train if smoothed != train else (), marked=spikes),
         Series("held-out", held_out, "eval", markers=True),
     ]
     charts = [
@@ -71,6 +73,15 @@ def _loss_caption(train: list[Point], held_out: list[Point], base: float | None)
     if train:
         parts.append(f"Training loss went from {fixed(train[0][1], 3)} to {fixed(smooth(train)[-1][1], 3)}.")
     return " ".join(parts)
+
+
+def _spike_caption(spikes: list[Point]) -> str:
+    if not spikes:
+        return ""
+    steps = ", ".join(whole(step) for step, _ in spikes[:5]) + (
+        f" and {len(spikes) - 5} more" if len(spikes) > 5 else ""
+    )
+    return f" Circles mark losses far above those before them: step {steps}."
 
 
 def curve_figures(metrics: list[dict[str, Any]]) -> list[Figure]:
@@ -128,7 +139,7 @@ def _bits_caption(found: list[Point]) -> str:
 def change_figure(rows: list[dict[str, Any]], heading: str, of_what: str) -> Figure | None:
     """Change of the loss by group, with intervals around zero: left is better."""
     changes = [
-        (redact(str(row["name"])), _dot(row["change"]))
+        (redact(str(row["name"])), Dot.of(row["change"], "tuned"))
         for row in rows
         if number((row.get("change") or {}).get("value")) is not None
     ][:MAX_GROUPS]
@@ -151,12 +162,6 @@ def change_figure(rows: list[dict[str, Any]], heading: str, of_what: str) -> Fig
         zero=True,
     )
     return Figure(heading, caption, chart)
-
-
-def _dot(interval: dict[str, Any]) -> Dot:
-    value = float(interval["value"])
-    low, high = number(interval.get("low")), number(interval.get("high"))
-    return Dot(value, value if low is None else low, value if high is None else high, "tuned")
 
 
 def length_figure(data: dict[str, Any]) -> Figure | None:

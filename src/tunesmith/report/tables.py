@@ -95,7 +95,7 @@ def _score_row(score: dict[str, Any]) -> ScoreRow:
     found = {side: score.get(side) or {} for side in SIDES}
     values = {side: by_unit(found[side].get("value"), unit) for side in SIDES}
     ranges = {side: _range(found[side], unit) for side in SIDES}
-    dots = [_dot(found[side], side) for side in SIDES if number(found[side].get("value")) is not None]
+    dots = [Dot.of(found[side], side) for side in SIDES if number(found[side].get("value")) is not None]
     reading, level = read_score(score)
     told = ", ".join(f"{side} {values[side]}" for side in SIDES if values[side] != MISSING)
     return ScoreRow(
@@ -107,12 +107,6 @@ def _score_row(score: dict[str, Any]) -> ScoreRow:
         level,
         strip(dots, description=f"{score.get('title')}: {told}"),
     )
-
-
-def _dot(interval: dict[str, Any], look: str) -> Dot:
-    value = float(interval["value"])
-    low, high = number(interval.get("low")), number(interval.get("high"))
-    return Dot(value, value if low is None else low, value if high is None else high, look)
 
 
 def _range(interval: dict[str, Any], unit: str) -> str:
