@@ -174,12 +174,14 @@ def test_one_system_prompt_does_not_make_all_conversations_alike(
     prepared: Callable[..., Data], chat_tokenizer: TextTokenizer, tmp_path: Path, texts: list[str]
 ) -> None:
     prompts = [
-        {"role": "system", "content": words * 9} for words in ("Be brief and kind. ", "Answer as a pirate would. ")
+        {"role": "system", "content": words * 70} for words in ("Be brief and kind. ", "Answer as a pirate would. ")
     ]
     rows = [{"messages": [prompts[n % 2], *conversation(n, 1)]} for n in range(60)]
     for row, text in zip(rows, texts, strict=True):
         row["messages"][1]["content"] = text
-    data = prepared(write(tmp_path / "a.jsonl", rows), with_tokenizer=chat_tokenizer, max_length=512, eval_fraction=0.2)
+    data = prepared(
+        write(tmp_path / "a.jsonl", rows), with_tokenizer=chat_tokenizer, max_length=4096, eval_fraction=0.2
+    )
     assert 5 < len(data.eval) < 20
 
 

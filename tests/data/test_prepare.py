@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tunesmith.data import Data, TokenizedDocuments, cache, prepare, tokenize
+from tunesmith.data.documents import ArrayFile, load_array
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
 from tunesmith.tokenizer import TextTokenizer
@@ -250,6 +251,19 @@ def test_a_killed_run_goes_on_and_gives_the_same(
     assert data.fingerprint == whole.fingerprint
     assert data.audit == whole.audit
     assert texts_of(data.train) == texts_of(whole.train)
+
+
+def test_an_array_file_keeps_what_was_counted_and_cuts_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    file = ArrayFile(path, np.int32)
+    file.append([1, 2, 3, 4])
+    file.flush()  # killed here: the header still says none
+    again = ArrayFile(path, np.int32, 2)
+    again.append([7])
+    again.close()
+    file.file.close()
+    assert np.load(path).tolist() == [1, 2, 7]
+    assert load_array(path).tolist() == [1, 2, 7]
 
 
 def test_a_failed_run_leaves_nothing_behind(prepared: Prepared, tmp_path: Path) -> None:

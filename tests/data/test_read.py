@@ -263,7 +263,7 @@ def test_a_folder_of_mixed_files(prepared: Prepared, tmp_path: Path, texts: list
     assert all_texts(data) == set(texts)
     assert [file["path"] for file in data.audit["files"]] == [str(tmp_path / name) for name in sorted(names)]
     assert data.audit["encoding"] == "utf-8"
-    assert data.audit["delimiter"] is None
+    assert data.audit["delimiter"] == ","  # of the one file that has any
 
 
 def test_a_glob(prepared: Prepared, tmp_path: Path, texts: list[str]) -> None:

@@ -240,6 +240,6 @@ def _row_limits(parts: Sequence[Part], max_rows: int | None, small: bool) -> dic
 
 
 def _only(values: Iterable[Any]) -> Any:
-    """The one value that all share, or None."""
-    distinct = set(values)
+    """The one value that all share that have any, or None."""
+    distinct = set(values) - {None}
     return distinct.pop() if len(distinct) == 1 else None
