@@ -233,10 +233,11 @@ def _largest_that_fits(forecaster: Forecaster, target: Target, way: Choice, floo
 
 
 def _at_least(whole: Found, size: int) -> float:
-    """What a micro-batch of `size` tokens takes at least: what grows with the tokens shrinks in proportion."""
-    parts = whole.memory.components
-    growing = parts["activations"] + parts["logits"] + parts["temporary"]
-    return whole.memory.peak_bytes - growing * (1 - size / whole.choice.micro_batch_tokens)
+    """What a micro-batch of `size` tokens takes at least: what grows with the tokens shrinks in proportion, and the
+    allocator may then waste nothing."""
+    memory = whole.memory
+    growing = sum(memory.components[name] for name in ("activations", "logits", "temporary"))
+    return memory.base_bytes + memory.allocated_bytes - growing * (1 - size / whole.choice.micro_batch_tokens)
 
 
 def _powers_of_two(limit: int) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -104,6 +105,12 @@ def traced_batch(lengths: tuple[int, ...], target_fraction: float = 1.0) -> Flat
     batch = flatten(documents)
     _ = batch.target_rows, batch.buckets
     return batch
+
+
+def fake_batch(batch: FlatBatch, mode: Any) -> FlatBatch:
+    """A batch whose tokens are fake; its lookups stay real."""
+    tokens = {name: getattr(batch, name) for name in ("input_ids", "position_ids", "targets", "cu_seqlens")}
+    return replace(batch, **{name: mode.from_tensor(tensor) for name, tensor in tokens.items()})
 
 
 class _One:

@@ -83,15 +83,16 @@ def _trace(config: PretrainedConfig, step: Step, *, splice: bool) -> Log:
         stack.enter_context(simulate.without_values())
         if step.device == "cuda":
             stack.enter_context(simulate.as_on_gpu(flash=step.flash))
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        mode = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         simulate.fakify(model)
+        batch = simulate.fake_batch(batch, mode)
         trace = stack.enter_context(Trace(logits_width=config.get_text_config().vocab_size, lengths=step.micro_batch))
         layers.mark(trace)
         groups = layers.groups(model)
         run_step(model, step, batch, trace, groups)
-    trained = {group: sum(p.numel() for p in tensors.trained) for group, tensors in groups}
+    trained = [(group, sum(parameter.numel() for parameter in tensors.trained)) for group, tensors in groups]
     log = repeat_layers(trace.log, layers.num_missing) if layers.num_missing else trace.log
-    log.num_trained = sum(trained.values()) + layers.num_missing * trained.get(TEMPLATE, 0)
+    log.num_trained = sum(number * (1 + layers.num_missing * (group == TEMPLATE)) for group, number in trained)
     return log
 
 

@@ -1,0 +1,166 @@
+"""What fits is found, the fastest way first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tunesmith.plan.gpus import find_gpu
+from tunesmith.plan.search import (
+    FITS,
+    Choice,
+    Forecaster,
+    Found,
+    Target,
+    alternatives,
+    dtype_of,
+    precision_of,
+    search,
+)
+from tunesmith.plan.shapes import ModelShape, find_shape
+from tunesmith.plan.step import Step
+from tunesmith.plan.trace import Log
+from tunesmith.plan.workload import Workload
+from tunesmith.recipe import Recipe
+
+NewRecipe = Callable[..., Recipe]
+NewTarget = Callable[..., Target]
+
+
+@pytest.fixture(scope="session")
+def shape(wide_config: Any) -> ModelShape:
+    return ModelShape("wide", wide_config, 850_000, "made here")
+
+
+@pytest.fixture(scope="session")
+def logs() -> dict[Step, Log]:
+    """Steps of the shape that were traced; tests share them."""
+    return {}
+
+
+@pytest.fixture
+def look(shape: ModelShape, workload: Workload, new_recipe: NewRecipe, logs: dict[Step, Log]) -> Callable[..., Found]:
+    """look(target, **train): the search for a step of 2,048 tokens."""
+
+    def run(target: Target, **train: Any) -> Found:
+        recipe = new_recipe(tokens_per_step=2048, **train)
+        forecaster = Forecaster(recipe, shape, workload, logs)
+        largest = forecaster.steps(2048).largest
+        method = "full" if recipe.train.method == "auto" else recipe.train.method
+        asked = recipe.train.micro_batch_tokens
+        first = Choice(
+            method=method,
+            precision="bf16" if target.device == "cuda" else "fp32",
+            dtype=dtype_of(recipe, method, "fp32"),
+            optimizer="adamw",
+            gradient_checkpointing=recipe.train.gradient_checkpointing is True,
+            tokens_per_step=2048,
+            micro_batch_tokens=largest if asked == "auto" else asked,
+        )
+        return search(forecaster, target, first, largest)
+
+    return run
+
+
+def test_with_room_the_first_guess_stays(look: Callable[..., Found], new_target: NewTarget) -> None:
+    found = look(new_target(10, "cpu"))
+    assert found.fit == "fits"
+    assert not found.choice.gradient_checkpointing
+    assert found.choice.micro_batch_tokens > 1900
+
+
+def test_short_memory_makes_micro_batches_smaller_first(look: Callable[..., Found], new_target: NewTarget) -> None:
+    whole = look(new_target(10, "cpu")).memory.peak_bytes
+    found = look(new_target(0.75 * whole / 1e9 / FITS, "cpu"))
+    assert found.fit == "fits"
+    assert not found.choice.gradient_checkpointing
+    assert 512 <= found.choice.micro_batch_tokens < 1100
+
+
+def test_then_activations_are_recomputed(look: Callable[..., Found], new_target: NewTarget) -> None:
+    smaller = look(new_target(10, "cpu"), micro_batch_tokens=512).memory.peak_bytes
+    found = look(new_target(0.93 * smaller / 1e9 / FITS, "cpu"))
+    assert (found.fit, found.choice.gradient_checkpointing) == ("fits", True)
+
+
+def test_what_the_recipe_says_is_never_changed(look: Callable[..., Found], new_target: NewTarget) -> None:
+    asked = {"gradient_checkpointing": False, "micro_batch_tokens": 2000, "method": "full", "optimizer": "adamw"}
+    found = look(new_target(0.06, "cpu"), **asked)
+    assert found.fit == "no"
+    assert (found.choice.gradient_checkpointing, found.choice.micro_batch_tokens) == (False, 2000)
+
+
+def test_method_auto_takes_full_where_it_fits_and_lora_where_not(
+    look: Callable[..., Found], new_target: NewTarget
+) -> None:
+    assert look(new_target(10), method="auto").choice.method == "full"
+    full = look(new_target(10), optimizer="adamw", micro_batch_tokens=100, gradient_checkpointing=True)
+    found = look(new_target(0.8 * full.memory.peak_bytes / 1e9), method="auto", optimizer="adamw")
+    assert (found.fit, found.choice.method) == ("fits", "lora")
+    assert found.choice.dtype == "bfloat16"
+
+
+def test_tight_is_said_when_there_is_no_margin(look: Callable[..., Found], new_target: NewTarget) -> None:
+    asked = {"gradient_checkpointing": False, "micro_batch_tokens": 2000}
+    needed = look(new_target(10, "cpu"), **asked).memory.peak_bytes
+    assert look(new_target(needed / 1e9 / 0.95, "cpu"), **asked).fit == "tight"
+    assert look(new_target(needed / 1e9 / 1.05, "cpu"), **asked).fit == "no"
+
+
+def test_alternatives_fit_and_keep_to_the_device(
+    shape: ModelShape, workload: Workload, new_recipe: NewRecipe, new_target: NewTarget, logs: dict[Step, Log]
+) -> None:
+    forecaster = Forecaster(new_recipe(tokens_per_step=2048), shape, workload, logs)
+    choice = Choice("full", "bf16", "float32", "adamw", False, 2048, 2000)
+    memory = forecaster.memory(choice, new_target(10))
+    target = new_target(0.6 * memory.peak_bytes / 1e9)
+    others = list(alternatives(forecaster, target, Found(choice, memory, "no")))
+    assert others
+    assert all(other.fit != "no" for other in others)
+    assert {other.choice.method for other in others} <= {"full", "lora", "qlora"}
+    on_cpu = replace(target, device="cpu")
+    assert all(other.choice.method == "lora" for other in alternatives(forecaster, on_cpu, Found(choice, memory, "no")))
+
+
+def test_a_step_is_traced_once_for_many_devices(
+    shape: ModelShape, workload: Workload, new_recipe: NewRecipe, new_target: NewTarget, monkeypatch: Any
+) -> None:
+    from tunesmith.plan import search as module
+
+    traced = []
+    trace_step = module.trace_step
+    monkeypatch.setattr(module, "trace_step", lambda config, step: traced.append(step) or trace_step(config, step))
+    forecaster = Forecaster(new_recipe(), shape, workload)
+    choice = Choice("full", "bf16", "float32", "adamw", False, 512, 600)
+    for target in (new_target(10), new_target(20)):
+        forecaster.memory(choice, target)
+        forecaster.memory(replace(choice, optimizer="adamw8bit"), target)
+    assert len(traced) == 1
+
+
+@pytest.mark.parametrize(
+    ("gpu", "model", "expected"),
+    [
+        ("a100", "EleutherAI/gpt-neo-125m", "bf16"),
+        ("t4", "EleutherAI/gpt-neo-125m", "fp32"),
+        ("t4", "HuggingFaceTB/SmolLM2-135M", "fp16"),
+    ],
+)
+def test_precision_follows_the_gpu_and_the_model(
+    gpu: str, model: str, expected: str, new_recipe: NewRecipe, new_target: NewTarget
+) -> None:
+    target = Target.of_gpu(find_gpu(gpu))
+    assert precision_of(new_recipe(), find_shape(model), target)[0] == expected
+    assert precision_of(new_recipe(precision="fp32"), find_shape(model), target) == ("fp32", "the recipe says so")
+    assert precision_of(new_recipe(), find_shape(model), new_target(8, "cpu"))[0] == "fp32"
+
+
+def test_weights_that_are_trained_stay_float32(new_recipe: NewRecipe) -> None:
+    recipe = new_recipe()
+    assert dtype_of(recipe, "full", "bf16") == "float32"
+    assert dtype_of(recipe, "lora", "bf16") == "bfloat16"
+    assert dtype_of(recipe, "qlora", "fp16") == "float16"
+    assert dtype_of(recipe.with_values(**{"model.dtype": "bfloat16"}), "full", "bf16") == "bfloat16"
