@@ -89,19 +89,22 @@ def test_generation_and_plain_forward_are_as_before(architecture, build):
     assert torch.equal(before[1], after[1])
 
 
-def test_bfloat16_weights_stay_near_float32(architecture, build, documents_of, take_gradients):
+@pytest.mark.parametrize("held", [torch.bfloat16, torch.float32])
+def test_bfloat16_products_stay_near_float32(held, architecture, build, documents_of, take_gradients):
+    """With weights held in bfloat16, and with float32 ones under autocast."""
     model, batch = build(architecture), fast.flatten(documents_of())
     fast.apply(model)
     exact = model(flat=batch, denominator=batch.num_targets).loss
     exact.backward()
     expected = take_gradients(model)
-    model.to(torch.bfloat16)
-    loss = model(flat=batch, denominator=batch.num_targets).loss
+    model.to(held)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=held == torch.float32):
+        loss = model(flat=batch, denominator=batch.num_targets).loss
     loss.backward()
     assert loss.dtype == torch.float32
     assert abs(loss.item() - exact.item()) < 0.02 * exact.item()
     for name, gradient in take_gradients(model).items():
-        assert gradient.dtype == torch.bfloat16
+        assert gradient.dtype == held
         close = torch.nn.functional.cosine_similarity(gradient.float().flatten(), expected[name].flatten(), dim=0)
         assert close > 0.98 or expected[name].abs().max() < 1e-6, name
 

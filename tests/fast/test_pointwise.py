@@ -46,16 +46,27 @@ def test_rotation(dtype, tolerance):
     torch.manual_seed(0)
     cos, sin = (table.to(dtype) for table in tables(7, 8))
     compare(
-        lambda x: rotate(x, cos, sin),
+        lambda x: rotate(x, cos, sin).to(dtype),
         lambda x: plain_rotation(x, cos, sin),
         torch.randn(7, 3, 8).to(dtype),
         tolerance=tolerance,
     )
 
 
-def test_rotation_of_sixteen_bits_with_float32_tables_keeps_its_type():
+def test_rotation_gives_the_type_of_attention_and_its_gradient_the_type_of_its_input():
     cos, sin = tables(7, 8)
-    assert rotate(torch.randn(7, 3, 8).bfloat16(), cos, sin).dtype == torch.bfloat16
+    x = torch.randn(7, 3, 8).bfloat16().requires_grad_()
+    turned = rotate(x, cos, sin)
+    turned.sum().backward()
+    assert (turned.dtype, x.grad.dtype) == (torch.float32, torch.bfloat16)
+
+
+def test_a_norm_under_autocast_gives_the_type_of_the_products_that_follow():
+    x, weight = torch.randn(5, 16), torch.randn(16)
+    exact = rms_norm(x, weight, 1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(rms_norm(x, weight, 1e-5), exact.bfloat16())
+    assert exact.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tunesmith.fast.layout import Bucket, FlatBatch
 from tunesmith.fast.options import AttentionOptions
+from tunesmith.fast.pointwise import attention_dtype, compute_dtype
 from tunesmith.fast.varlen import attend_varlen, varlen_fits
 
 
@@ -36,13 +37,12 @@ class FlatMask(Tensor):
 
 def attend(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, flat: FlatBatch, options: AttentionOptions) -> Tensor:
     """Each token's attention over the tokens of its own document up to itself. Returns [T, H, D]."""
-    kind = q_THD.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        q_THD, k_TGD, v_TGD = q_THD.to(dtype), k_TGD.to(dtype), v_TGD.to(dtype)
+    dtype, wanted = attention_dtype(q_THD), compute_dtype(v_TGD)
+    q_THD, k_TGD, v_TGD = q_THD.to(dtype), k_TGD.to(dtype), v_TGD.to(dtype)
     if varlen_fits(q_THD, flat, options):
         return attend_varlen(q_THD, k_TGD, v_TGD, flat, options)
-    return _attend_padded(q_THD, k_TGD, v_TGD, flat, options)
+    with torch.autocast(q_THD.device.type, enabled=False):
+        return _attend_padded(q_THD, k_TGD, v_TGD, flat, options).to(wanted)
 
 
 def _attend_padded(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, flat: FlatBatch, options: AttentionOptions) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tunesmith.fast.embedding import SharedGradient
+from tunesmith.fast.pointwise import compute_dtype
 
 CPU_CHUNK = 512
 """Positions whose logits exist at a time on a CPU. The product that makes them runs 10% slower with 256."""
@@ -107,7 +108,7 @@ def token_losses(
 
 def plain_logits(hidden_NE: Tensor, head: Head, workspace: Workspace) -> Tensor:
     """Logits of a few positions, in the workspace on a CPU."""
-    dtype = _compute_dtype(hidden_NE)
+    dtype = compute_dtype(hidden_NE)
     with torch.autocast(hidden_NE.device.type, enabled=False):
         matrix, offset = head.matrices(dtype)
         return _logits(hidden_NE.to(dtype), matrix, offset, workspace.logits(matrix, len(hidden_NE), len(matrix)))
@@ -125,7 +126,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         head: Head,
         workspace: Workspace,
     ) -> Tensor:
-        dtype = _compute_dtype(hidden)
+        dtype = compute_dtype(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             # float16 would round 1 / denominator to nothing: its gradient is scaled in backward.
             inner = 1.0 if dtype == torch.float16 else denominator
@@ -214,12 +215,6 @@ class _Totals:
             self.weight = self.weight.to(weight_dtype)
         if self.bias is not None and bias_dtype is not None:
             self.bias = self.bias.to(bias_dtype)
-
-
-def _compute_dtype(hidden: Tensor) -> torch.dtype:
-    """The type of the matrix products."""
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -13,7 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tunesmith.fast.pointwise import Kernels, gate, rms_norm
+from tunesmith.fast.pointwise import Kernels, gate, narrow, rms_norm
 
 FlatLayer = Callable[[Any, Tensor, dict[str, Any], Kernels, Tensor], Any]
 
@@ -36,7 +36,7 @@ def llama_layer(layer: Any, mask: Tensor, arguments: dict[str, Any], kernels: Ke
 
 def gpt2_layer(layer: Any, mask: Tensor, arguments: dict[str, Any], kernels: Kernels, x: Tensor) -> Tensor:
     """Norm, attention, norm, MLP (GPT-2)."""
-    x = x + layer.attn(layer.ln_1(x), attention_mask=mask)[0]
+    x = x + layer.attn(narrow(layer.ln_1(x)), attention_mask=mask)[0]
     mlp = layer.mlp
     return x + mlp.dropout(mlp.c_proj(_activate(mlp.act, mlp.c_fc(layer.ln_2(x)))))  # type: ignore[no-any-return]
 
@@ -50,7 +50,7 @@ def gpt_neo_layer(
 
 def gptj_layer(layer: Any, mask: Tensor, arguments: dict[str, Any], kernels: Kernels, x: Tensor) -> tuple[Tensor, None]:
     """One norm, attention and MLP side by side (GPT-J)."""
-    normal, mlp = layer.ln_1(x), layer.mlp
+    normal, mlp = narrow(layer.ln_1(x)), layer.mlp
     attended = layer.attn(hidden_states=normal, attention_mask=mask)[0]
     return attended + mlp.dropout(mlp.fc_out(_activate(mlp.act, mlp.fc_in(normal)))) + x, None
 

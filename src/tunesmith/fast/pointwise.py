@@ -17,14 +17,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _norm_forward(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type in which autocast multiplies matrices; without autocast that of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def attention_dtype(x: Tensor) -> torch.dtype:
+    """The type in which attention is computed: SDPA's backward in bfloat16 takes 3x as long as in float32 on a CPU."""
+    return compute_dtype(x) if x.is_cuda else torch.promote_types(x.dtype, torch.float32)
+
+
+def narrow(x: Tensor) -> Tensor:
+    """x in the type of the matrix products that follow. Autocast would convert it before each of them."""
+    return x.to(compute_dtype(x))
+
+
+def _norm_forward(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     wide = x.float()
     rate = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
     rate = rate.div_(x.shape[-1]).add_(epsilon).rsqrt_()
     normal = wide * rate
     if x.dtype == torch.float32:
-        return normal.mul_(weight), rate
-    return normal.to(x.dtype) * weight, rate
+        return normal.mul_(weight).to(dtype), rate
+    return (normal.to(x.dtype) * weight).to(dtype), rate
 
 
 def _norm_backward(grad: Tensor, x: Tensor, weight: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,12 +53,12 @@ def _norm_backward(grad: Tensor, x: Tensor, weight: Tensor, rate: Tensor) -> tup
     return d_x.sub_(normal.mul_(along)).mul_(rate), d_weight
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int, dtype: torch.dtype) -> Tensor:
     half = x.shape[-1] // 2
     out = x * cos
     out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-sign)
     out[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
-    return out.to(x.dtype)
+    return out.to(dtype)
 
 
 def _gate_forward(gate: Tensor, up: Tensor) -> Tensor:
@@ -80,17 +96,21 @@ EAGER = Kernels()
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, kernels: Kernels = EAGER) -> Tensor:
-    """weight * x / rms(x) over the last dimension, computed in float32 (Zhang and Sennrich, 2019)."""
-    out: Tensor = _RmsNorm.apply(x, weight, epsilon, kernels)
+    """weight * x / rms(x) over the last dimension, computed in float32 (Zhang and Sennrich, 2019).
+
+    Returns the type of the matrix products that follow.
+    """
+    out: Tensor = _RmsNorm.apply(x, weight, epsilon, compute_dtype(x), kernels)
     return out
 
 
 def rotate(x_THD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor, kernels: Kernels = EAGER) -> Tensor:
     """Rotary embedding of a whole head, dimension i paired with i + D/2 (Su et al., 2021).
 
-    cos and sin hold the same values in both halves, as every rotary embedding of transformers gives them.
+    cos and sin hold the same values in both halves, as every rotary embedding of transformers gives them. Returns the
+    type in which attention is computed.
     """
-    out: Tensor = _Rotate.apply(x_THD, cos_T1D, sin_T1D, kernels)
+    out: Tensor = _Rotate.apply(x_THD, cos_T1D, sin_T1D, attention_dtype(x_THD), kernels)
     return out
 
 
@@ -102,30 +122,30 @@ def gate(gate_TE: Tensor, up_TE: Tensor, kernels: Kernels = EAGER) -> Tensor:
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, kernels: Kernels) -> Tensor:
-        out, rate = kernels.norm_forward(x, weight, epsilon)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype, kernels: Kernels) -> Tensor:
+        out, rate = kernels.norm_forward(x, weight, epsilon, dtype)
         ctx.save_for_backward(x, weight, rate)
         ctx.kernels = kernels
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x, weight, rate = ctx.saved_tensors
         d_x, d_weight = ctx.kernels.norm_backward(grads[0], x, weight, rate)
-        return d_x.to(x.dtype), d_weight.to(weight.dtype), None, None
+        return d_x.to(x.dtype), d_weight.to(weight.dtype), None, None, None
 
 
 class _Rotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, kernels: Kernels) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype, kernels: Kernels) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        ctx.kernels = kernels
-        return kernels.turn(x, cos, sin, 1)
+        ctx.kernels, ctx.dtype = kernels, x.dtype
+        return kernels.turn(x, cos, sin, 1, dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return ctx.kernels.turn(grads[0], cos, sin, -1), None, None, None
+        return ctx.kernels.turn(grads[0], cos, sin, -1, ctx.dtype), None, None, None, None
 
 
 class _Gate(torch.autograd.Function):
