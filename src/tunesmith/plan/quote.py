@@ -190,7 +190,7 @@ def _tokenizer(recipe: Recipe) -> tuple[TextTokenizer | None, list[str]]:
         with contextlib.suppress(ModelError):
             return load_tokenizer(find_model(asked.name, asked.revision, weights=False)), []
     with contextlib.suppress(ModelError):
-        tokenizer = load_tokenizer(find_model(EMBEDDED))
+        tokenizer = load_tokenizer(find_model(EMBEDDED, weights=False))
         return tokenizer, [f"tokens are counted with the tokenizer of {EMBEDDED}; that of {asked.name} is not at hand"]
     return None, []
 
