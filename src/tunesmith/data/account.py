@@ -87,7 +87,7 @@ def _describe(documents: TokenizedDocuments) -> dict[str, Any]:
         "documents": len(documents),
         "tokens": len(documents.tokens),
         "targets": documents.num_targets,
-        "fingerprint": _fingerprint(documents),
+        "fingerprint": fingerprint(documents),
     }
 
 
@@ -107,7 +107,7 @@ def _finish_split(folder: Path, read: dict[str, Any], text: NDArray[np.uint8]) -
     return load_documents(folder, text)
 
 
-def _fingerprint(documents: TokenizedDocuments) -> str:
+def fingerprint(documents: TokenizedDocuments) -> str:
     """Of ids, boundaries and mask: equal fingerprints train alike."""
     digest = hashlib.blake2b(digest_size=8)
     for array in (documents.tokens, documents.offsets, documents.supervised):

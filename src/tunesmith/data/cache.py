@@ -1,7 +1,7 @@
 """Prepared data in the user's cache: found again by the content of the files, the recipe and the tokenizer.
 
-An entry is built in NAME.partial and renamed when it is whole, so a reader sees all of it or nothing. One process
-builds; others wait for it. What a killed process leaves in NAME.partial is taken up by the next.
+An entry is built in NAME.BOOT.partial and renamed when it is whole, so a reader sees all of it or nothing. One process
+builds; others wait for it. What a killed process leaves in NAME.BOOT.partial is taken up by the next.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Entry:
 
     def __init__(self, root: Path, key: str) -> None:
         self.final = root / key
-        self.partial = root / f"{key}.partial"
+        self.partial = root / f"{key}.{_boot()}.partial"
 
     @property
     def is_complete(self) -> bool:
@@ -44,12 +44,33 @@ class Entry:
     def folder(self) -> Path:
         return self.final if self.is_complete else self.partial
 
+    def reopen(self) -> None:
+        """Build it, anew when what lies there as complete is damaged.
+
+        What a killed process left is kept. What stems from before the machine last started is not: a power cut may have
+        taken what was written.
+        """
+        if self.is_complete:
+            shutil.rmtree(self.final)
+        for other in self.partial.parent.glob(f"{self.final.name}.*partial"):
+            if other != self.partial:
+                shutil.rmtree(other)
+        self.partial.mkdir(mode=0o700, exist_ok=True)
+
     def complete(self) -> None:
         """Make what was built visible, in one step."""
         self.partial.rename(self.final)
 
     def discard(self) -> None:
         shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def _boot() -> str:
+    """Another name each time the machine starts, where it says so."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+    except OSError:
+        return "0"
 
 
 @contextmanager
@@ -63,7 +84,7 @@ def open_entry(key: str) -> Iterator[Entry]:
         if entry.is_complete:
             os.utime(entry.final)
         else:
-            entry.partial.mkdir(mode=0o700, exist_ok=True)
+            entry.reopen()
             _make_room(root, keep=key)
         yield entry
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.account import SPLITS, account, say_split
+from tunesmith.data.account import SPLITS, account, fingerprint, say_split
 from tunesmith.data.cache import Entry, key_of, open_entry, read_state, write_state
 from tunesmith.data.chat import ChatTemplate
 from tunesmith.data.documents import Data, load_array, load_documents
@@ -64,10 +64,12 @@ def prepare(
         }
     )
     with open_entry(key) as entry:
-        if not entry.is_complete:
+        data = _load_whole(entry.folder) if entry.is_complete else None
+        if data is None:
+            entry.reopen()
             job = _Job(section, parts, tokenizer, chat, max_length, small, progress or _say_nothing)
             job.build(entry)
-        data = _load(entry.folder)
+            data = _load(entry.folder)
     if data.audit["kind"] == "chat":
         chat.keep()
     return data
@@ -75,6 +77,17 @@ def prepare(
 
 def _say_nothing(stage: str, done: int, total: int | None) -> None:
     return None
+
+
+def _load_whole(folder: Path) -> Data | None:
+    """The prepared data, or None when its ids, boundaries or mask are not as they were written."""
+    try:
+        data = _load(folder)
+        splits = zip(SPLITS, (data.train, data.eval, data.test), strict=True)
+        whole = all(fingerprint(documents) == data.audit["splits"][name]["fingerprint"] for name, documents in splits)
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, DataError):
+        return None
+    return data if whole else None
 
 
 def _load(folder: Path) -> Data:
