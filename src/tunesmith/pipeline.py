@@ -5,20 +5,18 @@ recipe -> data -> plan -> train -> evaluate -> compare -> report
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import RunError
+from tunesmith.errors import RecipeError, RunError
 from tunesmith.recipe import Recipe
-from tunesmith.redact import redact
-from tunesmith.rundir import DATA, PLAN, RECIPE, RESULT, RunDir, check_run_path
+from tunesmith.rundir import COMPARE, DATA, PLAN, RECIPE, REPORT, RESULT, RunDir, check_run_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 EVAL_TOKENS = 2048
 SMALL_SUFFIX = "-small"
-SAFE_CHANGES = ("train.epochs", "train.max_steps", "train.report_to", "train.rehearse", "eval.", "save.", "compare.")
-"""Recipe values that a run may change when it goes on; the steps that are done stay as they were."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +100,11 @@ def train(
     """
     from rich.console import Console
 
+    from tunesmith.heap import keep_memory
     from tunesmith.signals import StopRequest
     from tunesmith.training.lock import RunLock
 
+    keep_memory()
     recipe, path = _recipe_and_path(recipe, out, overrides, small)
     _check_out(path, recipe, resume=resume, fresh=fresh, force=force)
     first = is_first_process()
@@ -151,27 +149,25 @@ def _train_locked(job: Job, stop: StopRequest, console: Console) -> Run:
     from tunesmith import training
     from tunesmith.plan import record_measured
     from tunesmith.report import write_report
+    from tunesmith.training.resume import finished_result
 
     say, run_dir, checkpoint = _speaker(console), job.run_dir, job.checkpoint
-    if checkpoint is not None:
-        if _is_finished(run_dir, checkpoint.step, job.plan.num_steps):
-            say(f"{run_dir.path}: already finished at step {checkpoint.step}. --fresh trains it again.")
+    num_steps = job.plan.num_steps
+    result = finished_result(run_dir, checkpoint.step, num_steps) if checkpoint else None
+    if result is not None:
+        say(f"{run_dir.path}: already finished at step {num_steps}. --fresh trains it again.")
+        if run_dir.has(REPORT):
             return Run(run_dir.path)
-        say(f"resuming {run_dir.path} from step {checkpoint.step}; --fresh would start over")
     run_dir.write_json(PLAN, job.plan.to_json())
-    result = training.train(job, stop, console)
+    if result is None:
+        if checkpoint is not None:
+            say(f"resuming {run_dir.path} from step {checkpoint.step} of {num_steps}; --fresh would start over")
+        run_dir.remove(COMPARE, REPORT)  # of the model before, where a finished run is made longer
+        result = training.train(job, stop, console)
     if run_dir.writes:
         say(record_measured(run_dir, result))
         write_report(run_dir)
     return Run(run_dir.path)
-
-
-def _is_finished(run_dir: RunDir, step: int, num_steps: int) -> bool:
-    """Whether the run was finished with this length; result.json is written after everything else."""
-    if step < num_steps or not run_dir.has(RESULT) or not run_dir.model.is_dir():
-        return False
-    result = run_dir.read_json(RESULT)
-    return result.get("stopped") is None and result.get("steps") == step
 
 
 def _job(
@@ -185,14 +181,10 @@ def _job(
     force: bool,
 ) -> Job:
     from tunesmith.training import Job
-    from tunesmith.training.checkpoint import newest_valid_checkpoint
+    from tunesmith.training.resume import find_checkpoint, model_fingerprint
 
     fingerprints = {"data": data.fingerprint, "model": model_fingerprint(source)}
-    checkpoint, problems = newest_valid_checkpoint(run_dir.checkpoints)
-    for problem in problems:
-        say(f"passed over a broken checkpoint: {problem}")
-    if checkpoint is not None and not force:
-        _check_same(checkpoint, recipe, fingerprints, run_dir)
+    checkpoint = find_checkpoint(run_dir, recipe, fingerprints, say, force=force)
     plan = _plan(recipe, data, checkpoint)
     return Job(recipe, plan, source, tokenizer, data, run_dir, fingerprints, checkpoint)
 
@@ -275,30 +267,6 @@ def generate(name: str, prompts: list[str], *, recipe: Recipe | None = None, **o
     return write(model, tokenizer, prompts, **{**values, **options})
 
 
-def model_fingerprint(source: ModelSource) -> str:
-    """sha256 over the config and the names and sizes of the weight files: cheap, and another model differs in it."""
-    folder = Path(source.path)
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
-    return digest.hexdigest()
-
-
-def flat_values(recipe: Recipe) -> dict[str, Any]:
-    """{"train.epochs": 1.0, ...}"""
-    return {
-        f"{section}.{key}": value
-        for section, values in recipe.model_dump(mode="json").items()
-        for key, value in values.items()
-    }
-
-
-def recipe_difference(old: Recipe, new: Recipe) -> list[str]:
-    """A line for each value that differs. Secrets are compared as they were written: redacted."""
-    before, after = ({key: redact(repr(value)) for key, value in flat_values(recipe).items()} for recipe in (old, new))
-    return [f"{key}: {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]]
-
-
 def _speaker(console: Console) -> Say:
     return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
@@ -323,6 +291,8 @@ def _recipe_and_path(
 
 def _check_out(path: Path, recipe: Recipe, *, resume: bool, fresh: bool, force: bool) -> None:
     """Refuse a run directory that this recipe may not go on in, before any work is done."""
+    from tunesmith.training.resume import check_recipe
+
     if resume and fresh:
         raise RunError("--resume and --fresh exclude each other. Give one.")
     exists = RunDir.is_run(path)
@@ -330,29 +300,8 @@ def _check_out(path: Path, recipe: Recipe, *, resume: bool, fresh: bool, force: 
         raise RunError(f"{path}: no run to resume (no {RECIPE}). Leave out --resume to start one.")
     if not exists or fresh or force:
         return
-    _check_recipe(path, RunDir.open(path).recipe(), recipe)
-
-
-def _check_recipe(path: Path, old: Recipe, new: Recipe) -> None:
-    unsafe = [line for line in recipe_difference(old, new) if not line.startswith(SAFE_CHANGES)]
-    if unsafe:
-        lines = "\n".join(f"  {line}" for line in unsafe)
-        raise RunError(
-            f"{path}: holds a run of another recipe:\n{lines}\n"
-            "Choose another --out, start over with --fresh, or go on with the new values with --force."
-        )
-
-
-def _check_same(checkpoint: Checkpoint, recipe: Recipe, fingerprints: dict[str, str], run_dir: RunDir) -> None:
-    """Refuse to go on from a checkpoint of another recipe, data or model, whatever the files beside it say."""
-    _check_recipe(run_dir.path, Recipe.parse(checkpoint.info["recipe"], str(checkpoint.path)), recipe)
-    for what in ("data", "model"):
-        if checkpoint.info.get(what) != fingerprints[what]:
-            raise RunError(
-                f"{run_dir.path}: the {what} changed since {checkpoint.path.name} was written "
-                f"(fingerprint {str(checkpoint.info.get(what))[:12]}, now {fingerprints[what][:12]}). "
-                f"Bring the old {what} back, start over with --fresh, or go on with --force."
-            )
+    with suppress(RecipeError):  # damaged: each checkpoint holds the recipe too and is compared later
+        check_recipe(path, RunDir.open(path).recipe(), recipe)
 
 
 def _prepare(recipe: Recipe, *, small: bool) -> tuple[Any, Any, Data]:

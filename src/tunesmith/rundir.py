@@ -45,6 +45,9 @@ LOCK = "lock"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""errno of a write that a full disk or a quota refused."""
+
 
 def _by_the_writer(method: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(method)
@@ -73,18 +76,29 @@ class RunDir:
         Raises RunError when the name is not allowed or the directory holds something that is not a run.
         """
         run_dir = cls(check_run_path(out))
-        if run_dir.path.exists() and not run_dir.file(RECIPE).is_file():
-            found = sorted(
-                entry.name
-                for entry in run_dir.path.iterdir()
-                if entry.name not in (LOCK, LOG) and not _LEFTOVER.fullmatch(entry.name)
-            )
-            if found:
-                raise RunError(
-                    f"{run_dir.path}: is not empty and holds no run ({', '.join(found[:5])}). Choose another --out."
-                )
-        run_dir.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with disk_errors(run_dir.path):
+            run_dir._check_content()
+            run_dir.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return run_dir
+
+    def _check_content(self) -> None:
+        """Raise RunError when the directory holds something, but no run."""
+        if not self.path.exists() or self.file(RECIPE).is_file():
+            return
+        found = sorted(
+            entry.name
+            for entry in self.path.iterdir()
+            if entry.name not in (LOCK, LOG) and not _LEFTOVER.fullmatch(entry.name)
+        )
+        if CHECKPOINTS in found:
+            raise RunError(
+                f"{self.path}: holds checkpoints but no {RECIPE}. Copy the recipe of this run to "
+                f"{self.file(RECIPE)} and run the same command again, or choose another --out."
+            )
+        if found:
+            raise RunError(
+                f"{self.path}: is not empty and holds no run ({', '.join(found[:5])}). Choose another --out."
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
@@ -169,6 +183,12 @@ class RunDir:
             file.write(redact(message.rstrip("\n")) + "\n")
 
     @_by_the_writer
+    def remove(self, *names: str) -> None:
+        """Delete artefacts that no longer hold."""
+        for name in names:
+            self.file(name).unlink(missing_ok=True)
+
+    @_by_the_writer
     def clear(self) -> None:
         """Delete every artefact of a run, and nothing else. A kill meanwhile leaves no half of it to go on from."""
         for folder in (self.checkpoints, self.model):
@@ -241,8 +261,8 @@ def disk_errors(path: Path, more: str = "") -> Iterator[None]:
         if number is None:
             raise
         more = more or "Nothing is lost: run the same command again once it can be written."
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(path.parent).free
+        if number in NO_ROOM:
+            free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free
             raise RunError(
                 f"{path}: the disk or a quota is full ({free / 1e9:.2f} GB free on the disk). Free some room. {more}"
             ) from error

@@ -3,6 +3,7 @@
 trainer.py      one optimizer step: micro-batches, token-weighted loss, retry after out of memory
 rehearsal.py    the largest batch tried before step 1, then rolled back
 checkpoint.py   checkpoints that are whole or absent; state.py holds their content
+resume.py       whether a run may go on, and from which checkpoint
 lock.py numbers.py memory.py               one writer, bad numbers, out of memory
 progress.py card.py                        what a person sees; the model card
 """

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from tunesmith import __version__
 from tunesmith.errors import RunError
 
 _TREE = "tree"
@@ -106,6 +108,36 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     for device, value in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
         torch.cuda.set_rng_state(value, device)
+
+
+def load_rng_state(path: Path) -> None:
+    """Restore what `save_tree(rng_state(), path)` wrote. Raises RunError when these libraries cannot."""
+    state = load_tree(path)
+    try:
+        set_rng_state(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(
+            f"{path}: the random numbers of this run cannot be taken up here ({error}). They were saved by other "
+            "versions of python, numpy or torch: go on with those, or start over with --fresh."
+        ) from None
+
+
+def environment() -> dict[str, str]:
+    """What decides the last bits of a result, beside recipe, data and model."""
+    cuda = torch.cuda.is_available()
+    return {
+        "tunesmith": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "processor": torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def environment_changes(before: dict[str, str]) -> list[str]:
+    """`torch 2.12.0, here 2.13.0` for each part of `environment` that is no longer as it was."""
+    now = environment()
+    return [f"{name} {before[name]}, here {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
 
 
 def _copy_into(parameter: torch.Tensor, value: torch.Tensor, where: str) -> None:

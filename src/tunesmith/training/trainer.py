@@ -36,7 +36,9 @@ from tunesmith.training.memory import is_out_of_memory, peak_bytes, release_memo
 from tunesmith.training.numbers import check_finite, check_weights
 from tunesmith.training.progress import Progress
 from tunesmith.training.state import (
+    environment,
     load_optimizer,
+    load_rng_state,
     load_trainable,
     load_tree,
     rng_state,
@@ -264,11 +266,12 @@ class FlatTrainer(Trainer):
         return metrics
 
     def score(self) -> Scores:
-        """Scores of the held-out documents, with the model in evaluation mode and random numbers untouched."""
+        """Scores of the held-out documents in the arithmetic of the steps, with random numbers untouched."""
         random_state = rng_state()
         self.model.eval()
         try:
-            return evaluate(self.model, self.eval_documents, max_tokens=self.eval_tokens, progress=self._scored)
+            with self.compute_loss_context_manager():
+                return evaluate(self.model, self.eval_documents, max_tokens=self.eval_tokens, progress=self._scored)
         finally:
             self.model.train()
             set_rng_state(random_state)
@@ -362,6 +365,7 @@ class FlatTrainer(Trainer):
             **self.fingerprints,
             "recipe": self.recipe.model_dump(mode="json"),
             "plan": self.plan.to_json(),
+            "environment": environment(),
             "eval": self.run_state.last_eval,
         }
 
@@ -423,7 +427,7 @@ class FlatTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            set_rng_state(load_tree(Path(checkpoint) / RANDOM_STATE))
+            load_rng_state(Path(checkpoint) / RANDOM_STATE)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """Loaded together with the scheduler."""
