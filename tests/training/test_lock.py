@@ -71,9 +71,7 @@ def test_the_lock_says_who_and_goes_with_the_context(run_dir: RunDir) -> None:
 
 def test_a_second_writer_is_told_who_the_first_is(run_dir: RunDir, fork: Callable[..., int]) -> None:
     child = fork(lambda: hold(run_dir))
-    with pytest.raises(
-        RunError, match=rf"written by process {child} on .*, started 20.*`tunesmith stop {run_dir.path}"
-    ):
+    with pytest.raises(RunError, match=rf"written by process {child} on .*, started 20.*`kill {child}`"):
         RunLock(run_dir).__enter__()
     assert read_lock(run_dir)["pid"] == child  # type: ignore[index]
 

@@ -24,7 +24,7 @@ import psutil
 
 from tunesmith.errors import RunError
 from tunesmith.redact import redact
-from tunesmith.rundir import LOCK, RunDir
+from tunesmith.rundir import LOCK, RunDir, disk_errors
 
 MAX_LOCK_BYTES = 100_000
 
@@ -42,17 +42,21 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         mine = _describe_self()
-        with _guard(self.path.parent):
+        with disk_errors(self.path), _guard(self.path.parent):
             try:
                 descriptor = self._create()
             except FileExistsError:
                 self.note(self._why_stale(mine))
                 self.path.unlink()
                 descriptor = self._create()
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(mine, file)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    json.dump(mine, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                self.path.unlink()  # an empty lock would say that somebody was here
+                raise
         self._mine = mine
         return self
 
@@ -87,7 +91,7 @@ class RunLock:
             )
         raise RunError(
             f"{self.path}: this run is written by {who} ({other['command']}). Wait for it, stop it with "
-            f"`tunesmith stop {self.path.parent}`, or choose another --out."
+            f"`kill {other['pid']}` (it saves first), or choose another --out."
         )
 
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from tunesmith.data import TokenizedDocuments
 from tunesmith.errors import RunError
+from tunesmith.evaluate import evaluate
 from tunesmith.plan import Measured, measure_steps
+from tunesmith.rundir import NO_ROOM
 from tunesmith.training.checkpoint import check_room
 from tunesmith.training.state import rng_state, set_rng_state
 
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from tunesmith.training.trainer import FlatTrainer
 
 MAX_SHARE = 0.05
+STEPS_TIMED = 5
+BATCHES_SCORED = 4
 
 
 def rehearse(trainer: FlatTrainer) -> bool:
@@ -54,9 +60,9 @@ def rehearse(trainer: FlatTrainer) -> bool:
 
 
 def time_steps(trainer: FlatTrainer) -> list[Measured]:
-    """Time real optimizer steps, a whole one and a half one in turns, without changing a weight."""
-    whole = max(trainer.steps, key=lambda step: int(trainer.fed_tokens[step].sum()))
-    steps = [whole[: max(1, len(whole) // 2)], whole]
+    """Time real optimizer steps, whole ones and half ones in turns, and an evaluation, without changing a weight."""
+    spread = trainer.steps[:: max(1, len(trainer.steps) // STEPS_TIMED)][:STEPS_TIMED]
+    steps = [part for step in spread for part in (step[: max(1, len(step) // 2)], step)]
     with _still_optimizer(trainer) as optimizer:
 
         def run_step(number: int) -> None:
@@ -66,7 +72,25 @@ def time_steps(trainer: FlatTrainer) -> list[Measured]:
             optimizer.zero_grad()
             _wait(trainer)
 
-        return measure_steps(run_step, [int(trainer.fed_tokens[step].sum()) for step in steps])
+        measured = measure_steps(run_step, [int(trainer.fed_tokens[step].sum()) for step in steps])
+    return [*measured, *_time_evaluation(trainer)]
+
+
+def _time_evaluation(trainer: FlatTrainer) -> list[Measured]:
+    """Time the scoring of documents from all over the held-out ones, after a pass that warms up."""
+    documents = trainer.eval_documents
+    num_fed = int(documents.lengths.sum()) - len(documents)
+    stride = max(1, num_fed // (BATCHES_SCORED * trainer.eval_tokens))
+    chosen = [documents[number] for number in range(0, len(documents), stride)]
+    sample = TokenizedDocuments.from_lists([(ids.tolist(), supervised.tolist()) for ids, supervised in chosen])
+    if sample.num_targets == 0:
+        return []
+    for _ in range(2):
+        began = time.perf_counter()
+        evaluate(trainer.model, sample, max_tokens=trainer.eval_tokens)
+        _wait(trainer)
+        seconds = time.perf_counter() - began
+    return [Measured(int(sample.lengths.sum()) - len(sample), seconds, "evaluation")]
 
 
 @contextlib.contextmanager
@@ -101,6 +125,8 @@ def _rehearse_disk(trainer: FlatTrainer) -> None:
     try:
         os.posix_fallocate(descriptor, 0, needed)
     except OSError as error:
+        if error.errno not in NO_ROOM:  # a file system that cannot do this; a save says it when room runs out
+            return
         raise RunError(
             f"{folder}: a checkpoint needs {needed / 1e9:.1f} GB, which the disk does not give ({error.strerror}). "
             "Free room or choose another --out."
