@@ -103,6 +103,8 @@ def outcome(out: Path) -> dict[str, Any]:
         for file in sorted((out / "model").glob("*.safetensors"))
     }
     assert weights, sorted(out.iterdir())
+    assert (out / "report.html").is_file()
+    assert "measured" in json.loads((out / "plan.json").read_text())
     result = json.loads((out / "result.json").read_text())
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return {

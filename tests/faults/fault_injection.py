@@ -102,6 +102,8 @@ def kill_at_change(at: int | None = None, count_to: str | None = None, until: st
     countdown = _Countdown(at, count_to)
     if until == "train":
         _before_step(1, lambda self: countdown.disarm())
+    else:
+        _on_exit(countdown.disarm)
     countdown.arm()
 
 
@@ -454,6 +456,21 @@ def limit_files(num_bytes: int, save: int | None) -> None:
     )
 
 
+def set_clock_back(seconds: float) -> None:
+    """The wall clock shows a time before every file of the run."""
+    import time
+
+    now = time.time
+    time.time = lambda: now() - seconds
+
+
+def other_library() -> None:
+    """This process has another release of transformers."""
+    import transformers
+
+    transformers.__version__ = "99.0.0"
+
+
 def fill_disk(save: int, leave: int, filler: str) -> None:
     """Fill the disk when the `save`-th checkpoint begins, but for `leave` bytes."""
 
@@ -478,4 +495,6 @@ _KINDS: dict[str, Callable[..., None]] = {
     "out_of_memory": out_of_memory,
     "limit_files": limit_files,
     "fill_disk": fill_disk,
+    "set_clock_back": set_clock_back,
+    "other_library": other_library,
 }

@@ -71,6 +71,41 @@ def test_a_forced_change_goes_on_and_a_fresh_run_starts_over(lab: Lab, out: Path
     assert lab.finish("full", out, "--fresh") == lab.reference("full")
 
 
+@pytest.mark.row("a changed recipe or data: refused with the difference")
+def test_a_base_model_that_was_trained_meanwhile_is_refused(lab: Lab, out: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(lab.models["lora"], tmp_path / "model"))
+    recipe = lab.recipe("lora", model__name=str(model))
+    child = lab.train(recipe, out, fault={"kind": "send", "number": 9, "at": "step", "nth": 5})
+    assert child.wait() == 137
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:-4] + bytes(4))
+    child = lab.train(recipe, out)
+    assert child.wait() == 2, child.output
+    assert "the model changed since step-3 was written" in " ".join(child.output.split())
+    (model / "model.safetensors").write_bytes(weights)
+    assert lab.finish(recipe, out)["weights"] == lab.reference("lora")["weights"]
+
+
+@pytest.mark.row("a clock set back, other libraries: no difference, or said")
+def test_a_clock_that_was_set_back_changes_nothing(lab: Lab, out: Path) -> None:
+    lab.stopped_at("full", out, 7)
+    child = lab.train("full", out, fault={"kind": "set_clock_back", "seconds": 1e6})
+    assert child.wait() == 0, child.output
+    assert "from step 6 of 12" in child.output
+    assert "other conditions" not in child.output
+    assert lab.outcome(out) == lab.reference("full")
+
+
+@pytest.mark.row("a clock set back, other libraries: no difference, or said")
+def test_other_libraries_are_said(lab: Lab, out: Path) -> None:
+    lab.stopped_at("full", out, 7)
+    child = lab.train("full", out, fault={"kind": "other_library"})
+    assert child.wait() == 0, child.output
+    said = " ".join(child.output.split())
+    assert "step-6 was written under other conditions (transformers " in said
+    assert ", here 99.0.0). The run goes on" in said
+
+
 @pytest.mark.row("two writers: the second is refused")
 def test_two_writers_never_share_a_run(lab: Lab, out: Path) -> None:
     expected = lab.reference("full")
@@ -81,7 +116,7 @@ def test_two_writers_never_share_a_run(lab: Lab, out: Path) -> None:
     assert second.wait() == 2
     said = " ".join(second.output.split())
     assert f"this run is written by process {first.pid}" in said
-    assert "tunesmith stop" in said
+    assert f"kill {first.pid}" in said
     while first.wait(0.02) is None:
         first.kill(signal.SIGCONT)  # it may not have stopped yet when the first of these comes
     assert first.code == 0, first.output

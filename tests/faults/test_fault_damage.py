@@ -80,6 +80,64 @@ def test_files_beside_the_checkpoints_decide_nothing(lab: Lab, out: Path, name: 
 
 
 @pytest.mark.row("a damaged file beside the checkpoints")
+@pytest.mark.parametrize("how", sample([how for how in DAMAGES if how != "missing"], 1))
+def test_a_damaged_recipe_of_the_run_is_written_again(lab: Lab, out: Path, how: str) -> None:
+    """The checkpoint holds the recipe too; a bit that makes another valid value of it is refused, as below."""
+    lab.stopped_at("full", out, 7)
+    path = out / "recipe.yaml"
+    whole = path.read_text()
+    damage(path, how) if how != "flipped" else path.write_text(whole.replace("learning_rate", "learning_raue"))
+    assert lab.finish("full", out) == lab.reference("full")
+    assert path.read_text() == whole
+
+
+@pytest.mark.row("a damaged file beside the checkpoints")
+def test_a_run_without_its_recipe_is_not_taken_for_something_else(lab: Lab, out: Path) -> None:
+    lab.stopped_at("full", out, 7)
+    recipe = out / "recipe.yaml"
+    text = recipe.read_text()
+    recipe.unlink()
+    child = lab.train("full", out)
+    assert child.wait() == 2
+    assert f"holds checkpoints but no recipe.yaml. Copy the recipe of this run to {recipe}" in " ".join(
+        child.output.split()
+    )
+    recipe.write_text(text)
+    assert lab.finish("full", out) == lab.reference("full")
+
+
+@pytest.mark.row("a damaged file beside the checkpoints")
+@pytest.mark.parametrize(
+    ("name", "how"), sample([("report.html", "missing"), *(("result.json", how) for how in DAMAGES)], 0, 1)
+)
+def test_what_a_finished_run_lost_is_written_again(lab: Lab, out: Path, name: str, how: str) -> None:
+    expected = lab.reference("full")
+    shutil.copytree(lab.folder / "reference-full", out)
+    if how == "flipped":
+        (out / name).write_text((out / name).read_text().replace("{", "[", 1))
+    else:
+        damage(out / name, how)
+    assert lab.finish("full", out) == expected
+
+
+@pytest.mark.row("prepared data damaged in the cache: prepared again")
+@pytest.mark.parametrize("how", sample(DAMAGES, 3))
+@pytest.mark.parametrize("name", sample(["train/tokens.npy", "train/offsets.npy", "audit.json"], 0))
+def test_damaged_data_in_the_cache_is_made_again(lab: Lab, out: Path, tmp_path: Path, name: str, how: str) -> None:
+    lab.stopped_at("full", out, 7)
+    arguments = ["train", str(lab.recipe("full")), "--out", str(out)]
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    data = ["data", *arguments[1:2]]
+    child = lab.zygote.start("tunesmith", arguments=data, environment=environment)
+    assert child.wait() == 0, child.output
+    (prepared,) = (path for path in (tmp_path / "cache" / "tunesmith" / "data").iterdir() if path.is_dir())
+    damage(prepared / name, how)
+    child = lab.zygote.start("tunesmith", arguments=arguments, environment=environment)
+    assert child.wait() == 0, child.output
+    assert lab.outcome(out) == lab.reference("full")
+
+
+@pytest.mark.row("a damaged file beside the checkpoints")
 def test_a_changed_value_in_the_recipe_of_the_run_is_seen(lab: Lab, out: Path) -> None:
     lab.stopped_at("full", out, 7)
     recipe = out / "recipe.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -75,6 +76,55 @@ def test_no_room_is_said_before_step_1(lab: Lab, small_disk: Path | None) -> Non
     assert "base model" not in child.output
     filler.unlink()
     assert lab.finish("full", small_disk / "run") == lab.reference("full")
+
+
+@pytest.mark.row("no room at the start: refused before step 1")
+def test_a_disk_without_a_byte_left_is_said(lab: Lab, small_disk: Path | None) -> None:
+    if small_disk is None:
+        pytest.skip("mounting a small file system is not allowed here")
+    state = os.statvfs(small_disk)
+    (small_disk / "filler").write_bytes(bytes(state.f_bavail * state.f_frsize))
+    child = lab.train("full", small_disk / "run")
+    assert child.wait() == 2, child.output
+    said = " ".join(child.output.split())
+    assert "is full" in said
+    assert "Nothing is lost" in said
+    assert not (small_disk / "run" / "lock").exists()
+    (small_disk / "filler").unlink()
+    child = lab.train("full", small_disk / "run")
+    assert child.wait() == 0, child.output
+    assert "taken over" not in child.output
+    assert lab.outcome(small_disk / "run") == lab.reference("full")
+
+
+@contextlib.contextmanager
+def read_only(folder: Path, small_disk: Path | None) -> Iterator[None]:
+    """Nobody can write below `folder`, root included where a disk can be mounted."""
+    if small_disk is not None:
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        yield
+        subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+        return
+    if os.geteuid() == 0:
+        pytest.skip("root writes everywhere, and mounting is not allowed here")
+    folder.chmod(0o500)
+    yield
+    folder.chmod(0o700)
+
+
+@pytest.mark.row("a run or folder that cannot be written: said, nothing lost")
+@pytest.mark.parametrize("name", ["run", "new"])
+def test_what_cannot_be_written_is_said(lab: Lab, small_disk: Path | None, tmp_path: Path, name: str) -> None:
+    folder = small_disk or tmp_path / "runs"
+    folder.mkdir(exist_ok=True)
+    lab.stopped_at("full", folder / "run", 7)
+    with read_only(folder / "run" if name == "run" else folder, small_disk):
+        child = lab.train("full", folder / name)
+        assert child.wait() == 2, child.output
+    said = " ".join(child.output.split())
+    assert "cannot be written" in said
+    assert "Traceback" not in said
+    assert lab.finish("full", folder / name) == lab.reference("full")
 
 
 @pytest.mark.row("a disk that is full for the final model")

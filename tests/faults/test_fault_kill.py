@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +24,25 @@ def test_two_undisturbed_runs_are_equal(lab: Lab, out: Path, kind: str) -> None:
     assert lab.finish(kind, out) == lab.reference(kind)
 
 
+def killed_at_random(lab: Lab, kind: str, out: Path, generator: random.Random) -> bool:
+    """Start or go on, and kill at a random time. False when the run had ended before; it is removed then."""
+    child = lab.train(kind, out)
+    child.wait(generator.random() * lab.seconds(kind))
+    child.kill()
+    code = child.wait()
+    assert code in (137, 0), child.output
+    if code == 0:
+        shutil.rmtree(out)
+    return code == 137
+
+
 @pytest.mark.row("kill -9 at a random time")
 @pytest.mark.parametrize("seed", sample(range(40), 0, 1))
 def test_kill_at_a_random_time(lab: Lab, out: Path, seed: int) -> None:
-    kind = KINDS[seed % 2]
+    kind, generator = KINDS[seed % 2], random.Random(seed)
     expected = lab.reference(kind)
-    child = lab.train(kind, out)
-    child.wait(random.Random(seed).random() * lab.seconds(kind))
-    child.kill()
-    assert child.wait() in (137, 0), child.output
+    while not killed_at_random(lab, kind, out, generator):
+        pass
     assert lab.finish(kind, out) == expected
 
 
@@ -39,11 +51,9 @@ def test_kill_at_a_random_time(lab: Lab, out: Path, seed: int) -> None:
 def test_five_kills_in_one_run(lab: Lab, out: Path, seed: int) -> None:
     kind = KINDS[seed % 2]
     expected, generator = lab.reference(kind), random.Random(100 + seed)
-    for _ in range(5):
-        child = lab.train(kind, out)
-        child.wait(generator.random() * lab.seconds(kind))
-        child.kill()
-        assert child.wait() in (137, 0), child.output
+    num_kills = 0
+    while num_kills < 5:
+        num_kills = num_kills + 1 if killed_at_random(lab, kind, out, generator) else 0
     assert lab.finish(kind, out) == expected
 
 
@@ -115,3 +125,36 @@ def test_kill_in_the_end(lab: Lab, tmp_path: Path, count: Callable[[int], None],
 @pytest.mark.parametrize("kind", KINDS)
 def test_kill_at_each_change_of_the_end(lab: Lab, tmp_path: Path, count: Callable[[int], None], kind: str) -> None:
     count(survive_each(lab, kind, tmp_path, {"kind": "kill_in_end"}, every=1))
+
+
+@pytest.mark.row("kill -9 before each change on disk of a comparison")
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_kill_in_a_comparison(lab: Lab, tmp_path: Path, count: Callable[[int], None], every: int) -> None:
+    lab.reference("plain")
+
+    def compared(name: str, **fault: Any) -> tuple[int | None, Path]:
+        run = tmp_path / name
+        if not run.exists():
+            shutil.copytree(lab.folder / "reference-plain", run)
+        arguments = ["compare", str(run)]
+        child = lab.zygote.start("tunesmith", {"kind": "kill_at_change", **fault}, arguments=arguments)
+        return child.wait(), run
+
+    changes = tmp_path / "changes.txt"
+    code, run = compared("whole", count_to=str(changes))
+    assert code == 0
+    expected = comparison(run)
+    kills = range(1, int(changes.read_text()) + 1, every)
+    assert len(kills) >= 2
+    count(len(kills))
+    for at in kills:
+        code, run = compared(f"at-{at}", at=at)
+        assert code == 137, at
+        assert lab.outcome(run) == lab.reference("plain"), at
+        assert compared(f"at-{at}")[0] == 0, at
+        assert comparison(run) == expected, at
+
+
+def comparison(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "compare.json").read_text())
+    return {name: value for name, value in found.items() if name not in ("seconds", "tuned", "environment")}
