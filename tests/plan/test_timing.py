@@ -65,9 +65,8 @@ def test_parts_of_a_run_are_priced_apart() -> None:
     assert run.num_saves == 1 + 210 // 60
     assert run.save_seconds == pytest.approx(4.0)
     assert run.tokens_per_second == pytest.approx(50_000 / 210)
-    assert run.total_seconds == pytest.approx(
-        run.train_seconds + run.eval_seconds + run.save_seconds + run.load_seconds
-    )
+    assert run.run_seconds == pytest.approx(run.train_seconds + run.eval_seconds + run.save_seconds)
+    assert run.total_seconds == pytest.approx(run.run_seconds + run.load_seconds)
 
 
 def test_refit_finds_what_a_step_and_what_a_token_cost() -> None:
@@ -91,11 +90,17 @@ def test_a_slope_that_makes_no_sense_scales_the_forecast() -> None:
     assert fitted.step_seconds >= 0
 
 
-def test_small_and_large_steps_take_turns_after_a_warm_up() -> None:
-    ran = []
+def test_an_evaluation_that_was_timed_is_not_guessed_from_the_steps() -> None:
+    steps = [Measured(tokens, 0.5 + 0.004 * tokens) for tokens in (100, 1000)]
+    fitted = refit(FORECAST, [*steps, Measured(2000, 1.0, "evaluation")])
+    assert (fitted.token_seconds, fitted.eval_token_seconds) == (pytest.approx(0.004), pytest.approx(0.0005))
+
+
+def test_steps_take_turns_after_a_warm_up() -> None:
+    ran = list[int]()
     measured = measure_steps(ran.append, [30, 10, 20], skip=2, count=4)
-    assert ran == [1, 0, 1, 0, 1, 0]
-    assert [item.num_tokens for item in measured] == [10, 30, 10, 30]
+    assert ran == [0, 1, 2, 0, 1, 2]
+    assert [item.num_tokens for item in measured] == [20, 30, 10, 20]
 
 
 def test_an_accumulated_step_counts_each_micro_batch_once(llama_config: Any) -> None:

@@ -48,11 +48,12 @@ class Forecast:
         return replace(self, step_time=step_time, time=time_of_run(step_time, **self._run))
 
     def to_json(self) -> dict[str, Any]:
-        """The `predicted` of plan.json."""
+        """The `predicted` of plan.json. Its first four have the meaning that result.json gives them, so that what was
+        measured compares: a GPU's peak without the CUDA context, seconds from the loaded model on."""
         return {
-            "peak_bytes": self.memory.peak_bytes,
+            "peak_bytes": self.memory.reserved_bytes if self.target.device == "cuda" else self.memory.peak_bytes,
             "train_seconds": self.time.train_seconds,
-            "total_seconds": self.time.total_seconds,
+            "total_seconds": self.time.run_seconds,
             "tokens_per_second": self.time.tokens_per_second,
             "fit": self.fit,
             "capacity_bytes": self.target.capacity_bytes,

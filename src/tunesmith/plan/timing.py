@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tunesmith.plan.roofline import Rates
 from tunesmith.plan.step import Step
@@ -52,18 +52,25 @@ class TimeForecast:
     origin: str
 
     @property
+    def run_seconds(self) -> float:
+        """What result.json calls total_seconds: from the loaded model to the end."""
+        return self.train_seconds + self.eval_seconds + self.save_seconds
+
+    @property
     def total_seconds(self) -> float:
-        return self.train_seconds + self.eval_seconds + self.save_seconds + self.load_seconds
+        """What is paid for."""
+        return self.run_seconds + self.load_seconds
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "total_seconds": self.total_seconds}
+        return {**asdict(self), "run_seconds": self.run_seconds, "total_seconds": self.total_seconds}
 
 
 class Measured(NamedTuple):
-    """A real step: its fed tokens and its seconds."""
+    """A real step, or a real evaluation: its fed tokens and its seconds."""
 
     num_tokens: int
     seconds: float
+    kind: Literal["step", "evaluation"] = "step"
 
 
 def time_of_step(log: Log, step: Step, rates: Rates, origin: str) -> StepTime:
@@ -118,16 +125,14 @@ def save_time(num_bytes: int, device: str) -> float:
 def measure_steps(
     run_step: Callable[[int], object], tokens_of: Sequence[int], *, skip: int = 3, count: int = 10
 ) -> list[Measured]:
-    """Run a few real steps and time them.
+    """Run a few real steps and time them, in turns, after `skip` that warm up and create the optimizer's state.
 
     run_step(number) runs one whole optimizer step; it must wait for the device. tokens_of: fed tokens of each step that
-    may be run. A small and a large step take turns, so that what a step costs at least is told from what a token costs.
+    may be run; of different sizes, so that what a step costs at least is told from what a token costs.
     """
-    order = sorted(range(len(tokens_of)), key=lambda number: tokens_of[number])
-    chosen = [order[0], order[-1]]
     measured = []
     for turn in range(skip + count):
-        number = chosen[turn % 2]
+        number = turn % len(tokens_of)
         began = time.perf_counter()
         run_step(number)
         if turn >= skip:
@@ -135,29 +140,39 @@ def measure_steps(
     return measured
 
 
-def refit(step: StepTime, measured: Sequence[Measured]) -> StepTime:
-    """The step's times refitted to real steps: t = a + b * tokens by least squares, a and b not negative.
-
-    When the steps are too alike in size to tell a from b, the forecast keeps its shape and is scaled. Evaluation is
-    scaled as the tokens are.
-    """
-    assert measured
-    tokens = [item.num_tokens for item in measured]
-    mean_tokens = sum(tokens) / len(tokens)
-    mean_seconds = sum(item.seconds for item in measured) / len(measured)
-    scale = mean_seconds / step.of(mean_tokens)
-    fixed, slope = step.step_seconds * scale, step.token_seconds * scale
-    spread = sum((number - mean_tokens) ** 2 for number in tokens)
-    if max(tokens) >= 1.5 * min(tokens):
-        together = sum((item.num_tokens - mean_tokens) * (item.seconds - mean_seconds) for item in measured)
-        fitted = together / spread
-        rest = mean_seconds - fitted * mean_tokens
-        if fitted > 0 and rest >= 0:
-            fixed, slope = rest, fitted
+def refit(forecast: StepTime, measured: Sequence[Measured]) -> StepTime:
+    """The times refitted to real steps and evaluations; without the latter, they are scaled as the tokens of steps."""
+    steps = [item for item in measured if item.kind == "step"]
+    evaluations = [item for item in measured if item.kind == "evaluation"]
+    if not steps:
+        return forecast
+    fixed, slope = _fit(forecast, steps)
+    evaluation = forecast.eval_token_seconds * slope / forecast.token_seconds
+    if evaluations:
+        evaluation = sum(item.seconds for item in evaluations) / sum(item.num_tokens for item in evaluations)
     return replace(
-        step,
+        forecast,
         step_seconds=fixed,
         token_seconds=slope,
-        eval_token_seconds=step.eval_token_seconds * slope / step.token_seconds,
-        origin=f"{len(measured)} real steps on this machine",
+        eval_token_seconds=evaluation,
+        origin=f"{len(steps)} real steps on this machine",
     )
+
+
+def _fit(forecast: StepTime, steps: Sequence[Measured]) -> tuple[float, float]:
+    """a and b of t = a + b * tokens by least squares, neither negative.
+
+    When the steps are too alike in size to tell a from b, the forecast keeps its shape and is scaled.
+    """
+    tokens = [item.num_tokens for item in steps]
+    mean_tokens = sum(tokens) / len(tokens)
+    mean_seconds = sum(item.seconds for item in steps) / len(steps)
+    if max(tokens) >= 1.5 * min(tokens):
+        spread = sum((number - mean_tokens) ** 2 for number in tokens)
+        together = sum((item.num_tokens - mean_tokens) * (item.seconds - mean_seconds) for item in steps)
+        slope = together / spread
+        fixed = mean_seconds - slope * mean_tokens
+        if slope > 0 and fixed >= 0:
+            return fixed, slope
+    scale = mean_seconds / forecast.of(mean_tokens)
+    return forecast.step_seconds * scale, forecast.token_seconds * scale
