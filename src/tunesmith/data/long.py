@@ -30,10 +30,19 @@ if TYPE_CHECKING:
 Rule = Literal["split", "truncate", "drop", "error"]
 MAX_CONTEXT = 32  # tokens that a later piece repeats, at most an eighth of max_length
 _CLOSERS = b"(?:[\"')\\]}]|" + "|".join("»”’」』）").encode() + b")*"
+
+
+def _lead(characters: str) -> bytes:
+    """A pattern that goes on where the first byte of one of some characters of several bytes was matched."""
+    encoded = [character.encode() for character in characters]
+    return b"|".join(b"(?<=" + re.escape(data[:1]) + b")" + re.escape(data[1:]) for data in encoded)
+
+
 _SENTENCE = re.compile(  # the sentence, then the white space after it; "approx. two" does not end one
-    b"(?P<sentence>(?:[.!?]|" + "|".join("…؟।").encode() + b")" + _CLOSERS + rb")\s+(?![a-z\s])"
-    b"|(?P<wide>(?:" + "|".join("。！？").encode() + b")" + _CLOSERS + rb")\s*"
-    rb"|(?P<line>)\n\s*"
+    rb"[.!?\n\xd8\xe0\xe2\xe3\xef](?:"  # one set in front: the search skips what cannot end a sentence
+    b"(?P<sentence>(?:(?<=[.!?])|" + _lead("…؟।") + b")" + _CLOSERS + rb")\s+(?![a-z\s])"
+    b"|(?P<wide>(?:" + _lead("。！？") + b")" + _CLOSERS + rb")\s*"
+    rb"|(?<=\n)\s*)"
 )
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -193,11 +202,16 @@ class Boundaries:
 
     def ranks(self, ids: NDArray[np.int32]) -> NDArray[np.int8]:
         """int8 [length]: before ids[i] begins a sentence 3, a word 2, a character 1, none of them 0."""
-        parts = [self._tokens[token] for token in ids.tolist()]
-        lengths = np.array([len(part) for part in parts])
-        ranks: NDArray[np.int8] = _byte_ranks(b"".join(parts))[np.cumsum(lengths) - lengths]
+        lengths = self.sizes[ids]
+        text = b"".join(map(self._tokens.__getitem__, ids.tolist()))
+        ranks: NDArray[np.int8] = _byte_ranks(text)[np.cumsum(lengths) - lengths]
         ranks[-1] = 0  # the end never stands alone
         return ranks
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """[vocabulary] bytes of text that each id stands for; none for control tokens."""
+        return np.array([len(data) for data in self._tokens])
 
     @cached_property
     def _tokens(self) -> list[bytes]:
@@ -214,8 +228,12 @@ def _byte_ranks(text: bytes) -> NDArray[np.int8]:
     is_space = (codes == 0x20) | ((codes >= 0x09) & (codes <= 0x0D))
     ranks[is_space] = 2
     ranks[1:][is_space[:-1]] = 2
-    for match in _SENTENCE.finditer(text):
-        ranks[[match.end(match.lastgroup or 0), match.end()]] = 3
+    ends = [
+        place
+        for match in _SENTENCE.finditer(text)
+        for place in (match.end(match.lastgroup) if match.lastgroup else match.start(), match.end())
+    ]
+    ranks[ends] = 3
     return ranks
 
 

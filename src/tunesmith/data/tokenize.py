@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +17,7 @@ from tunesmith.data.cache import read_state, write_state
 from tunesmith.data.documents import ARRAYS, ORIGIN_ARRAYS, ArrayFile
 from tunesmith.data.encode import Encoded, Encoder
 from tunesmith.data.encode_workers import encoded_batches, num_workers
-from tunesmith.data.long import LongCounts, LongDocuments, Piece, vocabulary_bytes
+from tunesmith.data.long import LongCounts, LongDocuments, Piece
 from tunesmith.data.spool import Spool
 
 if TYPE_CHECKING:
@@ -97,18 +98,17 @@ class Tokenization:
         """
         path = folder.with_suffix(".json")
         state = read_state(path) or {"position": 0, "documents": 0, "tokens": 0, "whole": 0, "long": {}}
-        fitter = LongDocuments(self.long, self.max_length, self.tokenizer.backend)
-        fitter.counts = LongCounts(**state["long"])
+        self._fitter.counts = LongCounts(**state["long"])
         position = state["position"]
         with SplitWriter(folder, state) as writer, self._encoded(order[position:]) as encoded_batches:
             for number, (rows, encoded) in enumerate(encoded_batches, start=1):
-                self._write(writer, fitter, rows, encoded, repeats[position : position + len(rows)])
+                self._write(writer, rows, encoded, repeats[position : position + len(rows)])
                 position += len(rows)
                 progress(len(encoded.tokens))
                 if number % _SAVE_BATCHES == 0:
-                    write_state(path, writer.state(position, fitter.counts))
-            write_state(path, writer.state(position, fitter.counts))
-        return fitter.counts
+                    write_state(path, writer.state(position, self._fitter.counts))
+            write_state(path, writer.state(position, self._fitter.counts))
+        return self._fitter.counts
 
     def _encoded(self, order: NDArray[np.int64]) -> AbstractContextManager[Iterator[tuple[NDArray[np.int64], Encoded]]]:
         size = int((self.spool.ends[order] - self.spool.spans(order)[:, 0]).sum())
@@ -127,75 +127,80 @@ class Tokenization:
             yield order[begin:]
 
     def _write(
+        self, writer: SplitWriter, rows: NDArray[np.int64], encoded: Encoded, repeats: NDArray[np.int32]
+    ) -> None:
+        """Append a batch: runs of documents that fit at once, the others one by one."""
+        writer.files[_WHOLE].append(encoded.lengths)
+        ends = np.concatenate([[0], np.cumsum(encoded.lengths)])
+        fits = (encoded.lengths <= self.max_length) & (repeats == 1)
+        borders = np.flatnonzero(np.diff(fits, prepend=~fits[:1], append=~fits[-1:]))
+        for begin, end in pairwise(borders.tolist()):
+            part = slice(int(ends[begin]), int(ends[end]))
+            if fits[begin]:
+                lengths = encoded.lengths[begin:end]
+                self._write_whole(writer, rows[begin:end], lengths, encoded.tokens[part], encoded.supervised[part])
+                continue
+            for place in range(begin, end):
+                part = slice(int(ends[place]), int(ends[place + 1]))
+                tokens, supervised = encoded.tokens[part], encoded.supervised[part]
+                self._write_document(writer, int(rows[place]), tokens, supervised, int(repeats[place]))
+
+    def _write_whole(
         self,
         writer: SplitWriter,
-        fitter: LongDocuments,
         rows: NDArray[np.int64],
-        encoded: Encoded,
-        repeats: NDArray[np.int32],
+        lengths: NDArray[np.int64],
+        tokens: NDArray[np.int32],
+        supervised: NDArray[np.bool_],
     ) -> None:
-        writer.files[_WHOLE].append(encoded.lengths)
-        if encoded.lengths.max(initial=0) <= self.max_length and (repeats == 1).all():
-            fitter.counts.num_documents += len(rows)
-            writer.append(
-                lengths=encoded.lengths,
-                tokens=encoded.tokens,
-                supervised=encoded.supervised,
-                num_bytes=self.spool.target_bytes[rows],
-                spans=self.spool.spans(rows).ravel(),
-                rows=self.spool.rows[rows],
-                file_of=self.spool.file_of[rows],
-                slice_of=self.spool.slice_of[rows],
-            )
-            return
-        ends = np.cumsum(encoded.lengths)
-        for row, length, end, times in zip(
-            rows.tolist(), encoded.lengths.tolist(), ends.tolist(), repeats.tolist(), strict=True
-        ):
-            part = slice(end - length, end)
-            self._write_document(writer, fitter, row, encoded.tokens[part], encoded.supervised[part], times)
+        self._fitter.counts.num_documents += len(rows)
+        writer.append(
+            lengths=lengths,
+            tokens=tokens,
+            supervised=supervised,
+            num_bytes=self.spool.target_bytes[rows],
+            spans=self.spool.spans(rows).ravel(),
+            rows=self.spool.rows[rows],
+            file_of=self.spool.file_of[rows],
+            slice_of=self.spool.slice_of[rows],
+        )
 
     def _write_document(
-        self,
-        writer: SplitWriter,
-        fitter: LongDocuments,
-        row: int,
-        ids: NDArray[np.int32],
-        supervised: NDArray[np.bool_],
-        times: int,
+        self, writer: SplitWriter, row: int, ids: NDArray[np.int32], supervised: NDArray[np.bool_], times: int
     ) -> None:
-        pieces = fitter.fit(ids, supervised, self.row_name(row))
+        """Append a document that is cut, or used `times` times."""
+        pieces = self._fitter.fit(ids, supervised, self.row_name(row))
         whole = len(pieces) == 1 and len(pieces[0].ids) == len(ids)
+        places = None if whole else self._places(row, ids)
         for piece in pieces * times:
-            span = self._part_span(row, ids, supervised, None if whole else piece)
-            counted = self.spool.target_bytes[row] if whole else self._token_sizes[piece.ids[piece.supervised]].sum()
+            counted = self.spool.target_bytes[row] if whole else self._sizes[piece.ids[piece.supervised]].sum()
             writer.append(
                 lengths=[len(piece.ids)],
                 tokens=piece.ids,
                 supervised=piece.supervised,
                 num_bytes=[counted],
-                spans=span,
+                spans=self.spool.spans(np.array([row]))[0] if places is None else _span(places, supervised, piece),
                 rows=self.spool.rows[row : row + 1],
                 file_of=self.spool.file_of[row : row + 1],
                 slice_of=self.spool.slice_of[row : row + 1],
             )
 
-    def _part_span(
-        self, row: int, ids: NDArray[np.int32], supervised: NDArray[np.bool_], piece: Piece | None
-    ) -> NDArray[np.int64]:
-        """Begin, first target and end of a part of a row, counted in the bytes that its tokens stand for."""
-        whole: NDArray[np.int64] = self.spool.spans(np.array([row]))[0]
-        if piece is None:
-            return whole
-        places = whole[0] + np.concatenate([[0], np.cumsum(self._token_sizes[ids])])
-        first = piece.begin + int(np.argmax(supervised[piece.begin : piece.end]))
-        part: NDArray[np.int64] = np.minimum(places[[piece.begin, first, piece.end]], whole[2])
-        return part
+    def _places(self, row: int, ids: NDArray[np.int32]) -> NDArray[np.int64]:
+        """[length + 1] byte of the spooled text where each token of a row begins, and the last one ends."""
+        begin, end = self.spool.span(row)
+        places: NDArray[np.int64] = np.minimum(begin + np.concatenate([[0], np.cumsum(self._sizes[ids])]), end)
+        return places
 
     @cached_property
-    def _token_sizes(self) -> NDArray[np.int64]:
-        """Bytes of text that each id stands for; none for control tokens."""
-        backend = self.tokenizer.backend
-        sizes = np.array([len(entry) for entry in vocabulary_bytes(backend)])
-        sizes[list(backend.all_special_ids)] = 0
-        return sizes
+    def _fitter(self) -> LongDocuments:
+        return LongDocuments(self.long, self.max_length, self.tokenizer.backend)
+
+    @property
+    def _sizes(self) -> NDArray[np.int64]:
+        return self._fitter.boundaries.sizes
+
+
+def _span(places: NDArray[np.int64], supervised: NDArray[np.bool_], piece: Piece) -> NDArray[np.int64]:
+    """Begin, first target and end of a part of a row."""
+    first = piece.begin + int(np.argmax(supervised[piece.begin : piece.end]))
+    return places[[piece.begin, first, piece.end]]

@@ -9,7 +9,8 @@ on a text of every batch; where it does not, whole texts are encoded.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from itertools import chain
 
@@ -21,7 +22,7 @@ MAX_WORD_CHARACTERS = 64
 EncodeBatch = Callable[[Sequence[str]], list[list[int]]]
 Flat = tuple[NDArray[np.int32], NDArray[np.int64]]
 
-_split = re.compile(r"(?<=\S)(?= \S)").split
+_split = re.compile(r" (?<=\S )(?=\S)").split  # one literal in front, which the search skips to
 _HARD = (
     " a  b   c    d\n\ne \n f\n g\t h \t i",
     "It's, we'll; I'd 'quoted' and \"said\" (so) [yes] {no}... what?! -- end.",
@@ -69,21 +70,20 @@ class WordEncoder:
 
     def _encode_words(self, texts: Sequence[str]) -> Flat:
         split = [_split(text) for text in texts]
-        get = self.words.get
-        found = [list(map(get, words)) for words in split]
-        incomplete = [number for number, parts in enumerate(found) if None in parts]
-        if incomplete:
-            new = self._encode_new({word for number in incomplete for word in split[number]})
-            for number in incomplete:
-                found[number] = [get(word) or new.get(word, b"") for word in split[number]]
-        parts = [b"".join(words) for words in found]  # type: ignore[arg-type]
+        for words in split:
+            words[0] = f" {words[0]}"  # no other begins with a space
+        new = self._encode_new(set(chain.from_iterable(split)).difference(self.words))
+        is_room = len(self.words) < MAX_WORDS
+        self.words.update(new)
+        find = self.words.__getitem__
+        parts = [b"".join(map(find, words)) for words in split]
+        for word in new:
+            if not is_room or len(word) > MAX_WORD_CHARACTERS:
+                del self.words[word]
         lengths = np.array([len(part) for part in parts], dtype=np.int64) // 4
         return np.frombuffer(b"".join(parts), dtype=np.int32), lengths
 
-    def _encode_new(self, words: set[str]) -> dict[str, bytes]:
-        missing = [word for word in words if word not in self.words]
-        ids = self.encode_batch(missing)
-        new = {word: np.array(part, dtype=np.int32).tobytes() for word, part in zip(missing, ids, strict=True)}
-        if len(self.words) < MAX_WORDS:
-            self.words.update((word, part) for word, part in new.items() if len(word) <= MAX_WORD_CHARACTERS)
-        return new
+    def _encode_new(self, words: Collection[str]) -> dict[str, bytes]:
+        """Ids of words as the dictionary has them: the first of a text after a space, others without theirs."""
+        written = [word[1:] if word[0] == " " else f" {word}" for word in words]
+        return {word: array("i", ids).tobytes() for word, ids in zip(words, self.encode_batch(written), strict=True)}
