@@ -14,7 +14,7 @@ import tunesmith
 SRC = Path(tunesmith.__file__).parent
 FLOORS = [
     {"errors"},
-    {"redact", "signals"},
+    {"redact", "signals", "heap"},
     {"units"},
     {"recipe"},
     {"rundir"},

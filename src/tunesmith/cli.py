@@ -12,6 +12,7 @@ import typer
 
 from tunesmith import __version__
 from tunesmith.errors import Stopped, TunesmithError
+from tunesmith.heap import keep_memory
 from tunesmith.signals import StopRequest
 
 app = typer.Typer(
@@ -176,9 +177,11 @@ def data(
     """
     from tunesmith.data.audit import audit_recipe
     from tunesmith.data.audit_view import page, render
+    from tunesmith.data.progress import DataProgress
     from tunesmith.recipe import Recipe
 
-    report = audit_recipe(Recipe.load(recipe, set_ or ()))
+    with DataProgress(_console()) as progress:
+        report = audit_recipe(Recipe.load(recipe, set_ or ()), progress=progress)
     if html is not None:
         html.write_text(page(report, str(recipe)), encoding="utf-8")
     if as_json:
@@ -367,6 +370,7 @@ def _complain(message: str) -> None:
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 a bug, 2 the user can fix it, 75 stopped and resumable."""
     _quiet_libraries()
+    keep_memory()
     try:
         with StopRequest(shlex.join(["tunesmith", *sys.argv[1:]])) as stop, stop.at_once():
             app()

@@ -155,7 +155,15 @@ def test_precision_follows_the_gpu_and_the_model(
     target = Target.of_gpu(find_gpu(gpu))
     assert precision_of(new_recipe(), find_shape(model), target)[0] == expected
     assert precision_of(new_recipe(precision="fp32"), find_shape(model), target) == ("fp32", "the recipe says so")
-    assert precision_of(new_recipe(), find_shape(model), new_target(8, "cpu"))[0] == "fp32"
+
+
+def test_precision_of_a_processor_is_what_it_multiplies_faster(
+    shape: ModelShape, new_recipe: NewRecipe, new_target: NewTarget
+) -> None:
+    large, cpu = find_shape("EleutherAI/gpt-neo-125m"), new_target(8, "cpu")
+    assert precision_of(new_recipe(), large, replace(cpu, bf16=True))[0] == "bf16"
+    assert precision_of(new_recipe(), large, replace(cpu, bf16=False))[0] == "fp32"
+    assert precision_of(new_recipe(), shape, replace(cpu, bf16=True))[0] == "fp32", "too small to pay"
 
 
 def test_weights_that_are_trained_stay_float32(new_recipe: NewRecipe) -> None:

@@ -111,7 +111,8 @@ def check_arithmetic() -> Check:
     machine = detect_machine()
     if machine.device == "cpu":
         kind = torch.backends.cpu.get_cpu_capability()
-        found = f"{machine.name} ({kind}), {torch.get_num_threads()} threads: fp32, attention over padded groups"
+        kinds = "bf16 is the fast type for large models" if machine.supports_bf16 else "fp32 is the fast type"
+        found = f"{machine.name} ({kind}), {torch.get_num_threads()} threads: {kinds}, attention over padded groups"
         return Check("arithmetic", "ok", found)
     major, minor = torch.cuda.get_device_capability(0)
     found = f"compute capability {major}.{minor}, {'bf16' if machine.supports_bf16 else 'no bf16: fp16 is used'}"
@@ -152,8 +153,7 @@ def check_speed(bench: bool) -> Check:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = 4096 if device == "cuda" else 1024
     rates = {"fp32": matmul_rate(torch.float32, device, size)}
-    if device == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AMX"):
-        rates["bf16"] = matmul_rate(torch.bfloat16, device, 2 * size)
+    rates["bf16"] = matmul_rate(torch.bfloat16, device, 2 * size if device == "cuda" else size)
     bandwidth = copy_rate(device)
     told = ", ".join(f"{name} {_flops(rate)}" for name, rate in rates.items())
     numbers = {"flops_per_second": rates, "bytes_per_second": bandwidth, "device": device}

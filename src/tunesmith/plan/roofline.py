@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
 from tunesmith.plan.gpus import Gpu
+from tunesmith.plan.machine import best_seconds
 from tunesmith.plan.trace import Work
 
 HALF = (torch.bfloat16, torch.float16)
@@ -94,25 +94,14 @@ def _time_gemm(gemm: Gemm, dtype: torch.dtype) -> float:
     shape = (batch,) if batch > 1 else ()
     left, right = torch.zeros(*shape, rows, inner, dtype=dtype), torch.zeros(*shape, inner, columns, dtype=dtype)
     out = torch.zeros(*shape, rows, columns, dtype=dtype)
-    return _best(lambda: torch.matmul(left, right, out=out), repeats=2)
+    return best_seconds(lambda: torch.matmul(left, right, out=out), repeats=2)
 
 
 def _copy_rate(num_bytes: int = 8 << 20) -> float:
     """Bytes read and written per second by a copy."""
     source = torch.zeros(num_bytes // 4)
     target = torch.zeros(num_bytes // 4)
-    return 2 * num_bytes / _best(lambda: target.copy_(source), repeats=3)
-
-
-def _best(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of some runs, after one that warms up."""
-    run()
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - began)
-    return max(min(seconds), 1e-9)
+    return 2 * num_bytes / best_seconds(lambda: target.copy_(source), repeats=3)
 
 
 def measure_gpu(name: str) -> Gpu:
@@ -128,7 +117,7 @@ def measure_gpu(name: str) -> Gpu:
             torch.matmul(left, right)
             torch.cuda.synchronize()
 
-        return 2 * size**3 / _best(run, repeats=5)
+        return 2 * size**3 / best_seconds(run, repeats=5)
 
     source = torch.zeros(64 << 20, device=device)
 
@@ -143,7 +132,7 @@ def measure_gpu(name: str) -> Gpu:
         memory_bytes=memory,
         fp32=product_rate(torch.float32),
         matrix=product_rate(half),
-        bandwidth=2 * source.numel() * 4 / _best(copy, repeats=5),
+        bandwidth=2 * source.numel() * 4 / best_seconds(copy, repeats=5),
         bf16=half == torch.bfloat16,
         source="measured here",
         aliases=(),

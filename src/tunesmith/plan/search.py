@@ -28,6 +28,8 @@ FITS = 0.92
 TIGHT = 0.99
 COMFORTABLE_TOKENS = {"cpu": 512, "cuda": 1024}
 """A smaller micro-batch leaves the device idle; checkpointing, which costs a third more arithmetic, is then faster."""
+WORTH_CONVERTING = 20_000_000
+"""Parameters from which a processor that is faster in bf16 spends most of a step in matrix products."""
 OVERFLOWS_FP16 = ("gpt_neo", "t5", "gemma", "gemma2", "gemma3_text")
 """Models whose activations pass float16's largest number."""
 
@@ -62,7 +64,7 @@ class Target:
             capacity_bytes=machine.memory_free_bytes + base,
             base_bytes=base,
             bf16=machine.supports_bf16,
-            flash=machine.supports_bf16,
+            flash=on_gpu and machine.supports_bf16,
             gpu=gpu,
             num_processes=machine.num_processes,
         )
@@ -267,7 +269,11 @@ def precision_of(recipe: Recipe, shape: ModelShape, target: Target) -> tuple[Pre
     if asked != "auto":
         return asked, "the recipe says so"
     if target.device == "cpu":
-        return "fp32", "the fastest type of most processors"
+        if not target.bf16:
+            return "fp32", "the fastest type of this processor"
+        if shape.num_parameters < WORTH_CONVERTING:
+            return "fp32", f"matrices of {shape.num_parameters:,} parameters are too small for bf16 to pay"
+        return "bf16", "this processor multiplies bf16 matrices faster (measured); weights and sums stay fp32"
     if target.bf16:
         return "bf16", f"{target.name} has native bf16"
     if shape.config.model_type in OVERFLOWS_FP16:
