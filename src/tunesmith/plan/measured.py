@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tunesmith.plan.units import format_bytes, format_seconds
 from tunesmith.rundir import PLAN, RunDir
 
+SHOWN: dict[str, Callable[[float], str]] = {
+    "peak_bytes": format_bytes,
+    "total_seconds": format_seconds,
+    "tokens_per_second": lambda rate: f"{rate:,.0f} tokens/s",
+}
 FORECASTS = ("peak_bytes", "train_seconds", "total_seconds", "tokens_per_second")
 
 
@@ -24,11 +30,16 @@ def record_measured(run_dir: RunDir, result: dict[str, Any]) -> str:
 
 
 def _summary(predicted: dict[str, Any], measured: dict[str, Any]) -> str:
-    """`planned 17.3 GB and 6 min, took 17.1 GB and 5 min`; what was not planned is only told."""
-    parts = {"peak_bytes": format_bytes, "total_seconds": format_seconds}
-    took = [(name, show) for name, show in parts.items() if measured.get(name) is not None]
-    planned = [(name, show) for name, show in took if predicted.get(name) is not None]
-    text = "took " + " and ".join(show(measured[name]) for name, show in took) if took else "nothing was measured"
-    if planned:
-        text = "planned " + " and ".join(show(predicted[name]) for name, show in planned) + ", " + text
-    return text
+    """`planned 17.3 GB, 6 min and 300 tokens/s, took 17.1 GB, 5 min and 310 tokens/s`.
+
+    What was not planned is only told.
+    """
+    took = [name for name in SHOWN if measured.get(name) is not None]
+    planned = [name for name in took if predicted.get(name) is not None]
+    text = f"took {_listed(took, measured)}" if took else "nothing was measured"
+    return f"planned {_listed(planned, predicted)}, {text}" if planned else text
+
+
+def _listed(names: list[str], values: dict[str, Any]) -> str:
+    *first, last = (SHOWN[name](values[name]) for name in names)
+    return f"{', '.join(first)} and {last}" if first else last
