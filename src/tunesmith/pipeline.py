@@ -112,7 +112,7 @@ def train(
     say = _speaker(console)
     with StopRequest("the same command") as stop:
         with stop.at_once():
-            source, tokenizer, data = _prepare(recipe, small=small)
+            source, tokenizer, data = _prepare(recipe, console, small=small)
             findings = _audit(recipe, tokenizer, data, say)
         run_dir = RunDir.create(path)
         run_dir.writes = first
@@ -216,7 +216,7 @@ def _measure(recipe: Recipe, console: Console | None) -> list[Measured]:
     from tunesmith.plan import detect_machine, make_plan
     from tunesmith.training import Job, calibrate
 
-    source, tokenizer, data = _prepare(recipe, small=False)
+    source, tokenizer, data = _prepare(recipe, console or Console(quiet=True), small=False)
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
         run_dir = RunDir(Path(folder))
         decided = make_plan(recipe, data, detect_machine())
@@ -304,14 +304,20 @@ def _check_out(path: Path, recipe: Recipe, *, resume: bool, fresh: bool, force: 
         check_recipe(path, RunDir.open(path).recipe(), recipe)
 
 
-def _prepare(recipe: Recipe, *, small: bool) -> tuple[Any, Any, Data]:
+def _prepare(recipe: Recipe, console: Console, *, small: bool) -> tuple[Any, Any, Data]:
     from tunesmith.data import prepare
+    from tunesmith.data.progress import DataProgress
     from tunesmith.source import find_model
     from tunesmith.tokenizer import load_tokenizer
 
     source = find_model(recipe.model.name, recipe.model.revision)
     tokenizer = load_tokenizer(source)
-    return source, tokenizer, prepare(recipe.data, tokenizer, recipe.train.max_length, small=small)
+    with DataProgress(console) as progress:
+        return (
+            source,
+            tokenizer,
+            prepare(recipe.data, tokenizer, recipe.train.max_length, small=small, progress=progress),
+        )
 
 
 def _plan(recipe: Recipe, data: Data, checkpoint: Checkpoint | None) -> Plan:

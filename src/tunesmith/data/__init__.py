@@ -9,6 +9,7 @@ encode.py       rows -> ids and masks; words.py and encode_workers.py: fast, on 
 tokenize.py     a split -> token arrays, resumable; long.py: documents that are longer than max_length
 documents.py    TokenizedDocuments and Data, the values that later stages read
 prepare.py      the stage: prepare(recipe.data, tokenizer, max_length) -> Data; cache.py, account.py: data.json
+progress.py     what a person sees meanwhile
 steps.py        documents -> optimizer steps and micro-batches
 """
 

@@ -45,7 +45,7 @@ def prepare(
     """Read, split and tokenise the recipe's data, or find it in the cache.
 
     max_length: tokens of the longest document, start and end included. small: about 100 training and 20 held-out rows.
-    progress: called with (stage, done, total or None) while rows are read and tokens written.
+    progress: called with (stage, done, total or None) while rows are read, compared and tokenised.
 
     Rows that are chat give the tokenizer a chat template where it has none, so that it is saved with the model.
     Raises DataError when the data cannot be read, or nothing in it can be trained on.
@@ -211,12 +211,12 @@ class _Job:
 
         encoder = Encoder.of(self.tokenizer, chat=read["kind"] == "chat")
         work = Tokenization(spool, self.tokenizer, encoder, self.max_length, self.section.long, row_name)
-        done = 0
+        done, total = 0, int((repeats > 0).sum())
 
-        def count(num_tokens: int) -> None:
+        def count(num_rows: int) -> None:
             nonlocal done
-            done += num_tokens
-            self.progress("tokenising", done, None)
+            done += num_rows
+            self.progress("tokenising rows", done, total)
 
         counts = []
         for side, name in enumerate(SPLITS):

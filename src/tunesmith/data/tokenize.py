@@ -94,17 +94,18 @@ class Tokenization:
     ) -> LongCounts:
         """Tokenise the spooled rows `order`, each `repeats` times, into `folder`.
 
-        Goes on from an earlier call that was cut short. progress: called with the number of tokens just written.
+        Goes on from an earlier call that was cut short. progress: called with the number of rows just written.
         """
         path = folder.with_suffix(".json")
         state = read_state(path) or {"position": 0, "documents": 0, "tokens": 0, "whole": 0, "long": {}}
         self._fitter.counts = LongCounts(**state["long"])
         position = state["position"]
+        progress(position)
         with SplitWriter(folder, state) as writer, self._encoded(order[position:]) as encoded_batches:
             for number, (rows, encoded) in enumerate(encoded_batches, start=1):
                 self._write(writer, rows, encoded, repeats[position : position + len(rows)])
                 position += len(rows)
-                progress(len(encoded.tokens))
+                progress(len(rows))
                 if number % _SAVE_BATCHES == 0:
                     write_state(path, writer.state(position, self._fitter.counts))
             write_state(path, writer.state(position, self._fitter.counts))
