@@ -46,11 +46,14 @@ Tuned with tunesmith {__version__} ({recipe.train.method} fine-tuning).
 
 ## Use
 
+{_needs(recipe, source)}
+
 ```python
 from transformers import pipeline
 
-write = pipeline("text-generation", "path/to/model")
-print(write({(recipe.compare.prompts or ("",))[0]!r}, max_new_tokens=80, do_sample=True))
+model = "path/to/model"
+write = pipeline("text-generation", model, tokenizer=model)
+print(write({(recipe.compare.prompts or ("The",))[0]!r}, max_new_tokens=80, do_sample=True)[0]["generated_text"])
 ```
 
 ## Recipe
@@ -59,6 +62,15 @@ print(write({(recipe.compare.prompts or ("",))[0]!r}, max_new_tokens=80, do_samp
 {recipe.to_yaml().strip()}
 ```
 """
+
+
+def _needs(recipe: Recipe, source: ModelSource) -> str:
+    if recipe.train.method not in ("lora", "qlora"):
+        return "The folder is a whole model."
+    return (
+        f"The folder is an adapter: transformers loads {source.name} under it, which needs `pip install peft`. Its "
+        "tokenizer is here too, so say so, or that of the base model is taken."
+    )
 
 
 def _scores(result: dict[str, Any]) -> list[tuple[str, str, str]]:
