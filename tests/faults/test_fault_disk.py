@@ -72,7 +72,7 @@ def test_no_room_is_said_before_step_1(lab: Lab, small_disk: Path | None) -> Non
     filler.write_bytes(bytes(15_500_000))
     child = lab.train("full", small_disk / "run")
     assert child.wait() == 2, child.output
-    assert "needs 1.6 MB" in " ".join(child.output.split())
+    assert "needs 2 MB" in " ".join(child.output.split())
     assert "base model" not in child.output
     filler.unlink()
     assert lab.finish("full", small_disk / "run") == lab.reference("full")

@@ -239,7 +239,7 @@ def test_a_manifest_that_points_outside_is_refused(root: Path, name: str) -> Non
 
 def test_no_room_is_said_before_a_byte_is_written(root: Path) -> None:
     save(root, 1)
-    with pytest.raises(RunError, match=r"needs 1000000000\.0 GB, the disk has .* Free at least .*step-1"):
+    with pytest.raises(RunError, match=r"needs 1,000,000,000\.0 GB, the disk has .* Free at least .*step-1"):
         save_checkpoint(
             root, 2, lambda folder: pytest.fail("wrote"), info={}, keep=1, required_bytes=1_000_000_000_000_000_000
         )

@@ -26,6 +26,7 @@ from typing import Any
 from tunesmith.errors import RunError
 from tunesmith.redact import redact
 from tunesmith.rundir import disk_errors, finite
+from tunesmith.units import format_bytes
 
 MANIFEST = "MANIFEST.json"
 FORMAT = "tunesmith-checkpoint"
@@ -141,9 +142,10 @@ def check_room(folder: Path, required_bytes: int) -> None:
     """Raise RunError when the disk of `folder` has no room for `required_bytes`. Says how much to free."""
     free = shutil.disk_usage(folder).free
     if free < required_bytes:
+        missing = 1.05 * (required_bytes - free) + 1e6
         raise RunError(
-            f"{folder}: a checkpoint needs {_gb(required_bytes)}, the disk has {_gb(free)} free. "
-            f"Free at least {_gb(required_bytes - free)} and run the same command again. {_say_last_good(folder)}"
+            f"{folder}: a checkpoint needs {format_bytes(required_bytes)}, the disk has {format_bytes(free)} free. "
+            f"Free at least {format_bytes(missing)} and run the same command again. {_say_last_good(folder)}"
         )
 
 
@@ -364,7 +366,3 @@ def _move_aside(folder: Path) -> None:
 def _say_last_good(root: Path) -> str:
     good = last_good(root)
     return f"Nothing is lost: the last good checkpoint is {good}." if good else "No earlier checkpoint exists."
-
-
-def _gb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"

@@ -23,6 +23,7 @@ from tunesmith.plan import Measured, measure_steps
 from tunesmith.rundir import NO_ROOM
 from tunesmith.training.checkpoint import check_room
 from tunesmith.training.state import rng_state, set_rng_state
+from tunesmith.units import format_bytes
 
 if TYPE_CHECKING:
     from tunesmith.training.trainer import FlatTrainer
@@ -128,7 +129,7 @@ def _rehearse_disk(trainer: FlatTrainer) -> None:
         if error.errno not in NO_ROOM:  # a file system that cannot do this; a save says it when room runs out
             return
         raise RunError(
-            f"{folder}: a checkpoint needs {needed / 1e9:.1f} GB, which the disk does not give ({error.strerror}). "
+            f"{folder}: a checkpoint needs {format_bytes(needed)}, which the disk does not give ({error.strerror}). "
             "Free room or choose another --out."
         ) from None
     finally:
