@@ -23,10 +23,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from harness.documents import default_rows, read_texts, save_gpt2_tokenizer, tokenize
 
-VARIANTS = ["reference", "hf_random", "hf_sorted", "trl_default", "trl_best", "tunesmith", "tunesmith_lora"]
+from tunesmith.heap import keep_memory
+
+VARIANTS = [
+    *("reference", "hf_random", "hf_sorted", "hf_sorted_autocast", "trl_default", "trl_best"),
+    *("tunesmith", "tunesmith_autocast", "tunesmith_lora"),
+]
 MODELS = {"gpt-neo-125m": (3, VARIANTS), "smollm2-135m": (3, VARIANTS)}
 TOY_MODELS = {"toy-neo": (1, VARIANTS), "toy-llama": (1, ["reference", "hf_sorted", "tunesmith"])}
-MEMORY_VARIANTS = ["hf_sorted", "trl_best", "tunesmith", "tunesmith_lora"]
+MEMORY_VARIANTS = ["hf_sorted", "trl_best", "tunesmith", "tunesmith_autocast", "tunesmith_lora"]
 DOCUMENTS_PER_ROUND = 32
 HEADLINE = ["fraction_of_limit", "vs_reference", "vs_hf_sorted", "vs_trl_best", "peak_memory_vs_hf_sorted"]
 
@@ -58,6 +63,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from harness.limit import matmul_flops
     from harness.table import print_limit, print_model, print_time_to_loss
 
+    keep_memory()  # for all alike, although only tunesmith's users have it
     size, seconds = (64, 0.001) if options.quick else (2048, 1.5)
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     limit = {name: matmul_flops(dtype, size=size, seconds=seconds) for name, dtype in types.items()}
@@ -123,6 +129,8 @@ def peak_bytes(name: str, variant: str, rows: Path) -> int:
     from harness.shapes import SHAPES
     from harness.variants import MEMORY_ROUNDS, Bench, make, quiet
 
+    if variant.startswith("tunesmith"):
+        keep_memory()
     with quiet():
         runner = make(variant, Bench(SHAPES[name]))
         rounds = Rounds(load_documents(rows), DOCUMENTS_PER_ROUND, MEMORY_ROUNDS)

@@ -110,6 +110,8 @@ def _run(
     prepare = getattr(variant.train, "prepare", None)
     if prepare is not None:
         prepare(documents)
+    if variant.bfloat16:
+        gemm = gemm | {"dtype": torch.bfloat16}
     limit = 0.0 if warm_up else matmul_flops(device=bench.device, **gemm)
     if bench.device == "cuda":
         torch.cuda.synchronize()
@@ -158,6 +160,8 @@ def results_of(bench: Bench, rows: list[Row]) -> dict[str, Any]:
         "vs_hf_random": ratio("tokens_per_second", "hf_random"),
         "vs_trl_best": ratio("tokens_per_second", "trl_best"),
         "vs_trl_default": ratio("tokens_per_second", "trl_default"),
+        "vs_hf_sorted_in_bf16": ratio("tokens_per_second", "hf_sorted_autocast", "tunesmith_autocast"),
+        "bf16_vs_fp32": ratio("tokens_per_second", "tunesmith", "tunesmith_autocast"),
         "vs_liger": ratio("tokens_per_second", "liger"),
         "peak_memory_vs_hf_sorted": ratio("peak_bytes", "hf_sorted"),
         "lora_vs_full": ratio("tokens_per_second", "tunesmith", "tunesmith_lora"),

@@ -8,6 +8,7 @@ says otherwise.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from harness.shapes import Shape, build
+from tunesmith.plan.machine import processor_prefers_bf16
 
 Documents = list[np.ndarray]
 REFERENCE_LENGTH = 2048
@@ -36,6 +38,8 @@ class Variant:
     train: Callable[[Documents], int]
     order: str = "random"
     """random; sorted: neighbours in length, as grouping by length gives; one: a single document."""
+    bfloat16: bool = False
+    """Its products are bfloat16 although the others' are not: its limit is that of bfloat16."""
 
 
 @dataclass
@@ -58,8 +62,8 @@ class Bench:
             self._model = build(self.shape, self.device)
         return self._model
 
-    def autocast(self, *, enabled: bool = True) -> Any:
-        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=enabled and self.bfloat16)
+    def autocast(self, bfloat16: bool = False) -> Any:
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=bfloat16 or self.bfloat16)
 
     def step(self) -> None:
         """Clip, update, forget the gradients."""
@@ -95,13 +99,13 @@ def padded_batch(documents: Documents, device: str, length: int | None = None) -
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def transformers_steps(bench: Bench, batch_size: int) -> Callable[[Documents], int]:
+def transformers_steps(bench: Bench, batch_size: int, *, bfloat16: bool = False) -> Callable[[Documents], int]:
     """What transformers.Trainer does per batch, with dynamic padding and without its bookkeeping."""
 
     def train(documents: Documents) -> int:
         for begin in range(0, len(documents), batch_size):
             batch = padded_batch(documents[begin : begin + batch_size], bench.device)
-            with bench.autocast():
+            with bench.autocast(bfloat16):
                 loss = bench.model(**batch, use_cache=False).loss
             loss.backward()
             bench.step()
@@ -123,22 +127,25 @@ def reference_steps(bench: Bench) -> Callable[[Documents], int]:
     return train
 
 
-def tunesmith_steps(bench: Bench, *, compile: bool = False) -> Callable[[Documents], int]:
+def tunesmith_steps(bench: Bench, *, compile: bool = False, bfloat16: bool = False) -> Callable[[Documents], int]:
     """Flat batches on the fast path; all documents of a call are one optimizer step."""
     from tunesmith import fast
 
-    fast.apply(bench.model, compile=compile)
-    return flat_steps(bench, bench.model, bench.step)
+    if not isinstance(bench.model.__dict__.get("forward"), functools.partial):
+        fast.apply(bench.model, compile=compile)
+    return flat_steps(bench, bench.model, bench.step, bfloat16=bfloat16)
 
 
-def flat_steps(bench: Bench, model: Any, step: Callable[[], None]) -> Callable[[Documents], int]:
+def flat_steps(
+    bench: Bench, model: Any, step: Callable[[], None], *, bfloat16: bool = False
+) -> Callable[[Documents], int]:
     from tunesmith import fast
 
     def train(documents: Documents) -> int:
         total = real_tokens(documents)
         for part in passes(documents, bench.tokens_per_pass):
             flat = fast.flatten([(ids, None) for ids in part]).to(bench.device)
-            with bench.autocast():
+            with bench.autocast(bfloat16):
                 loss = model(flat=flat, denominator=total).loss
             loss.backward()
         step()
@@ -255,6 +262,8 @@ def missing(name: str, bench: Bench) -> str | None:
     """Why a variant cannot run here; None when it can."""
     if name.startswith("trl") and importlib.util.find_spec("trl") is None:
         return "trl is not installed (pip install trl)"
+    if name.endswith("_autocast") and not processor_prefers_bf16():
+        return "bfloat16 is the slower type here"
     if name == "liger":
         if importlib.util.find_spec("liger_kernel") is None:
             return "liger-kernel is not installed"
@@ -270,8 +279,14 @@ def make(name: str, bench: Bench) -> Variant:
         "reference": ("fp32, batch 1, padded to 2048, eager, whole logits", "one", lambda: reference_steps(bench)),
         "hf_random": ("Trainer, dynamic padding, batch 8", "random", lambda: transformers_steps(bench, 8)),
         "hf_sorted": ("Trainer, grouped by length, batch 32", "sorted", lambda: transformers_steps(bench, batch)),
+        "hf_sorted_autocast": (
+            "as hf_sorted, bf16 autocast",
+            "sorted",
+            lambda: transformers_steps(bench, batch, bfloat16=True),
+        ),
+        "tunesmith_autocast": ("as tunesmith, bf16 autocast", "random", lambda: tunesmith_steps(bench, bfloat16=True)),
         "trl_default": ("TRL packing, its defaults", "random", lambda: trl_steps(bench, best=False)),
-        "trl_best": ("TRL packing, best setting", "random", lambda: trl_steps(bench, best=True)),
+        "trl_best": ("TRL packing, fp32, no checkpointing", "random", lambda: trl_steps(bench, best=True)),
         "liger": ("Trainer + Liger, sorted, batch 32", "sorted", lambda: liger_steps(bench, batch)),
         "tunesmith": ("flat batches, fast path", "random", lambda: tunesmith_steps(bench)),
         "tunesmith_compile": ("as above, compiled", "random", lambda: tunesmith_steps(bench, compile=True)),
@@ -279,7 +294,7 @@ def make(name: str, bench: Bench) -> Variant:
         "tunesmith_lora": ("rank 16 on every linear layer", "random", lambda: tunesmith_lora_steps(bench)),
     }
     what, order, builder = builders[name]
-    return Variant(name, what, builder(), order)
+    return Variant(name, what, builder(), order, bfloat16=name.endswith("_autocast"))
 
 
 @contextlib.contextmanager

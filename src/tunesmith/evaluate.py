@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from tunesmith.errors import DataError, TrainingError
 from tunesmith.fast import flatten
+from tunesmith.heap import give_back
 from tunesmith.model import evaluation_mode
 
 if TYPE_CHECKING:
@@ -94,8 +95,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give cached memory back to the device, after a failed attempt has dropped its tensors."""
+    """Give cached memory back to the device and the system, after a phase or a failed attempt dropped its tensors."""
     gc.collect()
+    give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -21,9 +21,17 @@ def keep_memory() -> None:
     A value that the environment sets (MALLOC_..., THP_MEM_ALLOC_ENABLE) is left alone.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    if "MALLOC_MMAP_MAX_" in os.environ or "MALLOC_TRIM_THRESHOLD_" in os.environ:
-        return
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if set_option is not None:
-        set_option(_M_TRIM_THRESHOLD, _LARGEST_INT)
-        set_option(_M_MMAP_MAX, 0)
+    if "MALLOC_MMAP_MAX_" not in os.environ and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        _call_malloc("mallopt", _M_TRIM_THRESHOLD, _LARGEST_INT)
+        _call_malloc("mallopt", _M_MMAP_MAX, 0)
+
+
+def give_back() -> None:
+    """Return to the system what is free now: between phases, whose blocks do not fit into each other's gaps."""
+    _call_malloc("malloc_trim", 0)
+
+
+def _call_malloc(name: str, *values: int) -> None:
+    function = getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
+    if function is not None:
+        function(*values)

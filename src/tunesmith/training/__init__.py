@@ -125,11 +125,13 @@ def build_model(job: Job) -> Any:
 def _begin(job: Job, trainer: FlatTrainer, stop: StopRequest) -> None:
     """What happens once, before step 1: prove the batches right, rehearse the largest, score the base model."""
     from tunesmith.selftest import check_invariance
+    from tunesmith.training.memory import release_memory
     from tunesmith.training.rehearsal import rehearse
 
     check_invariance(trainer.model, job.data.train, precision=job.plan.precision)
     if job.recipe.train.rehearse:
         rehearse(trainer)
+    release_memory()
     if not stop.requested:
         trainer.run_state.base_eval = trainer.evaluate()
 

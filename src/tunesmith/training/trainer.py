@@ -275,6 +275,7 @@ class FlatTrainer(Trainer):
         finally:
             self.model.train()
             set_rng_state(random_state)
+            release_memory()
 
     def _scored(self, done: int, total: int) -> None:
         self.progress.evaluating(done, total)
