@@ -278,19 +278,20 @@ def _error_number(error: Exception) -> int | None:
 
 
 @contextlib.contextmanager
-def replace_directory(target: Path) -> Iterator[Path]:
+def replace_directory(target: Path, more: str = "") -> Iterator[Path]:
     """Write a private directory whole: yield a staging directory beside `target`, flush it, and rename it there.
 
-    When the block raises, `target` is as it was. One writer at a time: callers hold a lock, and what an earlier writer
-    left when it was killed is removed.
+    When the block raises, `target` is as it was; `more` ends the message of a failed write. One writer at a time:
+    callers hold a lock, and what an earlier writer left when it was killed is removed.
     """
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.staging*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".staging", dir=target.parent))
+    with disk_errors(target, more):
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.staging*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".staging", dir=target.parent))
     old = staging.with_suffix(".staging-old")
     try:
-        with disk_errors(target):
+        with disk_errors(target, more):
             yield staging
             _flush_private(staging)
             if target.exists():

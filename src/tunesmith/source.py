@@ -29,9 +29,10 @@ from typing import Any, Literal
 
 from tunesmith.errors import ModelError
 from tunesmith.redact import redact
-from tunesmith.rundir import RunDir, replace_directory, write_text
+from tunesmith.rundir import RunDir, disk_errors, replace_directory, write_text
 
 EMBEDDED = "smollm2-135m"
+CACHE_ELSEWHERE = "The cache may lie elsewhere: set XDG_CACHE_HOME to a folder that can be written and has room."
 EMBEDDED_LICENCE = "apache-2.0"
 KNOWN_NAMES = (
     EMBEDDED,
@@ -91,11 +92,26 @@ def find_model(name: str, revision: str | None = None, *, weights: bool = True) 
 
 
 def cache_dir() -> Path:
-    """The user's cache of tunesmith, $XDG_CACHE_HOME/tunesmith or ~/.cache/tunesmith; made (0700) when missing."""
+    """The user's cache of tunesmith, $XDG_CACHE_HOME/tunesmith or ~/.cache/tunesmith; made (0700) when missing.
+
+    Raises RunError when it cannot be made.
+    """
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(root) / "tunesmith"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with disk_errors(path, CACHE_ELSEWHERE):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
+
+
+@contextmanager
+def cache_lock(path: Path) -> Iterator[None]:
+    """Let one process at a time go on. Raises RunError when the cache cannot be written."""
+    with disk_errors(path.parent, CACHE_ELSEWHERE):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 # --------------------------------------------------------------------------------------------- the embedded model, GGUF
@@ -149,11 +165,11 @@ def _dequantise(file: Path, key: str, *, weights: bool = True) -> Path:
         return target
     if not weights:
         target = target.with_name(f"{key}-tokenizer")
-    with _locked(target):
+    with cache_lock(target.with_name(f".{target.name}.lock")):
         if not _is_complete(target):
             if weights:
                 _logger.warning("dequantising %s into %s (once)", file.name, target)
-            with replace_directory(target) as staging:
+            with replace_directory(target, CACHE_ELSEWHERE) as staging:
                 write = _write_dequantised if weights else _write_tokenizer
                 write(file, staging)
                 sizes = {path.name: path.stat().st_size for path in staging.iterdir()}
@@ -230,14 +246,6 @@ def _is_complete(folder: Path) -> bool:
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-@contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with target.with_name(f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _gguf_licence(path: Path) -> str | None:

@@ -127,6 +127,27 @@ def test_what_cannot_be_written_is_said(lab: Lab, small_disk: Path | None, tmp_p
     assert lab.finish("full", folder / name) == lab.reference("full")
 
 
+@pytest.mark.row("a cache that cannot be written: said")
+@pytest.mark.parametrize("how", ["read-only", "full", "nothing at all"])
+def test_a_cache_that_cannot_be_written_is_said(lab: Lab, small_disk: Path | None, out: Path, how: str) -> None:
+    if small_disk is None:
+        pytest.skip("mounting a small file system is not allowed here")
+    cache = small_disk / "cache"
+    if how != "nothing at all":
+        (cache / "tunesmith").mkdir(parents=True)
+    if how == "full":
+        state = os.statvfs(small_disk)
+        (small_disk / "filler").write_bytes(bytes(state.f_bavail * state.f_frsize))
+    with read_only(cache, small_disk) if how != "full" else contextlib.nullcontext():
+        arguments = ["train", str(lab.recipe("full")), "--out", str(out)]
+        child = lab.zygote.start("tunesmith", arguments=arguments, environment={"XDG_CACHE_HOME": str(cache)})
+        assert child.wait() == 2, child.output
+    said = " ".join(child.output.split())
+    assert "set XDG_CACHE_HOME to" in said
+    assert "Traceback" not in said
+    assert not out.exists()
+
+
 @pytest.mark.row("a disk that is full for the final model")
 def test_a_disk_that_is_full_for_the_final_model(lab: Lab, out: Path) -> None:
     expected = lab.reference("full")

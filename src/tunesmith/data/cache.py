@@ -6,7 +6,6 @@ builds; others wait for it. What a killed process leaves in NAME.BOOT.partial is
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.rundir import write_text
-from tunesmith.source import cache_dir
+from tunesmith.source import cache_dir, cache_lock
 
 MAX_BYTES = 50 << 30
 KEEP_SECONDS = 3600.0
@@ -77,9 +76,7 @@ def _boot() -> str:
 def open_entry(key: str) -> Iterator[Entry]:
     """The entry called `key`, held by this process alone while it is open."""
     root = cache_dir() / "data"
-    root.mkdir(mode=0o700, exist_ok=True)
-    with (root / f"{key}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with cache_lock(root / f"{key}.lock"):
         entry = Entry(root, key)
         if entry.is_complete:
             os.utime(entry.final)

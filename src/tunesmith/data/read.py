@@ -29,7 +29,8 @@ from tunesmith.data.table import Table
 from tunesmith.data.template import list_columns
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
-from tunesmith.source import cache_dir
+from tunesmith.rundir import disk_errors
+from tunesmith.source import CACHE_ELSEWHERE, cache_dir
 
 STDIN = "-"
 FORMATS = {
@@ -202,7 +203,7 @@ def spool_stdin() -> Path:
     temporary = folder / f".{os.getpid()}.tmp"
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with temporary.open("wb") as file:
+        with disk_errors(folder, CACHE_ELSEWHERE), temporary.open("wb") as file:
             temporary.chmod(0o600)
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tunesmith.doctor.checks import Check
 from tunesmith.doctor.software import package_folder
+from tunesmith.errors import RunError
 from tunesmith.plan.units import format_bytes
 from tunesmith.redact import redact
 from tunesmith.source import EMBEDDED, cache_dir
@@ -31,9 +32,9 @@ def check_cache() -> Check:
     """Where prepared data and dequantised models lie; what the hub's library downloads lies in its own cache."""
     try:
         folder = cache_dir()
-    except OSError as error:
+    except RunError as error:
         fix = "Set XDG_CACHE_HOME to a folder that you may write to."
-        return Check("cache", "failed", f"cannot be made: {error}", fix, is_fatal=True)
+        return Check("cache", "failed", f"{error}", fix, is_fatal=True)
     check = _check_place("cache", folder, "Set XDG_CACHE_HOME to a folder that you may write to.")
     hub = _hub_cache()
     if hub is not None and _existing(hub).stat().st_dev != _existing(folder).stat().st_dev:
