@@ -1,0 +1,267 @@
+"""The forecast of peak memory against real training steps on one GPU.
+
+    python benchmarks/plan_gpu.py [--out plan_gpu.json] [--models NAME...] [--toy]
+
+Each configuration runs in a process of its own: two optimizer steps and an evaluation, weights random, no data. Its
+memory is capped so that the forecast only just counts as "fits"; what then runs out of memory is a broken promise.
+Measured is torch.cuda.max_memory_reserved, from the loaded model on, the CUDA context not counted on either side.
+--toy runs the same program on toy models on a CPU: the forecast against what the real steps allocate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import torch
+from harness.shapes import SHAPES, build
+
+MODELS = [
+    "EleutherAI/gpt-neo-125m",
+    "EleutherAI/gpt-neo-1.3B",
+    "EleutherAI/gpt-neo-2.7B",
+    "HuggingFaceTB/SmolLM2-135M",
+    "HuggingFaceTB/SmolLM2-360M",
+    "meta-llama/Llama-3.2-1B",
+]
+TOY_MODELS = ["toy-neo", "toy-llama"]
+WAYS = [
+    # method, precision, checkpointing, tokens of a document, accumulates
+    ("full", "bf16", False, 512, False),
+    ("full", "bf16", True, 2048, False),
+    ("full", "bf16", True, 128, True),
+    ("full", "fp32", True, 512, False),
+    ("lora", "bf16", False, 1024, False),
+    ("lora", "bf16", True, 2048, True),
+]
+"""Of every model: 36 configurations."""
+TOKENS_PER_PASS = 4096
+TOY_SCALE = 32
+TIMEOUT_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration. A micro-batch holds TOKENS_PER_PASS tokens in documents of `length`."""
+
+    model: str
+    method: str
+    precision: str
+    checkpointing: bool
+    length: int
+    accumulates: bool
+
+    @property
+    def documents(self) -> tuple[int, ...]:
+        scale = TOY_SCALE if self.model in SHAPES else 1
+        return (self.length // scale,) * (TOKENS_PER_PASS // self.length)
+
+
+def step_of(case: Case, device: str) -> Any:
+    """What the planner calls this configuration. Frozen weights of a bf16 run are held in bf16, as in training."""
+    from tunesmith.plan.step import Step
+
+    frozen = case.method == "lora" and case.precision == "bf16"
+    return Step(
+        micro_batch=case.documents,
+        accumulates=case.accumulates,
+        method=case.method,
+        precision=case.precision,
+        dtype="bfloat16" if frozen else "float32",
+        gradient_checkpointing=case.checkpointing,
+        device=device,
+        flash=device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False),
+    )
+
+
+def config_of(case: Case) -> Any:
+    from tunesmith.plan.shapes import find_shape
+
+    return build(SHAPES[case.model], "meta").config if case.model in SHAPES else find_shape(case.model).config
+
+
+def forecast(case: Case, device: str) -> int:
+    """Bytes: reserved on a GPU, allocated on a CPU."""
+    from tunesmith.plan.memory import forecast_memory
+    from tunesmith.plan.step import trace_step
+
+    memory = forecast_memory(trace_step(config_of(case), step_of(case, device)), device, base_bytes=0)
+    return memory.reserved_bytes if device == "cuda" else memory.allocated_bytes
+
+
+# ---------------------------------------------------------------------------------------------- in a process of its own
+
+
+def measure(case: Case, device: str, cap_bytes: int | None) -> dict[str, Any]:
+    """Bytes that the real steps took, or that memory ran out."""
+    if device == "cpu":
+        return {"bytes": _allocated(case), "out_of_memory": False, "retries": 0}
+    if cap_bytes is not None:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cap_bytes / total))
+    try:
+        model, batch, step = _prepare(case, device)
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        _train(model, batch, step)
+    except torch.OutOfMemoryError:
+        return {"bytes": None, "out_of_memory": True, "retries": None}
+    retries = torch.cuda.memory_stats().get("num_alloc_retries", 0)
+    return {"bytes": torch.cuda.max_memory_reserved(), "out_of_memory": False, "retries": retries}
+
+
+def _prepare(case: Case, device: str) -> tuple[Any, Any, Any]:
+    """The real model with random weights on the device, made ready as for training; a batch; the step."""
+    from transformers import AutoModelForCausalLM
+
+    from tunesmith.plan import simulate
+    from tunesmith.plan.step import DTYPES, prepare_model
+
+    step = step_of(case, device)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config_of(case), dtype=DTYPES[step.dtype])
+    model.config.use_cache = False
+    model.get_input_embeddings().padding_idx = None
+    batch = simulate.traced_batch(step.micro_batch).to(device)
+    return prepare_model(model, step).to(device), batch, step
+
+
+def _train(model: Any, batch: Any, step: Any) -> None:
+    """Two optimizer steps and an evaluation, as training does them."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    autocast = torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=step.precision == "bf16")
+    for _ in range(2):
+        for _ in range(2 if step.accumulates else 1):
+            with autocast:
+                loss = model(flat=batch, denominator=batch.num_targets).loss
+            loss.backward()
+            del loss
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    with torch.no_grad(), autocast:
+        model(flat=batch, denominator=batch.num_targets)
+    model.train()
+
+
+def _allocated(case: Case) -> int:
+    """Most bytes that the real steps hold at a time on a CPU, weights included."""
+    from tunesmith.plan.trace import Trace
+
+    model, batch, step = _prepare(case, "cpu")
+    with Trace() as trace:
+        trace.hold((*model.parameters(), *model.buffers()), "weights")
+        trace.hold((batch.input_ids, batch.position_ids, batch.targets, batch.cu_seqlens), "temporary")
+        _train(model, batch, step)
+    return trace.log.peak_bytes()
+
+
+# ----------------------------------------------------------------------------------------------------------- the whole
+
+
+def run_case(case: Case, device: str) -> dict[str, Any]:
+    """Forecast, and the real steps in another process: capped first, and free when that runs out."""
+    from tunesmith.plan.search import FITS
+
+    with quiet():
+        predicted = forecast(case, device)
+    cap = int(predicted / FITS) if device == "cuda" else None
+    result = _in_child(case, device, cap)
+    broken = result["out_of_memory"]
+    if broken:
+        result = _in_child(case, device, None)
+    error = None if result["bytes"] is None else predicted / result["bytes"] - 1
+    row = {**asdict(case), "predicted_bytes": predicted, "measured_bytes": result["bytes"], "error": error}
+    return {**row, "fits_but_ran_out": broken, "retries": result["retries"]}
+
+
+def _in_child(case: Case, device: str, cap: int | None) -> dict[str, Any]:
+    command = [sys.executable, "-W", "ignore", __file__, "--child", json.dumps([asdict(case), device, cap])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    if done.returncode:
+        raise SystemExit(f"{case}: the measurement failed.\n{done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Median and 95th percentile of the error's size, the worst, and how many promises were broken."""
+    errors = [abs(row["error"]) for row in rows if row["error"] is not None]
+    return {
+        "configurations": len(rows),
+        "measured": len(errors),
+        "median_error": float(np.median(errors)) if errors else None,
+        "p95_error": float(np.percentile(errors, 95)) if errors else None,
+        "worst_error": max(errors, default=None),
+        "fits_but_ran_out": sum(row["fits_but_ran_out"] for row in rows),
+    }
+
+
+def print_row(row: dict[str, Any]) -> None:
+    took = "out of memory" if row["measured_bytes"] is None else f"{row['measured_bytes'] / 1e9:.3f}"
+    error = "-" if row["error"] is None else f"{row['error']:+.2%}"
+    way = f"{row['method']} {row['precision']}" + " checkpointing" * row["checkpointing"]
+    way += " accumulating" * row["accumulates"]
+    note = "   ran out though it fits" if row["fits_but_ran_out"] else ""
+    print(f"{row['model']:<28}{way:<36}{row['length']:>6}{row['predicted_bytes'] / 1e9:>11.3f}", end="")
+    print(f"{took:>15}{error:>9}{note}", flush=True)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/plan_gpu.json"), help="where the JSON goes")
+    parser.add_argument("--models", nargs="+", choices=[*MODELS, *TOY_MODELS], help="only these")
+    parser.add_argument("--toy", action="store_true", help="toy models on a CPU")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        case, device, cap = json.loads(options.child)
+        torch.set_num_threads(1)
+        with quiet():
+            print(json.dumps(measure(Case(**case), device, cap)))
+        return
+    device = "cpu" if options.toy else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device here. --toy runs on a CPU.")
+    started = time.monotonic()
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu, toy models"
+    print(f"{name}, torch {torch.__version__}\n{'model':<28}{'way':<36}{'length':>6}{'planned GB':>11}{'took GB':>15}")
+    rows = []
+    for model in options.models or (TOY_MODELS if options.toy else MODELS):
+        for way in WAYS:
+            rows.append(run_case(Case(model, *way), device))
+            print_row(rows[-1])
+    found = summary(rows)
+    print("  ".join(f"{key} {value:.4g}" for key, value in found.items() if value is not None))
+    machine = {"device": name, "torch": torch.__version__}
+    results = {"machine": machine, **found, "rows": rows, "seconds": time.monotonic() - started}
+    options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(f"{results['seconds'] / 60:.1f} minutes; written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
