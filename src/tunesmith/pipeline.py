@@ -204,8 +204,8 @@ def plan(
     """
     from tunesmith.plan import plan as forecast
 
-    measured = _measure(recipe, console) if calibrate else []
-    return forecast(recipe, gpu, all_gpus, price, measured=measured)
+    report = forecast(recipe, gpu, all_gpus, price)  # first: what the model leaves behind is not to count as taken
+    return report.refitted(_measure(recipe, console)) if calibrate else report
 
 
 def _measure(recipe: Recipe, console: Console | None) -> list[Measured]:

@@ -77,12 +77,16 @@ def test_a_gpu_that_is_too_small_says_what_would_fit() -> None:
 
 def test_real_steps_change_the_time_here_and_nowhere_else(recipe: NewRecipe) -> None:
     steps = [Measured(100, 1.5), Measured(1000, 6.0), Measured(500, 0.25, "evaluation")]
-    here = plan(recipe(), measured=steps).quotes[0].forecast
-    assert here.step_time.token_seconds == pytest.approx(0.005)
-    assert here.step_time.eval_token_seconds == pytest.approx(0.0005)
-    assert here.time.origin == "2 real steps on this machine"
-    there = plan(recipe(), gpu="l4", measured=steps).quotes[0].forecast
-    assert "data sheet" in there.time.origin
+    before = plan(recipe(), price=2.0)
+    (quote,) = before.refitted(steps).quotes
+    assert quote.forecast.step_time.token_seconds == pytest.approx(0.005)
+    assert quote.forecast.step_time.eval_token_seconds == pytest.approx(0.0005)
+    assert quote.forecast.time.origin == "2 real steps on this machine"
+    assert quote.plan.predicted["train_seconds"] == quote.forecast.time.train_seconds
+    assert quote.cost == pytest.approx(2.0 * quote.forecast.time.total_seconds / 3600)
+    assert quote.forecast.memory == before.quotes[0].forecast.memory
+    there = plan(recipe(), gpu="l4")
+    assert there.refitted(steps).quotes == there.quotes
 
 
 def test_an_unknown_gpu_lists_near_matches(recipe: NewRecipe) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,12 @@ class Quote:
     instead: tuple[Found, ...] = ()
     """What would fit when this does not."""
 
+    def refitted(self, measured: Sequence[Measured], price: float | None) -> Quote:
+        """With the time refitted to real steps of the device."""
+        forecast = self.forecast.with_step_time(refit(self.forecast.step_time, measured))
+        plan = replace(self.plan, predicted=forecast.to_json())
+        return replace(self, plan=plan, forecast=forecast, cost=_cost(forecast, price))
+
     def to_json(self) -> dict[str, Any]:
         gpu = self.target.gpu
         return {
@@ -80,6 +86,11 @@ class PlanReport:
         """What was decided for the first device."""
         return self.quotes[0].plan
 
+    def refitted(self, measured: Sequence[Measured]) -> PlanReport:
+        """With the time of this machine refitted to real steps; quotes for other machines stay."""
+        quotes = tuple(quote.refitted(measured, self.price) if quote.target.here else quote for quote in self.quotes)
+        return replace(self, quotes=quotes)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "model": self.shape.name,
@@ -106,14 +117,12 @@ def plan(
     price: float | None = None,
     data: Data | None = None,
     *,
-    measured: Sequence[Measured] = (),
     out: Path | None = None,
 ) -> PlanReport:
     """Forecast a recipe: on this machine, on `gpu`, or on every GPU of the table. Needs no weights and no GPU.
 
     price: of the machine per hour. data: the prepared data, when it is at hand; otherwise it is read, or, where that is
-    not possible, assumed and said so. measured: real steps of this machine, to which the time is refitted. out: where
-    the run will be written, for the room on that disk.
+    not possible, assumed and said so. out: where the run will be written, for the room on that disk.
 
     Raises PlanError for an unknown GPU, a sequence longer than the model, or data without training documents;
     ModelError for a model whose config is not at hand or whose structure is not known; DataError for data that cannot
@@ -130,7 +139,7 @@ def plan(
         shape.check_length(max(workload.train.longest, workload.eval.longest), "the longest document")
     forecaster = Forecaster(recipe, shape, workload)
     targets = chosen or [_this_machine()]
-    quotes = [_quote(forecaster, target, price, measured, out, num_devices=len(targets)) for target in targets]
+    quotes = [_quote(forecaster, target, price, out, num_devices=len(targets)) for target in targets]
     return PlanReport(recipe, shape, workload, tuple(quotes), price, tuple(notes))
 
 
@@ -143,19 +152,20 @@ def _quote(
     forecaster: Forecaster,
     target: Target,
     price: float | None,
-    measured: Sequence[Measured],
     out: Path | None,
     *,
     num_devices: int,
 ) -> Quote:
     decided, found, forecast = decide(forecaster, target, out=out or Path())
-    if measured and target.here:
-        forecast = forecast.with_step_time(refit(forecast.step_time, measured))
-    cost = None if price is None else price * forecast.time.total_seconds / 3600
     instead: tuple[Found, ...] = ()
     if found.fit == "no" and forecaster.recipe.train.loop == "tunesmith":
         instead = tuple(islice(alternatives(forecaster, target, found), None if num_devices == 1 else 1))
-    return Quote(target, decided, found, forecast, cost, instead)
+    return Quote(target, decided, found, forecast, _cost(forecast, price), instead)
+
+
+def _cost(forecast: Forecast, price: float | None) -> float | None:
+    """Of the whole run, loading included."""
+    return None if price is None else price * forecast.time.total_seconds / 3600
 
 
 def _workload(recipe: Recipe, data: Data | None) -> tuple[Workload, list[str]]:
