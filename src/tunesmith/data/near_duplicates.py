@@ -29,6 +29,8 @@ _GREY = 0.15  # signatures this near the threshold are settled by the shingle se
 _EXACT_CHECKS = 200_000  # about ten seconds; beyond them signatures decide alone
 _LARGE_SET = 1 << 15  # larger sets are compared on a sample of their hashes, the same for both sides
 
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # the increment of splitmix64
+
 Hashes = NDArray[np.uint64]
 
 
@@ -77,15 +79,15 @@ def _shingles(texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
     starts = len(points) - SHINGLE + 1
     hashes = np.zeros(starts, dtype=np.uint64)
     for offset in range(SHINGLE):
-        hashes *= np.uint64(0x9E3779B97F4A7C15)
+        hashes *= GOLDEN
         hashes += points[offset : offset + starts]
     owners = np.repeat(np.arange(len(texts)), lengths)
     inside = owners[:starts] == owners[SHINGLE - 1 :]
-    return _mix(hashes[inside]), owners[:starts][inside]
+    return mix(hashes[inside]), owners[:starts][inside]
 
 
-def _mix(hashes: Hashes) -> Hashes:
-    """Finaliser of splitmix64 (Steele, Lea and Flood, 2014): every input bit moves every output bit."""
+def mix(hashes: Hashes) -> Hashes:
+    """Finaliser of splitmix64 (Steele, Lea and Flood, 2014), in place: every input bit moves every output bit."""
     hashes ^= hashes >> np.uint64(30)
     hashes *= np.uint64(0xBF58476D1CE4E5B9)
     hashes ^= hashes >> np.uint64(27)
@@ -133,8 +135,8 @@ def _table(num_texts: int) -> NDArray[np.uint16]:
 def _donors() -> NDArray[np.int64]:
     """int64 [rounds, SIGNATURE]: from which bin an empty one is filled in each round."""
     numbers = np.arange(8 * SIGNATURE * SIGNATURE, dtype=np.uint64) + np.uint64(1)
-    numbers *= np.uint64(0x9E3779B97F4A7C15)
-    return (_mix(numbers) % np.uint64(SIGNATURE)).astype(np.int64).reshape(-1, SIGNATURE)
+    numbers *= GOLDEN
+    return (mix(numbers) % np.uint64(SIGNATURE)).astype(np.int64).reshape(-1, SIGNATURE)
 
 
 def _fill(bins: NDArray[np.uint32], donors: NDArray[np.int64]) -> NDArray[np.uint32]:
@@ -169,7 +171,7 @@ def _candidates(
     for begin in range(0, SIGNATURE - num_rows + 1, num_rows):
         keys = np.zeros(len(signatures), dtype=np.uint64)
         for column in range(begin, begin + num_rows):
-            keys = _mix(keys + signatures[:, column] + np.uint64(0x9E3779B97F4A7C15))
+            keys = mix(keys + signatures[:, column] + GOLDEN)
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         is_first = np.ones(len(keys), dtype=bool)

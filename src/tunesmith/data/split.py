@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.near_duplicates import join_pairs
+from tunesmith.data.near_duplicates import GOLDEN, join_pairs, mix
 from tunesmith.errors import DataError
 
 TRAIN, EVAL, TEST = 0, 1, 2
@@ -72,15 +72,8 @@ def together(hashes: NDArray[np.uint64], groupings: Sequence[NDArray[np.uint64]]
 
 def uniform(keys: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:
     """A number in [0, 1) for each key and the seed (splitmix64; Steele, Lea and Flood, 2014)."""
-    mixed = _mix(keys.astype(np.uint64) ^ _mix(np.array([seed], dtype=np.uint64)))
+    mixed = mix((keys.astype(np.uint64) ^ mix(np.array([seed], dtype=np.uint64) + GOLDEN)) + GOLDEN)
     return (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53)
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def _sides(places: NDArray[np.float64], fractions: tuple[float, float]) -> NDArray[np.int8]:
