@@ -17,6 +17,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tunesmith.errors import RecipeError
 
 MAX_RECIPE_BYTES = 1_000_000
+MAX_RECIPE_DEPTH = 20
+_OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h)$")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -251,24 +259,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: byte {error.start} is not UTF-8. Save the recipe as UTF-8.") from None
     try:
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AliasToken):
-                line = token.start_mark.line + 1
-                raise RecipeError(f"{path}:{line}: YAML aliases are not supported. Write the value out.")
+        _check_tokens(path, text)
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise RecipeError(f"{where}: not valid YAML: {problem}.") from None
-    except RecursionError:
-        raise RecipeError(f"{path}: nested too deeply for a recipe.") from None
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"a {type(values).__name__}"
         raise RecipeError(
             f"{path}: found {found}. Expected sections: {', '.join(Recipe.model_fields)}; model and data are required."
         )
     return values
+
+
+def _check_tokens(path: Path, text: str) -> None:
+    """Refuse what makes a small file cost much: aliases, and nesting, whose time grows with the square of its depth."""
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        where = f"{path}:{token.start_mark.line + 1}"
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > MAX_RECIPE_DEPTH:
+            raise RecipeError(f"{where}: nested too deeply for a recipe.")
+        if isinstance(token, yaml.AliasToken):
+            raise RecipeError(f"{where}: YAML aliases are not supported. Write the value out.")
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -278,7 +293,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: expected section.key=value, such as train.epochs=2.")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         value = text
     target = values.setdefault(section, {})
     if not isinstance(target, dict):
