@@ -11,6 +11,7 @@ parts listed in `Applied.replaced` get a `forward` of their own on the instance,
     layout.py          FlatBatch, and the gathers into padded buckets
     families.py        the supported architectures: projections and options of their attention
     layers.py          whole layers, where element-wise chains cost time
+    linear.py          float32 products on processors that are not Intel's
     pointwise.py       norms, rotary embedding and gates in few passes
     attention.py       causal attention that no document leaves; varlen.py is its CUDA kernel, options.py its settings
     embedding.py       one gradient for an embedding that is also the head
@@ -44,6 +45,7 @@ from tunesmith.fast.embedding import SharedGradient, can_share, tied_embedding
 from tunesmith.fast.families import Family, FlatAttention, family_of, layer_modules
 from tunesmith.fast.layers import FlatLayer
 from tunesmith.fast.layout import FlatBatch, flatten
+from tunesmith.fast.linear import linear_forward
 from tunesmith.fast.pointwise import EAGER, Kernels
 
 __all__ = ["Applied", "FlatBatch", "FlatOutput", "apply", "flatten"]
@@ -102,6 +104,9 @@ def apply(model: PreTrainedModel, *, compile: bool = False) -> Applied:
         _replace(applied, f"{name}.{family.attention}", attention, forward)
         if family.layer is not None:
             _replace(applied, name, layer, functools.partial(_layer_forward, layer, family.layer, kernels))
+        for part, module in layer.named_modules():
+            if type(module) is nn.Linear:
+                _replace(applied, f"{name}.{part}", module, functools.partial(linear_forward, module))
     _replace(applied, "model", model, functools.partial(_model_forward, model, family, Workspace()))
     return applied
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tunesmith.fast.embedding import SharedGradient
+from tunesmith.fast.linear import product, wants_onednn
 from tunesmith.fast.pointwise import compute_dtype
 
 CPU_CHUNK = 512
@@ -111,7 +112,7 @@ def plain_logits(hidden_NE: Tensor, head: Head, workspace: Workspace) -> Tensor:
     dtype = compute_dtype(hidden_NE)
     with torch.autocast(hidden_NE.device.type, enabled=False):
         matrix, offset = head.matrices(dtype)
-        return _logits(hidden_NE.to(dtype), matrix, offset, workspace.logits(matrix, len(hidden_NE), len(matrix)))
+        return _logits(hidden_NE.to(dtype), matrix, offset, workspace)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -137,13 +138,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             )
             loss = hidden.new_zeros((), dtype=torch.float64)
             matrix, offset = head.matrices(dtype)
-            size = _chunk_rows(hidden, matrix)
-            buffer = workspace.logits(matrix, min(size, len(targets)), len(weight))
-            for rows in _chunks(len(targets), size):
+            for rows in _chunks(len(targets), _chunk_rows(hidden, matrix)):
                 chunk = hidden[rows].to(dtype)
-                logits = _logits(chunk, matrix, offset, buffer)
+                logits = _logits(chunk, matrix, offset, workspace)
                 loss += _gradient_in_place(logits, targets[rows], inner, head.softcap)
                 totals.add(rows, logits, chunk, matrix)
+                del logits  # before the next chunk's
         ctx.totals, ctx.shared, ctx.left = totals, head.shared, inner / denominator
         return (loss / denominator).float()
 
@@ -176,7 +176,9 @@ class _Totals:
 
     def add(self, rows: slice, d_logits: Tensor, chunk: Tensor, matrix: Tensor) -> None:
         assert self.hidden is not None
-        if self.hidden.dtype == d_logits.dtype:
+        if wants_onednn(d_logits):
+            self.hidden[rows] = product(d_logits, matrix.t())
+        elif self.hidden.dtype == d_logits.dtype:
             torch.mm(d_logits, matrix, out=self.hidden[rows])
         else:
             self.hidden[rows] = d_logits @ matrix
@@ -232,8 +234,10 @@ def _chunks(length: int, size: int) -> Iterator[slice]:
     return (slice(begin, min(begin + size, length)) for begin in range(0, length, size))
 
 
-def _logits(chunk: Tensor, matrix: Tensor, offset: Tensor | None, buffer: Tensor) -> Tensor:
-    out = buffer[: len(chunk)]
+def _logits(chunk: Tensor, matrix: Tensor, offset: Tensor | None, workspace: Workspace) -> Tensor:
+    if wants_onednn(chunk):
+        return product(chunk, matrix, offset)
+    out = workspace.logits(matrix, len(chunk), len(matrix))
     if offset is None:
         return torch.mm(chunk, matrix.t(), out=out)
     return torch.addmm(offset, chunk, matrix.t(), out=out)

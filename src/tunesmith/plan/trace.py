@@ -208,7 +208,7 @@ class Trace(TorchDispatchMode):
         traffic = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         flops = self._flops(packet, args, kwargs, out)
         operands = _operands(packet, args) or list(tensors.values())
-        gemm = _gemm_shape(operands) if flops and packet in _GEMMS else None
+        gemm = _gemm_shape(packet, operands) if flops and packet in _GEMMS else None
         self._segment.work.append(Work(packet.__name__, operands[0].dtype, flops, traffic, gemm))
 
     def _flops(self, packet: Any, args: Any, kwargs: Any, out: Any) -> int:
@@ -220,7 +220,8 @@ class Trace(TorchDispatchMode):
         return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
 
 
-_GEMMS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
+_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_GEMMS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, _LINEAR)
 
 
 def _operands(packet: Any, args: Any) -> list[torch.Tensor]:
@@ -229,8 +230,10 @@ def _operands(packet: Any, args: Any) -> list[torch.Tensor]:
     return found[1:] if packet in (aten.addmm, aten.baddbmm) else found
 
 
-def _gemm_shape(operands: list[torch.Tensor]) -> tuple[int, int, int, int]:
+def _gemm_shape(packet: Any, operands: list[torch.Tensor]) -> tuple[int, int, int, int]:
     left, right = operands[0], operands[1]
+    if packet == _LINEAR:
+        return left.numel() // left.shape[-1], int(left.shape[-1]), int(right.shape[0]), 1
     batch = left.shape[0] if left.ndim == 3 else 1
     return int(left.shape[-2]), int(left.shape[-1]), int(right.shape[-1]), int(batch)
 
@@ -246,7 +249,12 @@ def _attention_backward_flops(grad: Any, query: Any, key: Any, value: Any, *args
     return _attention_flops(query, key, value) * 5 // 2
 
 
+def _linear_flops(left: Any, right: Any, *args: Any, **kwargs: Any) -> int:
+    return int(2 * left.numel() * right.shape[0])
+
+
 _MORE_FLOPS = {
+    _LINEAR: _linear_flops,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
