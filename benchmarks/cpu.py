@@ -23,7 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from harness.documents import default_rows, read_texts, save_gpt2_tokenizer, tokenize
 
-from tunesmith.heap import keep_memory
+from tunesmith.heap import use_huge_pages
 
 VARIANTS = [
     *("reference", "hf_random", "hf_sorted", "hf_sorted_autocast", "trl_default", "trl_best"),
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from harness.limit import matmul_flops
     from harness.table import print_limit, print_model, print_time_to_loss
 
-    keep_memory()  # for all alike, although only tunesmith's users have it
+    use_huge_pages()  # for all alike, although only tunesmith's users have it
     size, seconds = (64, 0.001) if options.quick else (2048, 1.5)
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     limit = {name: matmul_flops(dtype, size=size, seconds=seconds) for name, dtype in types.items()}
@@ -130,7 +130,7 @@ def peak_bytes(name: str, variant: str, rows: Path) -> int:
     from harness.variants import MEMORY_ROUNDS, Bench, make, quiet
 
     if variant.startswith("tunesmith"):
-        keep_memory()
+        use_huge_pages()
     with quiet():
         runner = make(variant, Bench(SHAPES[name]))
         rounds = Rounds(load_documents(rows), DOCUMENTS_PER_ROUND, MEMORY_ROUNDS)

@@ -113,10 +113,10 @@ def tokenizers_alone(model: Path) -> dict[str, float]:
 def measure(recipe: Path) -> dict[str, Any]:
     """What `tunesmith data` does, with the seconds of each stage (on the clock, and of all cores) and the memory."""
     from tunesmith.data.audit import audit_recipe
-    from tunesmith.heap import keep_memory
+    from tunesmith.heap import use_huge_pages
     from tunesmith.recipe import Recipe
 
-    keep_memory()
+    use_huge_pages()
     marks = [("reading rows", time.perf_counter(), cpu_seconds())]
 
     def watch(stage: str, done: int, total: int | None) -> None:

@@ -14,7 +14,7 @@ The pipeline, one module a stage, one artefact each in the run directory:
     rundir.py      every artefact's name, reader and writer
     source.py tokenizer.py model.py fast/    models: found, tokenized, loaded, made fast
     generate.py doctor.py cli.py errors.py   text, the machine, the command line, what can go wrong
-    signals.py redact.py heap.py             stops that lose nothing; secrets kept out of every output; kept memory
+    signals.py redact.py heap.py             stops that lose nothing; secrets kept out of every output; huge pages
 
     import tunesmith
     run = tunesmith.train("recipe.yaml", out="runs/shows")

@@ -12,7 +12,7 @@ import typer
 
 from tunesmith import __version__
 from tunesmith.errors import Stopped, TunesmithError
-from tunesmith.heap import keep_memory
+from tunesmith.heap import use_huge_pages
 from tunesmith.signals import StopRequest
 
 app = typer.Typer(
@@ -370,7 +370,7 @@ def _complain(message: str) -> None:
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 a bug, 2 the user can fix it, 75 stopped and resumable."""
     _quiet_libraries()
-    keep_memory()
+    use_huge_pages()
     try:
         with StopRequest(shlex.join(["tunesmith", *sys.argv[1:]])) as stop, stop.at_once():
             app()

@@ -100,11 +100,11 @@ def train(
     """
     from rich.console import Console
 
-    from tunesmith.heap import keep_memory
+    from tunesmith.heap import use_huge_pages
     from tunesmith.signals import StopRequest
     from tunesmith.training.lock import RunLock
 
-    keep_memory()
+    use_huge_pages()
     recipe, path = _recipe_and_path(recipe, out, overrides, small)
     _check_out(path, recipe, resume=resume, fresh=fresh, force=force)
     first = is_first_process()

@@ -265,7 +265,7 @@ def out_of_memory(
             raise _allocation_error(host)
 
     if where == "optimizer":
-        _fail_in_optimizer(step, host)
+        _fail_in_optimizer(host)
     elif where == "eval":
         _fail_in_evaluation(step, limit, host)
     else:
@@ -297,13 +297,13 @@ def _allocation_error(host: bool) -> BaseException:
     return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def _fail_in_optimizer(step: int, host: bool) -> None:
+def _fail_in_optimizer(host: bool) -> None:
     """The second moment of the third parameter does not fit, the first time: state is half made then."""
     import torch
 
-    calls, made, zeros_like = [0], [0], torch.zeros_like
-    training = _training_flag()
-    update = torch.optim.AdamW.step
+    from tunesmith.training.trainer import _ReadyAdamW
+
+    made, zeros_like, begin = [0], torch.zeros_like, _ReadyAdamW.begin
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         made[0] += 1
@@ -311,18 +311,15 @@ def _fail_in_optimizer(step: int, host: bool) -> None:
             raise _allocation_error(host)
         return zeros_like(*args, **kwargs)
 
-    def work(self: Any, closure: Any = None) -> Any:
-        if not training[0]:
-            return update(self, closure)
-        calls[0] += 1
-        if calls[0] == step:
-            torch.zeros_like = failing
+    def work(self: Any) -> None:
+        torch.zeros_like = failing
         try:
-            return update(self, closure)
+            begin(self)
         finally:
             torch.zeros_like = zeros_like
+        assert made[0] > 6, "the error was never raised"
 
-    torch.optim.AdamW.step = work  # type: ignore[method-assign]
+    _ReadyAdamW.begin = work  # type: ignore[method-assign]
 
 
 def _fail_in_evaluation(nth: int, limit: int | None, host: bool) -> None:

@@ -96,7 +96,7 @@ def _time_evaluation(trainer: FlatTrainer) -> list[Measured]:
 
 @contextlib.contextmanager
 def _still_optimizer(trainer: FlatTrainer) -> Iterator[torch.optim.Optimizer]:
-    """The trainer's optimizer with a learning rate of 0, which leaves every weight as it is; its state is dropped."""
+    """The trainer's optimizer with a learning rate of 0, which leaves every weight as it is; its state is undone."""
     optimizer = trainer.create_optimizer()
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
@@ -104,7 +104,7 @@ def _still_optimizer(trainer: FlatTrainer) -> Iterator[torch.optim.Optimizer]:
     try:
         yield optimizer
     finally:
-        optimizer.state.clear()
+        getattr(optimizer, "begin", optimizer.state.clear)()
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 

@@ -477,8 +477,7 @@ def rate_at(step: int, *, schedule: str, warmup: int, total: int) -> float:
 def make_optimizer(model: Any, recipe: Recipe, plan: Plan) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; weight decay on matrices only.
 
-    The fused kernel takes 0.16 s where the foreach one takes 0.57 s (125M parameters, 2 cores) and allocates nothing
-    after its first step, which is what makes `_RetryingAdamW` safe.
+    The fused kernel takes 0.16 s where the foreach one takes 0.57 s (125M parameters, 2 cores) and allocates nothing.
     """
     trained = list(trained_tensors(model).values())
     groups = [
@@ -491,20 +490,27 @@ def make_optimizer(model: Any, recipe: Recipe, plan: Plan) -> torch.optim.Optimi
 
         quantised: torch.optim.Optimizer = AdamW8bit(groups, lr=recipe.train.learning_rate)
         return quantised
-    return _RetryingAdamW(groups, lr=recipe.train.learning_rate, fused=True)
+    return _ReadyAdamW(groups, recipe.train.learning_rate)
 
 
-class _RetryingAdamW(torch.optim.AdamW):
-    """Fused AdamW that frees cached memory and tries again when its state does not fit at first.
+class _ReadyAdamW(torch.optim.AdamW):
+    """Fused AdamW whose state exists from the start.
 
-    Memory is taken only while missing state is created, before any weight changes, so a second call continues once the
-    state of the parameter that was cut short is made anew. Raises TrainingError when the second call fails too.
+    Made in the first step, among activations and gradients, the moments leave gaps in the heap that later steps cannot
+    fill. Raises TrainingError when the state does not fit, after freeing what is cached and trying again.
     """
 
-    def step(self, closure: Any = None) -> Any:
+    def __init__(self, groups: list[dict[str, Any]], rate: float) -> None:
+        super().__init__(groups, lr=rate, fused=True)
+        self.begin()
+
+    def begin(self) -> None:
+        """The state before any step, in the memory of the present one where there is one."""
         for attempt in (1, 2):
             try:
-                return super().step(closure)
+                for parameter in (p for group in self.param_groups for p in group["params"]):
+                    self._begin_parameter(parameter)
+                return
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -513,10 +519,18 @@ class _RetryingAdamW(torch.optim.AdamW):
                         "the optimizer's state (two numbers a trained parameter) does not fit in memory. "
                         "Set train.method: lora, or train.optimizer: adamw8bit on a GPU."
                     ) from None
-            for parameter in [p for p, state in self.state.items() if len(state) < 3]:
-                del self.state[parameter]
             release_memory()
-        raise AssertionError("unreachable")
+
+    def _begin_parameter(self, parameter: torch.Tensor) -> None:
+        if parameter in self.state:
+            for tensor in self.state[parameter].values():
+                tensor.zero_()
+            return
+        self.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+        }
 
 
 def eval_metrics(scores: Scores) -> dict[str, float]:
