@@ -88,7 +88,8 @@ def _time_evaluation(trainer: FlatTrainer) -> list[Measured]:
         return []
     for _ in range(2):
         began = time.perf_counter()
-        evaluate(trainer.model, sample, max_tokens=trainer.eval_tokens)
+        with trainer.compute_loss_context_manager():
+            evaluate(trainer.model, sample, max_tokens=trainer.eval_tokens)
         _wait(trainer)
         seconds = time.perf_counter() - began
     return [Measured(int(sample.lengths.sum()) - len(sample), seconds, "evaluation")]

@@ -198,6 +198,11 @@ class FlatTrainer(Trainer):
         self.run_state.events.append({"step": self.state.global_step + 1, "kind": "out_of_memory", "note": note})
         self.progress.note(note)
 
+    def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
+        """The plan's arithmetic, also where no `train` has prepared the model, as when steps are timed."""
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.plan.precision)
+        return contextlib.nullcontext() if kind is None else torch.autocast(self.args.device.type, dtype=kind)
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             self.optimizer: Any = make_optimizer(self.model, self.recipe, self.plan)
