@@ -28,6 +28,7 @@ from tunesmith.errors import Stopped, TrainingError
 from tunesmith.evaluate import Scores, evaluate
 from tunesmith.fast.layout import FlatBatch, flatten
 from tunesmith.plan import Plan
+from tunesmith.plan.step import AUTOCAST
 from tunesmith.recipe import Recipe, duration_seconds
 from tunesmith.rundir import RunDir
 from tunesmith.signals import StopRequest
@@ -200,7 +201,7 @@ class FlatTrainer(Trainer):
 
     def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
         """The plan's arithmetic, also where no `train` has prepared the model, as when steps are timed."""
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.plan.precision)
+        kind = AUTOCAST.get(self.plan.precision)
         return contextlib.nullcontext() if kind is None else torch.autocast(self.args.device.type, dtype=kind)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -499,10 +500,9 @@ def make_optimizer(model: Any, recipe: Recipe, plan: Plan) -> torch.optim.Optimi
 
 
 class _ReadyAdamW(torch.optim.AdamW):
-    """Fused AdamW whose state exists from the start.
+    """Fused AdamW whose state exists from the start, so that a state which does not fit shows before step 1.
 
-    Made in the first step, among activations and gradients, the moments leave gaps in the heap that later steps cannot
-    fill. Raises TrainingError when the state does not fit, after freeing what is cached and trying again.
+    Raises TrainingError then, after freeing what is cached and trying again.
     """
 
     def __init__(self, groups: list[dict[str, Any]], rate: float) -> None:
