@@ -6,9 +6,15 @@ import json
 import random
 import subprocess
 import sys
+import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import tunesmith.data.documents
+from tunesmith.data.documents import TokenizedDocuments
 
 PROGRAM = """
 import sys
@@ -55,3 +61,20 @@ def test_memory_does_not_grow_with_the_file(tiny_llama: Path, tmp_path: Path) ->
     grown = peak_kibibytes(tiny_llama, many, 60_000) - peak_kibibytes(tiny_llama, few, 7_500)
     assert many.stat().st_size > 60e6
     assert grown < (many.stat().st_size - few.stat().st_size) / 1024 / 3
+
+
+def test_counting_targets_holds_a_part_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts are exact across the borders of parts, and no array of a number per token is made."""
+    monkeypatch.setattr(tunesmith.data.documents, "PASS_ITEMS", 1 << 12)
+    choose = np.random.default_rng(7)
+    lengths = choose.integers(1, 400, 5000)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    mask = choose.random(offsets[-1]) < 0.5
+    tokens, each = np.zeros(len(mask), dtype=np.int32), np.arange(5000)
+    documents = TokenizedDocuments(tokens, offsets, mask, rows=each, num_bytes=each)
+    tracemalloc.start()
+    counted = documents.targets_per_document
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert counted.tolist() == [int(mask[begin:end].sum()) for begin, end in pairwise(offsets.tolist())]
+    assert peak < len(mask)

@@ -96,8 +96,13 @@ class TokenizedDocuments:
         """[N] supervised tokens of each document."""
         if self.supervised is None:
             return self.lengths - 1
-        sums = np.concatenate([[0], np.cumsum(self.supervised, dtype=np.int64)])
-        targets: NDArray[np.int64] = sums[self.offsets[1:]] - sums[self.offsets[:-1]]
+        up_to, done, before = np.zeros(len(self) + 1, dtype=np.int64), 0, 0
+        for part in passes(self.supervised):
+            inside = slice(*np.searchsorted(self.offsets, [done + 1, done + len(part) + 1]))
+            counts = np.cumsum(part, dtype=np.int32)
+            up_to[inside] = before + counts[self.offsets[inside] - done - 1]
+            done, before = done + len(part), before + int(counts[-1])
+        targets: NDArray[np.int64] = np.diff(up_to)
         return targets
 
     def text(self, index: int) -> str | None:
