@@ -178,6 +178,7 @@ def tunesmith_lora_steps(bench: Bench) -> Callable[[Documents], int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
+    fast.fuse_adapters(model)
     optimizer = adamw(model)
     return flat_steps(bench, model, lambda: optimizer_step(model, optimizer))
 

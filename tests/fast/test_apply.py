@@ -184,14 +184,17 @@ def lora(model, targets, **settings):
     ],
     ids=["llama", "gpt-neo", "gpt2", "head-adapted", "head-saved", "embedding-adapted"],
 )
+@pytest.mark.parametrize("fused", [False, True], ids=["chain", "fused"])
 def test_lora_through_peft_equals_eager(
-    name, targets, more, build, documents_of, reference, take_gradients, assert_close_gradients
+    name, targets, more, fused, build, documents_of, reference, take_gradients, assert_close_gradients
 ):
     model, documents = build(name), documents_of()
     fast.apply(model)
     peft_model = lora(model, targets, **more).train()
     torch.stack(reference(peft_model, documents)).sum().backward()
     expected = take_gradients(peft_model)
+    if fused:
+        fast.fuse_adapters(peft_model)
     loss = peft_model(flat=fast.flatten(documents), denominator=1.0).loss
     loss.backward()
     assert_close_gradients(take_gradients(peft_model), expected)

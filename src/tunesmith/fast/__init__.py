@@ -12,6 +12,7 @@ parts listed in `Applied.replaced` get a `forward` of their own on the instance,
     families.py        the supported architectures: projections and options of their attention
     layers.py          whole layers, where element-wise chains cost time
     linear.py          float32 products on processors that are not Intel's
+    adapters.py        low-rank adapters inside the product of their layer
     pointwise.py       norms, rotary embedding and gates in few passes
     attention.py       causal attention that no document leaves; varlen.py is its CUDA kernel, options.py its settings
     embedding.py       one gradient for an embedding that is also the head
@@ -32,6 +33,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from tunesmith.errors import ModelError
+from tunesmith.fast.adapters import adapted_forward, can_fuse
 from tunesmith.fast.attention import FlatMask
 from tunesmith.fast.cross_entropy import (
     Head,
@@ -48,7 +50,7 @@ from tunesmith.fast.layout import FlatBatch, flatten
 from tunesmith.fast.linear import linear_forward
 from tunesmith.fast.pointwise import EAGER, Kernels
 
-__all__ = ["Applied", "FlatBatch", "FlatOutput", "apply", "flatten"]
+__all__ = ["Applied", "FlatBatch", "FlatOutput", "apply", "flatten", "fuse_adapters"]
 
 _CALL_CHECKPOINTS = "__call__" in vars(GradientCheckpointingLayer)
 """transformers up to 5.17 checkpoints a layer in __call__; later releases in the forward that is replaced here."""
@@ -72,7 +74,7 @@ class FlatOutput(ModelOutput):
 class Applied:
     """What `apply` replaced on one model."""
 
-    model: PreTrainedModel
+    model: nn.Module
     replaced: list[str]
     _originals: list[tuple[nn.Module, Any]] = field(default_factory=list, repr=False)
 
@@ -108,6 +110,15 @@ def apply(model: PreTrainedModel, *, compile: bool = False) -> Applied:
             if type(module) is nn.Linear:
                 _replace(applied, f"{name}.{part}", module, functools.partial(linear_forward, module))
     _replace(applied, "model", model, functools.partial(_model_forward, model, family, Workspace()))
+    return applied
+
+
+def fuse_adapters(model: nn.Module) -> Applied:
+    """Make the low-rank adapters that peft put on a model fast. Those of a kind that is not known stay peft's."""
+    applied = Applied(model, [])
+    for name, module in model.named_modules():
+        if can_fuse(module):
+            _replace(applied, name, module, functools.partial(adapted_forward, module))
     return applied
 
 

@@ -107,6 +107,8 @@ def prepare_model(model: Any, step: Step) -> Any:
         model = attach_lora(model, step.lora, "lora")
     if step.method == "qlora":
         simulate.quantise(model, head)
+    if step.kind == "tunesmith":
+        fast.fuse_adapters(model)
     if step.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if step.method != "full":

@@ -115,6 +115,7 @@ def build_model(job: Job) -> Any:
     fast.apply(model, compile=job.plan.compile)
     if job.plan.method in ("lora", "qlora"):
         model = attach_lora(model, job.recipe.lora, job.plan.method)
+        fast.fuse_adapters(model)
     if job.plan.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if job.plan.method != "full":
