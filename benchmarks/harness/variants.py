@@ -108,6 +108,7 @@ def transformers_steps(bench: Bench, batch_size: int, *, bfloat16: bool = False)
             with bench.autocast(bfloat16):
                 loss = bench.model(**batch, use_cache=False).loss
             loss.backward()
+            del loss  # as the Trainer does: the nodes of its graph leave gaps between the next batch's tensors
             bench.step()
         return real_tokens(documents)
 
@@ -148,6 +149,7 @@ def flat_steps(
             with bench.autocast(bfloat16):
                 loss = model(flat=flat, denominator=total).loss
             loss.backward()
+            del loss
         step()
         return total
 

@@ -20,6 +20,7 @@ ROWS, WIDTH, VOCABULARY = 23, 16, 50
 @pytest.fixture(params=[8, 512], ids=["chunks", "one-chunk"])
 def _chunk(request, monkeypatch):
     monkeypatch.setattr(cross_entropy, "CPU_CHUNK", request.param)
+    monkeypatch.setattr(cross_entropy, "CPU_CHUNK_BYTES", 0)
 
 
 def make(dtype=torch.float32, *, bias=False, rows=ROWS, seed=0):
@@ -164,8 +165,18 @@ def test_evaluation_gives_losses_and_hits_per_position():
     assert torch.equal(correct, logits.argmax(1) == targets)
 
 
+@pytest.mark.parametrize(
+    ("length", "sizes"), [(0, []), (1, [1]), (10, [10]), (11, [6, 5]), (30, [10, 10, 10]), (31, [8, 8, 8, 7])]
+)
+def test_chunks_are_as_equal_as_they_can_be(length, sizes):
+    chunks = list(cross_entropy._chunks(length, 10))
+    assert [len(range(length)[chunk]) for chunk in chunks] == sizes
+    assert [place for chunk in chunks for place in range(length)[chunk]] == list(range(length))
+
+
 def test_the_logits_buffer_is_one_and_small(monkeypatch):
     monkeypatch.setattr(cross_entropy, "CPU_CHUNK", 4)
+    monkeypatch.setattr(cross_entropy, "CPU_CHUNK_BYTES", 0)
     hidden, weight, _, targets = make()
     workspace = Workspace()
     seen = set()

@@ -13,6 +13,7 @@ parts listed in `Applied.replaced` get a `forward` of their own on the instance,
     layers.py          whole layers, where element-wise chains cost time
     linear.py          float32 products on processors that are not Intel's
     adapters.py        low-rank adapters inside the product of their layer
+    recompute.py       activations that backward computes again
     pointwise.py       norms, rotary embedding and gates in few passes
     attention.py       causal attention that no document leaves; varlen.py is its CUDA kernel, options.py its settings
     embedding.py       one gradient for an embedding that is also the head

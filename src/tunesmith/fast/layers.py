@@ -7,6 +7,7 @@ modules; only norms and activations that are known exactly are replaced.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunesmith.fast.pointwise import Kernels, gate, narrow, rms_norm
+from tunesmith.fast.recompute import without_keeping
 
 FlatLayer = Callable[[Any, Tensor, dict[str, Any], Kernels, Tensor], Any]
 
@@ -27,18 +29,20 @@ def llama_layer(layer: Any, mask: Tensor, arguments: dict[str, Any], kernels: Ke
     normal = _norm(layer.input_layernorm, x, kernels)
     x = x + layer.self_attn(normal, position_embeddings=positions, attention_mask=mask)[0]
     normal, mlp = _norm(layer.post_attention_layernorm, x, kernels), layer.mlp
-    if type(mlp.act_fn).__name__ in _SILU:
-        inner = gate(mlp.gate_proj(normal), mlp.up_proj(normal), kernels)
-    else:
-        inner = mlp.act_fn(mlp.gate_proj(normal)) * mlp.up_proj(normal)
-    return x + mlp.down_proj(inner)  # type: ignore[no-any-return]
+    gates, ups = mlp.gate_proj(normal), mlp.up_proj(normal)
+    if type(mlp.act_fn).__name__ not in _SILU:
+        return x + mlp.down_proj(mlp.act_fn(gates) * ups)  # type: ignore[no-any-return]
+    inner = gate(gates, ups, kernels)
+    gates, ups = gates.detach(), ups.detach()
+    with _not_kept(layer, inner, lambda: kernels.gate_forward(gates, ups)):
+        return x + mlp.down_proj(inner)  # type: ignore[no-any-return]
 
 
 def gpt2_layer(layer: Any, mask: Tensor, arguments: dict[str, Any], kernels: Kernels, x: Tensor) -> Tensor:
     """Norm, attention, norm, MLP (GPT-2)."""
     x = x + layer.attn(narrow(layer.ln_1(x)), attention_mask=mask)[0]
     mlp = layer.mlp
-    return x + mlp.dropout(mlp.c_proj(_activate(mlp.act, mlp.c_fc(layer.ln_2(x)))))  # type: ignore[no-any-return]
+    return x + mlp.dropout(_activated(layer, mlp.c_fc(layer.ln_2(x)), mlp.act, mlp.c_proj))  # type: ignore[no-any-return]
 
 
 def gpt_neo_layer(
@@ -52,7 +56,7 @@ def gptj_layer(layer: Any, mask: Tensor, arguments: dict[str, Any], kernels: Ker
     """One norm, attention and MLP side by side (GPT-J)."""
     normal, mlp = narrow(layer.ln_1(x)), layer.mlp
     attended = layer.attn(hidden_states=normal, attention_mask=mask)[0]
-    return attended + mlp.dropout(mlp.fc_out(_activate(mlp.act, mlp.fc_in(normal)))) + x, None
+    return attended + mlp.dropout(_activated(layer, mlp.fc_in(normal), mlp.act, mlp.fc_out)) + x, None
 
 
 def _norm(module: nn.Module, x: Tensor, kernels: Kernels) -> Tensor:
@@ -63,8 +67,18 @@ def _norm(module: nn.Module, x: Tensor, kernels: Kernels) -> Tensor:
     return rms_norm(x, module.weight, epsilon, kernels)
 
 
-def _activate(activation: nn.Module, x: Tensor) -> Tensor:
-    """gelu(tanh) in one pass that keeps only its input; transformers' chain keeps six tensors of this size."""
-    if type(activation).__name__ in _TANH_GELU:
-        return F.gelu(x, approximate="tanh")
-    return activation(x)  # type: ignore[no-any-return]
+def _activated(layer: Any, x: Tensor, activation: nn.Module, projection: nn.Module) -> Tensor:
+    """projection(activation(x)); gelu(tanh) in one pass that keeps only x, where transformers' chain keeps six such
+    tensors."""
+    if type(activation).__name__ not in _TANH_GELU:
+        return projection(activation(x))  # type: ignore[no-any-return]
+    inner, kept = F.gelu(x, approximate="tanh"), x.detach()
+    with _not_kept(layer, inner, lambda: F.gelu(kept, approximate="tanh")):
+        return projection(inner)  # type: ignore[no-any-return]
+
+
+def _not_kept(layer: Any, inner: Tensor, compute: Callable[[], Tensor]) -> contextlib.AbstractContextManager[Any]:
+    """Checkpointing keeps nothing of a layer but its input."""
+    if layer.gradient_checkpointing and layer.training:
+        return contextlib.nullcontext()
+    return without_keeping(inner, compute)

@@ -175,6 +175,7 @@ class FlatTrainer(Trainer):
                     loss = model(flat=self.flat_batch(part), denominator=share).loss
                 self.accelerator.backward(loss)
                 total += loss.detach()
+                del loss  # with the nodes of its graph, which would leave gaps between the next part's tensors
         self._count(step, num_targets)
         return total
 
