@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tunesmith.data.documents
-from tunesmith.data.documents import TokenizedDocuments
+from tunesmith.data.documents import ArrayFile, TokenizedDocuments, load_array
 
 PROGRAM = """
 import sys
@@ -53,8 +53,11 @@ def peak_kibibytes(model: Path, path: Path, num_rows: int) -> int:
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads what is held from /proc (Linux)")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads what is held from /proc (Linux)")
+@on_linux
 def test_memory_does_not_grow_with_the_file(tiny_llama: Path, tmp_path: Path) -> None:
     """64 MB against 8 MB: less than a third of the difference may be held (row numbers and hashes are)."""
     few, many = (write(tmp_path / f"{rows}.jsonl", rows) for rows in (7_500, 60_000))
@@ -78,3 +81,25 @@ def test_counting_targets_holds_a_part_of_the_mask(monkeypatch: pytest.MonkeyPat
     tracemalloc.stop()
     assert counted.tolist() == [int(mask[begin:end].sum()) for begin, end in pairwise(offsets.tolist())]
     assert peak < len(mask)
+
+
+def held_of_files() -> int:
+    """Bytes of mapped files that lie in this process's memory."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("RssFile")).split()[1]) * 1024
+
+
+@on_linux
+def test_looking_at_every_end_leaves_no_pages_behind(tmp_path: Path) -> None:
+    size, each = 1000, np.arange(16_000)
+    file = ArrayFile(tmp_path / "tokens.npy", np.int32)
+    for _ in each:
+        file.append(np.arange(size))
+    file.close()
+    tokens, offsets = load_array(tmp_path / "tokens.npy"), np.arange(16_001) * size
+    documents = TokenizedDocuments(tokens, offsets, None, rows=each, num_bytes=each)
+    before = held_of_files()
+    ids, learned = documents.last_tokens
+    assert (ids == size - 1).all()
+    assert learned.all()
+    assert held_of_files() - before < tokens.nbytes / 8

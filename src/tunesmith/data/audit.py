@@ -7,7 +7,7 @@ data; checks that read text look at a sample of at most 20,000 documents or 20 m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from tunesmith.tokenizer import TextTokenizer
 MAX_DOCUMENTS = 20_000
 MAX_BYTES = 20_000_000
 MAX_TOKENISED = 2_000
+PASS_DOCUMENTS = 1_000
 
 
 def audit_recipe(recipe: Recipe, *, small: bool = False, progress: Callable[..., None] | None = None) -> AuditReport:
@@ -48,11 +49,7 @@ def audit(data: Data, tokenizer: TextTokenizer, section: DataSection, max_length
     begin = time.perf_counter()
     vocabulary = vocabulary_bytes(tokenizer.backend)
     samples = _sample(data)
-    texts = [
-        Text(documents.row_name(index), document_text(documents, index, tokenizer), documents is data.train)
-        for documents, places in samples
-        for index in places.tolist()
-    ]
+    texts = [text for documents, places in samples for text in _texts(documents, places, tokenizer, data)]
     num_documents = len(data.train) + len(data.eval) + len(data.test)
     sampled = "" if len(texts) == num_documents else f" (in a sample of {len(texts):,} documents)"
     train_places = samples[0][1][:: max(1, -(-len(samples[0][1]) // MAX_TOKENISED))]
@@ -92,6 +89,15 @@ def _sample(data: Data) -> list[tuple[TokenizedDocuments, NDArray[np.int64]]]:
     num_bytes = sum(int(documents.num_bytes.sum()) for documents in splits)
     share = min(1.0, MAX_DOCUMENTS / max(1, num_documents), MAX_BYTES / max(1, num_bytes))
     return [(documents, _evenly(len(documents), share)) for documents in splits]
+
+
+def _texts(
+    documents: TokenizedDocuments, places: NDArray[np.int64], tokenizer: TextTokenizer, data: Data
+) -> Iterator[Text]:
+    for number, index in enumerate(places.tolist()):
+        if number % PASS_DOCUMENTS == 0:
+            documents.let_go()
+        yield Text(documents.row_name(index), document_text(documents, index, tokenizer), documents is data.train)
 
 
 def _evenly(num_documents: int, share: float) -> NDArray[np.int64]:

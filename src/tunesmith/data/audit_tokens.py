@@ -74,10 +74,9 @@ def check_supervised(data: Data) -> Finding:
 def check_end(data: Data, tokenizer: TextTokenizer) -> Finding:
     """Whether documents teach the model to stop. Inner pieces of split documents rightly teach no end."""
     train = data.train
-    last = train.offsets[1:] - 1
-    learned = np.ones(len(last), bool) if train.supervised is None else train.supervised[last]
+    ids, learned = train.last_tokens
     is_chat = data.audit["kind"] == "chat"
-    ends = learned if is_chat else learned & (train.tokens[last] == tokenizer.end_id)
+    ends = learned if is_chat else learned & (ids == tokenizer.end_id)
     num_ends = int(ends.sum())
     name = "the last turn's end" if is_chat else repr(tokenizer.decode([tokenizer.end_id], skip_special_tokens=False))
     found = f"{name} is learned at the end of {num_ends:,} of {len(train):,} documents"

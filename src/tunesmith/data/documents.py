@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 ARRAYS = {"tokens": np.int32, "offsets": np.int64, "supervised": np.bool_, "rows": np.int64, "num_bytes": np.int64}
 PASS_ITEMS = 1 << 24
+PASS_DOCUMENTS = 1 << 14
 ORIGIN_ARRAYS = {"file_of": np.int32, "spans": np.int64, "slice_of": np.int32}
 
 
@@ -104,6 +105,25 @@ class TokenizedDocuments:
             done, before = done + len(part), before + int(counts[-1])
         targets: NDArray[np.int64] = np.diff(up_to)
         return targets
+
+    @cached_property
+    def last_tokens(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """[N] the last token of each document, and whether it is a target."""
+        places, learned = self.offsets[1:] - 1, np.ones(len(self), dtype=np.bool_)
+        ids = np.empty(len(self), dtype=np.int32)
+        for begin in range(0, len(self), PASS_DOCUMENTS):
+            part = slice(begin, begin + PASS_DOCUMENTS)
+            ids[part] = self.tokens[places[part]]
+            if self.supervised is not None:
+                learned[part] = self.supervised[places[part]]
+            self.let_go()
+        return ids, learned
+
+    def let_go(self) -> None:
+        """Give back the memory that looking at documents took; what is looked at again comes from the files again."""
+        for array in (self.tokens, self.supervised, None if self.origins is None else self.origins.text):
+            if array is not None:
+                release(array)
 
     def text(self, index: int) -> str | None:
         """The original text of a document, prompt included, when it is kept."""
