@@ -27,11 +27,18 @@ from tunesmith.heap import use_huge_pages
 
 VARIANTS = [
     *("reference", "hf_random", "hf_sorted", "hf_sorted_autocast", "trl_default", "trl_best"),
-    *("tunesmith", "tunesmith_autocast", "tunesmith_lora"),
+    *("tunesmith", "tunesmith_autocast", "tunesmith_lora", "tunesmith_lora_autocast"),
 ]
 MODELS = {"gpt-neo-125m": (3, VARIANTS), "smollm2-135m": (3, VARIANTS)}
 TOY_MODELS = {"toy-neo": (1, VARIANTS), "toy-llama": (1, ["reference", "hf_sorted", "tunesmith"])}
-MEMORY_VARIANTS = ["hf_sorted", "trl_best", "tunesmith", "tunesmith_autocast", "tunesmith_lora"]
+MEMORY_VARIANTS = [
+    "hf_sorted",
+    "trl_best",
+    "tunesmith",
+    "tunesmith_autocast",
+    "tunesmith_lora",
+    "tunesmith_lora_autocast",
+]
 DOCUMENTS_PER_ROUND = 32
 HEADLINE = ["fraction_of_limit", "vs_reference", "vs_hf_sorted", "vs_trl_best", "peak_memory_vs_hf_sorted"]
 

@@ -15,7 +15,7 @@ from harness.limit import matmul_flops
 from harness.shapes import flops_per_token
 from harness.variants import Bench, Documents, Variant, make, missing, quiet
 
-TRAINED_SHARE = {"tunesmith_lora": 4 / 6}
+TRAINED_SHARE = {"tunesmith_lora": 4 / 6, "tunesmith_lora_autocast": 4 / 6}
 """Share of the arithmetic that remains when the weights are frozen: no gradient of theirs is computed."""
 
 
@@ -173,4 +173,5 @@ def results_of(bench: Bench, rows: list[Row]) -> dict[str, Any]:
         "vs_liger": ratio(speed, own, ["liger"]),
         "peak_memory_vs_hf_sorted": ratio("peak_bytes", fp32, ["hf_sorted"]),
         "lora_vs_full": ratio(speed, ["tunesmith_lora"], fp32),
+        "lora_vs_full_in_bf16": ratio(speed, ["tunesmith_lora_autocast"], ["tunesmith_autocast"]),
     }

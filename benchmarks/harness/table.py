@@ -7,14 +7,14 @@ from typing import Any
 
 def print_model(name: str, result: dict[str, Any]) -> None:
     print(f"\n{name}   {result['flops_per_token'] / 1e9:.3f} GFLOP a token")
-    print(f"{'variant':<18}{'tokens/s':>11}{'samples/s':>11}{'of limit':>10}{'peak GiB':>10}   setup")
+    print(f"{'variant':<24}{'tokens/s':>11}{'samples/s':>11}{'of limit':>10}{'peak GiB':>10}   setup")
     for variant, row in result["variants"].items():
         if row["skipped"]:
-            print(f"{variant:<18}{'-':>11}{'-':>11}{'-':>10}{'-':>10}   skipped: {row['skipped']}")
+            print(f"{variant:<24}{'-':>11}{'-':>11}{'-':>10}{'-':>10}   skipped: {row['skipped']}")
             continue
         peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f}"
         print(
-            f"{variant:<18}{row['tokens_per_second']:>11,.1f}{row['samples_per_second']:>11,.2f}"
+            f"{variant:<24}{row['tokens_per_second']:>11,.1f}{row['samples_per_second']:>11,.2f}"
             f"{row['share_of_limit']:>10.1%}{peak:>10}   {row['what']}"
         )
     ratios = {key: value for key, value in result.items() if key.startswith(("fraction", "vs_", "peak_m", "lora"))}

@@ -7,8 +7,10 @@ changes nothing but the time; its time is the measured time of a padded row time
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -140,8 +142,7 @@ def _recipe(task: Task, epochs: int = 1) -> Any:
 
 
 def _load(task: Task) -> tuple[Any, Any]:
-    """The same documents and weights, with the fast path on for evaluation; its normal forward is transformers' own."""
-    from tunesmith import fast
+    """The same documents and weights."""
     from tunesmith.data import prepare
     from tunesmith.model import load_model
     from tunesmith.source import find_model
@@ -149,15 +150,25 @@ def _load(task: Task) -> tuple[Any, Any]:
 
     recipe = _recipe(task)
     source = find_model(task.model)
-    model = load_model(source).train()
-    fast.apply(model)
-    return prepare(recipe.data, load_tokenizer(source), recipe.train.max_length), model
+    data = prepare(recipe.data, load_tokenizer(source), recipe.train.max_length)
+    return data, load_model(source).train()
+
+
+@contextlib.contextmanager
+def _fast_path(model: Any) -> Iterator[None]:
+    """Where time does not count; a peer is timed without it."""
+    from tunesmith import fast
+
+    applied = fast.apply(model)
+    yield
+    applied.restore()
 
 
 def _held_out(model: Any, data: Any) -> float:
     from tunesmith.evaluate import evaluate
 
-    loss = evaluate(model, data.eval, max_tokens=EVAL_TOKENS).loss
+    with _fast_path(model):
+        loss = evaluate(model, data.eval, max_tokens=EVAL_TOKENS).loss
     model.train()
     return float(loss)
 
@@ -184,6 +195,7 @@ def _train_hf(model: Any, documents: Any, batch_size: int) -> float:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=processor_prefers_bf16()):
             loss = model(**padded_batch(rows, "cpu"), use_cache=False).loss
         loss.backward()
+        del loss
         optimizer_step(model, optimizer)
         schedule.step()
     return time.perf_counter() - started
@@ -194,8 +206,9 @@ def _train_reference(model: Any, documents: Any) -> None:
 
     order = np.random.default_rng(7).permutation(len(documents))
     optimizer, schedule = _optimizer(model, REFERENCE_LEARNING_RATE, len(order), 0)
-    for i in order:
-        flat = fast.flatten([documents[int(i)]])
-        model(flat=flat, denominator=flat.num_targets).loss.backward()
-        optimizer_step(model, optimizer)
-        schedule.step()
+    with _fast_path(model):
+        for i in order:
+            flat = fast.flatten([documents[int(i)]])
+            model(flat=flat, denominator=flat.num_targets).loss.backward()
+            optimizer_step(model, optimizer)
+            schedule.step()

@@ -8,7 +8,6 @@ says otherwise.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
@@ -44,7 +43,7 @@ class Variant:
 
 @dataclass
 class Bench:
-    """The model, optimizer and settings that several variants of one process share."""
+    """The model, optimizer and settings that several variants of one process share: peers one, tunesmith's another."""
 
     shape: Shape
     device: str = "cpu"
@@ -55,12 +54,22 @@ class Bench:
     def __post_init__(self) -> None:
         self._model: Any = None
         self._optimizer: Any = None
+        self._fast: Bench | None = None
 
     @property
     def model(self) -> Any:
         if self._model is None:
             self._model = build(self.shape, self.device)
         return self._model
+
+    def fast(self, compile: bool = False) -> Bench:
+        """The same with a model of its own on the fast path: the peers' layers must stay as they are."""
+        from tunesmith import fast
+
+        if self._fast is None:
+            self._fast = Bench(self.shape, self.device, self.bfloat16, self.tokens_per_pass)
+            fast.apply(self._fast.model, compile=compile)
+        return self._fast
 
     def autocast(self, bfloat16: bool = False) -> Any:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=bfloat16 or self.bfloat16)
@@ -130,11 +139,8 @@ def reference_steps(bench: Bench) -> Callable[[Documents], int]:
 
 def tunesmith_steps(bench: Bench, *, compile: bool = False, bfloat16: bool = False) -> Callable[[Documents], int]:
     """Flat batches on the fast path; all documents of a call are one optimizer step."""
-    from tunesmith import fast
-
-    if not isinstance(bench.model.__dict__.get("forward"), functools.partial):
-        fast.apply(bench.model, compile=compile)
-    return flat_steps(bench, bench.model, bench.step, bfloat16=bfloat16)
+    own = bench.fast(compile)
+    return flat_steps(own, own.model, own.step, bfloat16=bfloat16)
 
 
 def flat_steps(
@@ -167,8 +173,9 @@ def passes(documents: Documents, tokens: int) -> Iterator[Documents]:
     yield part
 
 
-def tunesmith_lora_steps(bench: Bench) -> Callable[[Documents], int]:
-    """As tunesmith, with rank-16 adapters on every linear layer of a model of its own."""
+def tunesmith_lora_steps(bench: Bench, *, bfloat16: bool = False) -> Callable[[Documents], int]:
+    """As tunesmith, with rank-16 adapters on every linear layer of a model of its own. bfloat16: autocast, and the
+    frozen weights are held in it, as the plan chooses."""
     import warnings
 
     from peft import LoraConfig, get_peft_model
@@ -176,13 +183,15 @@ def tunesmith_lora_steps(bench: Bench) -> Callable[[Documents], int]:
     from tunesmith import fast
 
     model = build(bench.shape, bench.device)
+    if bfloat16:
+        model.to(torch.bfloat16)
     fast.apply(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
     fast.fuse_adapters(model)
     optimizer = adamw(model)
-    return flat_steps(bench, model, lambda: optimizer_step(model, optimizer))
+    return flat_steps(bench, model, lambda: optimizer_step(model, optimizer), bfloat16=bfloat16)
 
 
 def tunesmith_bfloat16_steps(bench: Bench) -> Callable[[Documents], int]:
@@ -277,7 +286,7 @@ def missing(name: str, bench: Bench) -> str | None:
 
 
 def make(name: str, bench: Bench) -> Variant:
-    """A variant by name. The reference must run on an untouched model, so it comes before tunesmith."""
+    """A variant by name."""
     batch = 32
     builders: dict[str, tuple[str, str, Callable[[], Callable[[Documents], int]]]] = {
         "reference": ("fp32, batch 1, padded to 2048, eager, whole logits", "one", lambda: reference_steps(bench)),
@@ -296,6 +305,11 @@ def make(name: str, bench: Bench) -> Variant:
         "tunesmith_compile": ("as above, compiled", "random", lambda: tunesmith_steps(bench, compile=True)),
         "tunesmith_bf16": ("as above, all state in bfloat16", "random", lambda: tunesmith_bfloat16_steps(bench)),
         "tunesmith_lora": ("rank 16 on every linear layer", "random", lambda: tunesmith_lora_steps(bench)),
+        "tunesmith_lora_autocast": (
+            "as tunesmith_lora, bf16 autocast",
+            "random",
+            lambda: tunesmith_lora_steps(bench, bfloat16=True),
+        ),
     }
     what, order, builder = builders[name]
     return Variant(name, what, builder(), order, bfloat16=name.endswith("_autocast"))
