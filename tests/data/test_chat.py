@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tunesmith.data import Data, TokenizedDocuments
-from tunesmith.data.chat import DEFAULT_TEMPLATE, ChatTemplate, read_turns
-from tunesmith.data.encode import Encoder
+from tunesmith.data.chat import DEFAULT_TEMPLATE, read_turns
 from tunesmith.data.template import RowProblem
 from tunesmith.errors import DataError
 from tunesmith.tokenizer import TextTokenizer
@@ -26,7 +23,6 @@ THINKING = (
     "{% else %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-SAY = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="<|>"), min_size=1, max_size=30)
 
 
 def conversation(number: int, num_turns: int = 2) -> list[dict[str, Any]]:
@@ -84,22 +80,6 @@ def test_a_prompt_is_fed_as_generation_sees_it(
             turns[:1], add_generation_prompt=True, tokenize=True, return_dict=False
         )
         assert ids[: int(supervised.argmax())].tolist() == prompt
-
-
-@settings(deadline=None, max_examples=40)
-@given(contents=st.lists(st.tuples(SAY, SAY), min_size=1, max_size=3), system=st.none() | SAY)
-def test_masks_of_any_conversation(
-    chat_tokenizer: TextTokenizer, contents: list[tuple[str, str]], system: str | None
-) -> None:
-    turns = [{"role": "system", "content": system}] if system is not None else []
-    for asked, answered in contents:
-        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    template = ChatTemplate.of(chat_tokenizer)
-    encoded = Encoder.of(chat_tokenizer, chat=True).encode([template.render(turns, None)])
-    learned = encoded.tokens[encoded.supervised].tolist()
-    assert chat_tokenizer.decode(learned, skip_special_tokens=False) == "".join(
-        f"{answered}<|im_end|>" for _, answered in contents
-    )
 
 
 def test_a_model_without_template_gets_the_default_and_keeps_it(

@@ -1,8 +1,7 @@
-"""Readers: what was written is what is read, in every format, encoding and compression."""
+"""Readers: what is found in a file, what is said of it, how rows are called. Round trips: test_round_trips.py."""
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -15,8 +14,6 @@ import pyarrow.parquet
 import pytest
 import yaml
 import zstandard
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tunesmith.data import Data, TokenizedDocuments
 from tunesmith.data.read import find_inputs, spool_stdin
@@ -29,13 +26,6 @@ from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
 
 Prepared = Callable[..., Data]
-CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\r"), max_size=25)
-WORDS = st.text(st.sampled_from("abc ,;|'\"\n\täé"), min_size=1, max_size=20).filter(str.strip)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("read")
 
 
 def read(table: Table) -> list[dict[str, Any]]:
@@ -48,46 +38,6 @@ def read(table: Table) -> list[dict[str, Any]]:
 
 def all_texts(data: Data) -> set[str]:
     return {documents.text(i) or "" for documents in (data.train, data.eval) for i in range(len(documents))}
-
-
-@settings(deadline=None, max_examples=150)
-@given(
-    rows=st.lists(st.tuples(WORDS, CELL, CELL), min_size=1, max_size=8),
-    delimiter=st.sampled_from(",;\t|"),
-    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
-    newline=st.sampled_from(["\n", "\r\n"]),
-)
-def test_csv_round_trip(
-    folder: Path, rows: list[tuple[str, str, str]], delimiter: str, encoding: str, newline: str
-) -> None:
-    sink = io.StringIO()
-    writer = csv.writer(sink, delimiter=delimiter, lineterminator=newline)
-    writer.writerow(["one", "two words", "three"])
-    writer.writerows(rows)
-    path = folder / "a.csv"
-    path.write_bytes(sink.getvalue().encode(encoding))
-    table = open_csv(InputFile(path, "a.csv"), delimiter, "csv")
-    assert table.columns == ("one", "two words", "three")
-    assert [tuple(values.values()) for values in read(table)] == rows
-
-
-@settings(deadline=None, max_examples=100)
-@given(
-    rows=st.lists(st.dictionaries(CELL, CELL | st.integers() | st.none(), max_size=4), min_size=1, max_size=8),
-    lines=st.booleans(),
-    indent=st.sampled_from([None, 2]),
-    ascii_only=st.booleans(),
-)
-def test_json_round_trip(
-    folder: Path, rows: list[dict[str, Any]], lines: bool, indent: int | None, ascii_only: bool
-) -> None:
-    path = folder / "a.json"
-    if lines:
-        path.write_text("".join(json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows), encoding="utf-8")
-    else:
-        path.write_text(json.dumps(rows, ensure_ascii=ascii_only, indent=indent), encoding="utf-8")
-    for kind in ("json", "jsonl"):
-        assert read(open_json(InputFile(path, "a.json"), kind)) == rows
 
 
 def test_a_json_array_is_read_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
