@@ -119,7 +119,9 @@ def test_truncation_that_leaves_no_target_drops_the_row(tokenizer: Any) -> None:
     completion_only = np.zeros(len(ids), dtype=bool)
     completion_only[-10:] = True
     assert long.fit(ids, completion_only, "a.csv:2") == []
-    assert long.counts == LongCounts(num_documents=1, num_long=1, num_dropped=1, lost_targets=10)
+    assert long.counts == LongCounts(
+        num_documents=1, num_long=1, num_dropped=1, lost_targets=10, unread_tokens=len(ids) - 11
+    )
 
 
 def test_drop_counts_the_row(tokenizer: Any) -> None:
@@ -144,7 +146,8 @@ def test_pieces_without_a_target_are_left_out(tokenizer: Any) -> None:
     pieces = long.fit(ids, completion_only, "a.csv:2")
     assert [token for piece in pieces for token in piece.ids[piece.supervised].tolist()] == ids[-10:]
     assert len(pieces) <= 2
-    assert long.counts.lost_targets == 0
+    assert long.counts.lost_targets == long.counts.context_tokens == 0
+    assert sum(len(piece.ids) - 1 for piece in pieces) + long.counts.unread_tokens == len(ids) - 1
 
 
 def test_counts_add_up() -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tunesmith.data.documents import Data, TokenizedDocuments
 from tunesmith.data.examples import document_text
-from tunesmith.data.findings import Finding
+from tunesmith.data.findings import Finding, counted
 from tunesmith.recipe import DataSection
 from tunesmith.tokenizer import TextTokenizer
 
@@ -36,16 +36,20 @@ def check_long(data: Data, section: DataSection, max_length: int) -> Finding:
     long: dict[str, int] = data.audit["long"]
     if not long["num_long"]:
         return Finding("cut", "fine", f"no document is longer than {max_length} tokens.", value=0, limit=max_length)
-    over = f"{long['num_long']:,} of {long['num_documents']:,} documents are longer than {max_length} tokens"
+    over = f"longer than {max_length} tokens: {long['num_long']:,} of {counted(long['num_documents'], 'document')}"
     lost = long["lost_targets"]
     if section.long == "split":
-        repeated = f"; {long['context_tokens']:,} tokens are read twice, as context"
-        found = f"{over} and become {long['num_pieces']:,} pieces. Nothing is lost{repeated}."
+        found = f"{over}, split into {counted(long['num_pieces'], 'piece')}. Nothing is lost"
+        if long["unread_tokens"]:
+            found += f" of what is learned; of the prompts, {long['unread_tokens']:,} tokens are not read."
+            option = "a larger train.max_length, or shorter prompts"
+            return Finding("cut", "warns", found, value=long["unread_tokens"], limit=0, option=option)
+        found += f"; {long['context_tokens']:,} tokens are read twice, as context."
         return Finding("cut", "fine", found, value=0, limit=max_length)
     share = lost / max(1, lost + _num_targets(data))
     what = "cut at that length" if section.long == "truncate" else "left out"
     dropped = f" {long['num_dropped']:,} rows are gone." if long["num_dropped"] else ""
-    found = f"{over} and are {what}: {lost:,} tokens ({share:.1%}) are not trained.{dropped}"
+    found = f"{over}, {what}: {lost:,} tokens ({share:.1%}) are not trained.{dropped}"
     return Finding("cut", "warns", found, value=lost, limit=0, option="data.long: split, or a larger train.max_length")
 
 

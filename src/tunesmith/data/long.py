@@ -74,6 +74,7 @@ class LongCounts:
     num_dropped: int = 0  # whole documents, because too long, or because no target was left after truncation
     context_tokens: int = 0  # fed a second time as context, never a target
     lost_targets: int = 0  # supervised tokens that are not trained
+    unread_tokens: int = 0  # the others that no piece holds: of prompts too long to be read, of what is cut off
 
     def __add__(self, other: LongCounts) -> LongCounts:
         return LongCounts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
@@ -134,13 +135,16 @@ class LongDocuments:
         )
 
     def _cut(self, ids: NDArray[np.int32], supervised: Flags) -> list[Piece]:
-        kept = self.max_length if self.rule == "truncate" else 0
-        if not supervised[:kept].any():
+        kept = self.max_length if self.rule == "truncate" else 1
+        is_gone = not supervised[:kept].any()
+        kept = 1 if is_gone else kept
+        lost = int(supervised[kept:].sum())
+        self.counts.lost_targets += lost
+        self.counts.unread_tokens += len(ids) - kept - lost
+        if is_gone:
             self.counts.num_dropped += 1
-            self.counts.lost_targets += int(supervised.sum())
             return []
         self.counts.num_truncated += 1
-        self.counts.lost_targets += int(supervised[kept:].sum())
         return [Piece(ids[:kept], supervised[:kept], 1, kept)]
 
     def _split(self, ids: NDArray[np.int32], supervised: Flags) -> list[Piece]:
@@ -149,6 +153,7 @@ class LongDocuments:
             context = max(context, 1)
         cuts = self._cuts(ids, context)
         pieces = []
+        read = 1
         for begin, end in itertools.pairwise(cuts):
             repeated = min(context, begin - 1)
             if not supervised[begin:end].any():
@@ -156,7 +161,10 @@ class LongDocuments:
             piece = np.concatenate([ids[:1], ids[begin - repeated : end]])
             targets = np.concatenate([np.zeros(1 + repeated, dtype=bool), supervised[begin:end]])
             pieces.append(Piece(piece, targets, begin, end))
-            self.counts.context_tokens += repeated
+            self.counts.context_tokens += max(0, read - (begin - repeated))
+            self.counts.unread_tokens += max(0, begin - repeated - read)
+            read = end
+        self.counts.unread_tokens += len(ids) - read
         self.counts.num_pieces += len(pieces)
         if not pieces:
             self.counts.num_dropped += 1

@@ -35,7 +35,7 @@ from tunesmith.recipe import DataSection
 if TYPE_CHECKING:
     from tunesmith.tokenizer import TextTokenizer
 
-FORMAT = 1
+FORMAT = 2
 SMALL_ROWS = {TRAIN: 100, EVAL: 20, TEST: 20}
 
 
