@@ -123,6 +123,20 @@ def test_nearly_equal_rows(audited: Auditor, lines: list[str]) -> None:
     assert named(report, "leakage").status == "fine", "near-duplicates stay on one side by default"
 
 
+def test_a_beginning_that_all_rows_share_makes_none_alike(audited: Auditor, lines: list[str]) -> None:
+    system = "You are a patient critic — " + lines[119] * 9
+    rows = [{"prompt": system + line[:40], "completion": line[40:80]} for line in lines[:100]]
+    report = audited(rows, prompt="prompt", completion="completion", max_length=4096)
+    assert named(report, "near-duplicates").value == 0
+    assert named(report, "leakage").status == "fine"
+
+
+def test_control_tokens_are_no_words_of_a_language(audited: Auditor, lines: list[str]) -> None:
+    texts = [f"<|endoftext|>{line}" for line in lines]
+    plain, marked = (named(audited(rows), "language") for rows in (lines, texts))
+    assert marked.found == plain.found
+
+
 def test_near_duplicates_across_a_given_split_leak(audited: Auditor, lines: list[str]) -> None:
     held_out = [{"text": line + " Again."} for line in lines[:5]] + [
         {"text": "x " + line[::-1]} for line in lines[5:25]
@@ -152,8 +166,16 @@ def test_long_documents(audited: Auditor, lines: list[str], rule: str, status: s
     finding = named(report, "cut")
     assert finding.status == status
     assert said in finding.found
-    assert finding.found.startswith("1 of 121 documents")
+    assert "1 of 121 documents" in finding.found
     assert ("data.long: split" in str(finding.option)) is (status == "warns")
+
+
+def test_prompts_that_are_too_long_to_be_read(audited: Auditor, lines: list[str]) -> None:
+    rows = [{"prompt": " ".join(lines[:number]), "completion": lines[number]} for number in (1, 2, 30)]
+    finding = named(audited(rows, prompt="prompt", completion="completion"), "cut")
+    assert finding.status == "warns"
+    assert "of the prompts" in finding.found
+    assert int(finding.value or 0) > 500
 
 
 def test_text_that_is_always_cut_never_teaches_the_end(audited: Auditor, lines: list[str]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,13 +52,15 @@ def audit(data: Data, tokenizer: TextTokenizer, section: DataSection, max_length
     num_documents = len(data.train) + len(data.eval) + len(data.test)
     sampled = "" if len(texts) == num_documents else f" (in a sample of {len(texts):,} documents)"
     train_places = samples[0][1][:: max(1, -(-len(samples[0][1]) // MAX_TOKENISED))]
-    scan = scan_texts(((text.row, text.text) for text in texts), _special_tokens(data, tokenizer))
+    controls = [str(token) for token in tokenizer.backend.all_special_tokens]
+    foreign = [] if data.audit["kind"] == "chat" else controls  # a chat template writes them itself
+    scan = scan_texts(((text.row, text.text) for text in texts), foreign)
     near, leakage = audit_rows.check_near_duplicates(data, section, texts)
     findings = [
         audit_rows.check_rows(data),
         audit_rows.check_held_out(data),
         audit_rows.check_encoding(data),
-        audit_rows.check_language(texts),
+        audit_rows.check_language(texts, controls),
         audit_rows.check_empty(data, section),
         audit_rows.check_duplicates(data, texts),
         _said(near, sampled),
@@ -103,14 +104,6 @@ def _texts(
 def _evenly(num_documents: int, share: float) -> NDArray[np.int64]:
     wanted = -(-int(num_documents * share * 1e6) // 1_000_000)
     return np.linspace(0, num_documents - 1, num=min(num_documents, max(wanted, 1)), dtype=np.int64)
-
-
-def _special_tokens(data: Data, tokenizer: TextTokenizer) -> list[str]:
-    """Control tokens that should not stand in a text. A chat template writes them itself."""
-    if data.audit["kind"] == "chat":
-        return []
-    tokens: list[Any] = tokenizer.backend.all_special_tokens
-    return [str(token) for token in tokens]
 
 
 def _said(finding: Finding, sampled: str) -> Finding:

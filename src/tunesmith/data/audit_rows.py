@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tunesmith.data.audit_text import MAX_NAMED_ROWS, RowCount, TextScan
+from tunesmith.data.beginnings import without_shared_beginnings
 from tunesmith.data.documents import Data
 from tunesmith.data.findings import Finding, Status, counted
 from tunesmith.data.language import guess_language
@@ -62,8 +64,10 @@ def check_encoding(data: Data) -> Finding:
     return Finding("encoding", "fine", f"{names or 'as the format says'}. {' '.join(data.audit['notes'])}".strip())
 
 
-def check_language(texts: Sequence[Text]) -> Finding:
-    guess = guess_language("\n".join(text.text[:2000] for text in texts[:: max(1, len(texts) // 500)]))
+def check_language(texts: Sequence[Text], control_tokens: Sequence[str]) -> Finding:
+    """What the words look like. control_tokens: words of a chat template such as <|im_end|>, not of the language."""
+    sample = "\n".join(text.text[:2000] for text in texts[:: max(1, len(texts) // 500)])
+    guess = guess_language(functools.reduce(lambda text, token: text.replace(token, " "), control_tokens, sample))
     named = f"{guess.language} (a guess)" if guess.language else "not recognised"
     return Finding("language", "fine", f"{named}: {guess.evidence}.", value=round(guess.share, 3))
 
@@ -85,7 +89,7 @@ def check_duplicates(data: Data, texts: Sequence[Text]) -> Finding:
     share = num / max(1, usable)
     if not num:
         return Finding("duplicates", "fine", "no two rows are equal.", value=0, limit=MANY_DUPLICATES)
-    found = f"{counted(num, 'row')} ({share:.1%}) said before by another, and learned more than once."
+    found = f"{counted(num, 'row')} ({share:.1%}) repeat another word for word, so that it is learned more than once."
     status: Status = "warns" if share > MANY_DUPLICATES else "fine"
     seen: set[str] = set()
     rows = [text.row for text in texts if text.text in seen or seen.add(text.text)]  # type: ignore[func-returns-value]
@@ -95,7 +99,7 @@ def check_duplicates(data: Data, texts: Sequence[Text]) -> Finding:
 def check_near_duplicates(data: Data, section: DataSection, texts: Sequence[Text]) -> tuple[Finding, Finding]:
     """Near-duplicates among the sampled texts, and how much of what is held out is also trained on."""
     unique = list({text.text: text for text in reversed(texts)}.values())[::-1]
-    groups = near_duplicate_groups([text.text for text in unique])
+    groups = near_duplicate_groups(without_shared_beginnings([text.text for text in unique]))
     sizes = np.bincount(groups, minlength=1)
     extra = np.flatnonzero(groups != np.arange(len(groups)))
     share = len(extra) / max(1, len(unique))

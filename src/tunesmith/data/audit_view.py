@@ -45,16 +45,20 @@ def _told(finding: Finding) -> str:
 
 
 def _histogram(report: AuditReport) -> str:
-    """A bar a bin; empty bins at both ends are left out."""
+    """A bar a bin; empty bins at both ends are left out, and those between are one line."""
     edges, counts = report.histogram["edges"], report.histogram["counts"]
     filled = [place for place, count in enumerate(counts) if count]
     if not filled:
         return ""
     most, width = max(counts), len(str(edges[-1]))
     lines = ["training rows by length in tokens"]
-    for place in range(filled[0], filled[-1] + 1):
-        bar = "█" * round(_BAR * counts[place] / most) or ("▏" if counts[place] else "")
-        lines.append(f"{edges[place]:>{width}}-{edges[place + 1] - 1:<{width}} {bar} {counts[place]:,}")
+    after = filled[0]
+    for place in filled:
+        if place > after:
+            lines.append(f"{edges[after]:>{width}}-{edges[place] - 1:<{width}} 0")
+        bar = "█" * round(_BAR * counts[place] / most) or "▏"
+        after = place + 1
+        lines.append(f"{edges[place]:>{width}}-{edges[after] - 1:<{width}} {bar} {counts[place]:,}")
     return "\n".join(lines)
 
 

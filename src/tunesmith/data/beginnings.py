@@ -7,6 +7,7 @@ long system prompt would make every conversation a near-duplicate of every other
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,15 @@ from numpy.typing import NDArray
 BLOCK_BYTES = 32
 MIN_ROWS = 20
 MIN_SHARE = 0.02
+
+
+def without_shared_beginnings(texts: Sequence[str]) -> list[str]:
+    """The texts from where they are their own."""
+    data = [text.encode("utf-8", "surrogatepass") for text in texts]
+    ends = np.cumsum([len(part) for part in data], dtype=np.int64)
+    begins = ends - np.array([len(part) for part in data], dtype=np.int64)
+    skipped = shared_beginnings(np.frombuffer(b"".join(data), dtype=np.uint8), begins, ends)
+    return [part[skip:].decode("utf-8", "ignore") for part, skip in zip(data, skipped.tolist(), strict=True)]
 
 
 def shared_beginnings(text: NDArray[np.uint8], begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
