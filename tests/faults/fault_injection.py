@@ -301,9 +301,9 @@ def _fail_in_optimizer(host: bool) -> None:
     """The second moment of the third parameter does not fit, the first time: state is half made then."""
     import torch
 
-    from tunesmith.training.trainer import _ReadyAdamW
+    from tunesmith.training.optimizer import ReadyState
 
-    made, zeros_like, begin = [0], torch.zeros_like, _ReadyAdamW.begin
+    made, zeros_like, begin = [0], torch.zeros_like, ReadyState.begin
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         made[0] += 1
@@ -319,7 +319,7 @@ def _fail_in_optimizer(host: bool) -> None:
             torch.zeros_like = zeros_like
         assert made[0] > 6, "the error was never raised"
 
-    _ReadyAdamW.begin = work  # type: ignore[method-assign]
+    ReadyState.begin = work  # type: ignore[method-assign]
 
 
 def _fail_in_evaluation(nth: int, limit: int | None, host: bool) -> None:

@@ -89,7 +89,7 @@ def test_forecast_is_within_a_thousandth_of_the_profiler(checkpointing: bool, wi
 def test_training_uses_the_optimizer_that_is_traced(short_llama_config: Any) -> None:
     """The same state, created by one fused call."""
     from tunesmith.plan import Plan
-    from tunesmith.training.trainer import make_optimizer
+    from tunesmith.training.optimizer import make_optimizer
 
     plan = Plan("full", "fp32", "float32", "adamw", 1, 1, False, False, 1, 0, 1, 1, "cpu", 1)
     optimizer = make_optimizer(real_model(short_llama_config, Step((8,))), _recipe(), plan)

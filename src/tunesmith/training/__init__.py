@@ -1,6 +1,7 @@
 """Training: the only path from a Plan to a tuned model, whatever the method, the device or the number of processes.
 
 trainer.py      one optimizer step: micro-batches, token-weighted loss, retry after out of memory
+optimizer.py    AdamW, its state made before step 1
 rehearsal.py    the largest batch tried before step 1, then rolled back
 checkpoint.py   checkpoints that are whole or absent; state.py holds their content
 resume.py       whether a run may go on, and from which checkpoint

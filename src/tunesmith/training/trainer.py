@@ -35,6 +35,7 @@ from tunesmith.signals import StopRequest
 from tunesmith.training.checkpoint import save_checkpoint
 from tunesmith.training.memory import is_out_of_memory, peak_bytes, release_memory
 from tunesmith.training.numbers import check_finite, check_weights
+from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.progress import Progress
 from tunesmith.training.state import (
     environment,
@@ -391,10 +392,9 @@ class FlatTrainer(Trainer):
         self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def checkpoint_bytes(self) -> int:
-        """Bytes that one checkpoint takes on disk: trained weights and the optimizer's two moments."""
+        """Bytes that one checkpoint takes on disk: trained weights and the optimizer's two moments, of the same type."""
         trained = sum(tensor.numel() * tensor.element_size() for tensor in trained_tensors(self.model).values())
-        moments = sum(2 * tensor.numel() * 4 for tensor in trained_tensors(self.model).values())
-        return trained + moments + 1_000_000
+        return 3 * trained + 1_000_000
 
     def save_is_due(self) -> bool:
         """Whether save.every has come round; auto bounds the share of time that saving takes."""
@@ -479,64 +479,6 @@ def rate_at(step: int, *, schedule: str, warmup: int, total: int) -> float:
         return 1.0
     left = max(total - step, 0) / max(total - warmup, 1)
     return left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
-
-
-def make_optimizer(model: Any, recipe: Recipe, plan: Plan) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters; weight decay on matrices only.
-
-    The fused kernel takes 0.16 s where the foreach one takes 0.57 s (125M parameters, 2 cores) and allocates nothing.
-    """
-    trained = list(trained_tensors(model).values())
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.train.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if plan.optimizer == "adamw8bit":
-        from bitsandbytes.optim import AdamW8bit
-
-        quantised: torch.optim.Optimizer = AdamW8bit(groups, lr=recipe.train.learning_rate)
-        return quantised
-    return _ReadyAdamW(groups, recipe.train.learning_rate)
-
-
-class _ReadyAdamW(torch.optim.AdamW):
-    """Fused AdamW whose state exists from the start, so that a state which does not fit shows before step 1.
-
-    Raises TrainingError then, after freeing what is cached and trying again.
-    """
-
-    def __init__(self, groups: list[dict[str, Any]], rate: float) -> None:
-        super().__init__(groups, lr=rate, fused=True)
-        self.begin()
-
-    def begin(self) -> None:
-        """The state before any step, in the memory of the present one where there is one."""
-        for attempt in (1, 2):
-            try:
-                for parameter in (p for group in self.param_groups for p in group["params"]):
-                    self._begin_parameter(parameter)
-                return
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if attempt == 2:
-                    raise TrainingError(
-                        "the optimizer's state (two numbers a trained parameter) does not fit in memory. "
-                        "Set train.method: lora, or train.optimizer: adamw8bit on a GPU."
-                    ) from None
-            release_memory()
-
-    def _begin_parameter(self, parameter: torch.Tensor) -> None:
-        if parameter in self.state:
-            for tensor in self.state[parameter].values():
-                tensor.zero_()
-            return
-        self.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-        }
 
 
 def eval_metrics(scores: Scores) -> dict[str, float]:
