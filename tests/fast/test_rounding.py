@@ -1,4 +1,4 @@
-"""AdamW over bfloat16 weights: rounding that is right on average, torch's formula, and bits that follow from the step."""
+"""AdamW over bfloat16 weights: rounding right on average, torch's formula, bits that follow from the step."""
 
 import copy
 

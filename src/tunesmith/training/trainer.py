@@ -392,7 +392,7 @@ class FlatTrainer(Trainer):
         self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def checkpoint_bytes(self) -> int:
-        """Bytes that one checkpoint takes on disk: trained weights and the optimizer's two moments, of the same type."""
+        """Bytes that one checkpoint takes on disk: trained weights and the optimizer's two moments, all of one type."""
         trained = sum(tensor.numel() * tensor.element_size() for tensor in trained_tensors(self.model).values())
         return 3 * trained + 1_000_000
 
