@@ -124,7 +124,7 @@ def test_nearly_equal_rows(audited: Auditor, lines: list[str]) -> None:
 
 
 def test_a_beginning_that_all_rows_share_makes_none_alike(audited: Auditor, lines: list[str]) -> None:
-    system = "You are a patient critic — " + lines[119] * 9
+    system = "You are a patient critic — " + " ".join(lines[100:115])
     rows = [{"prompt": system + line[:40], "completion": line[40:80]} for line in lines[:100]]
     report = audited(rows, prompt="prompt", completion="completion", max_length=4096)
     assert named(report, "near-duplicates").value == 0
