@@ -63,16 +63,41 @@ def test_all_gpus_are_a_row_each(recipe: NewRecipe) -> None:
 def test_a_gpu_that_is_too_small_says_what_would_fit() -> None:
     asked = {"method": "full", "optimizer": "adamw", "max_length": 512}
     data = {"path": "hub:nobody/nothing", "text": "text", "max_rows": 200}
-    report = plan(Recipe(model={"name": "EleutherAI/gpt-neo-2.7B"}, data=data, train=asked), gpu="rtx-4090")
+    model = {"name": "EleutherAI/gpt-neo-2.7B", "dtype": "float32"}
+    report = plan(Recipe(model=model, data=data, train=asked), gpu="rtx-4090")
     (quote,) = report.quotes
     assert quote.found.fit == "no"
+    assert (quote.instead[0].choice.method, quote.instead[0].choice.dtype) == ("full", "bfloat16")
     methods = [found.choice.method for found in quote.instead]
     assert methods
     assert "lora" in methods
     assert all(found.memory.peak_bytes < quote.target.capacity_bytes for found in quote.instead)
     text = printed(report)
     assert "does not fit" in text
+    assert "instead: train.method: full, model.dtype: bfloat16" in text
     assert "instead: train.method: lora" in text
+
+
+def test_weights_in_bfloat16_are_the_way_where_float32_does_not_fit() -> None:
+    asked = {"method": "full", "max_length": 512}
+    data = {"path": "hub:nobody/nothing", "text": "text", "max_rows": 200}
+    recipe = Recipe(model={"name": "EleutherAI/gpt-neo-2.7B"}, data=data, train=asked)
+    (large,), (small,) = (plan(recipe, gpu=gpu).quotes for gpu in ("a100-80gb", "rtx-4090"))
+    assert (large.plan.dtype, small.plan.dtype) == ("float32", "bfloat16")
+    assert (small.found.fit, small.plan.method, small.plan.optimizer) == ("fits", "full", "adamw")
+    assert "do not fit" in small.plan.reasons["dtype"]
+    assert small.forecast.disk.checkpoint_bytes == pytest.approx(large.forecast.disk.checkpoint_bytes / 2, rel=1e-2)
+
+
+@pytest.mark.parametrize(("size", "gigabytes"), [("125m", 2), ("1.3B", 11), ("2.7B", 22)])
+def test_full_fine_tuning_in_bfloat16_takes_8_bytes_a_parameter(size: str, gigabytes: float) -> None:
+    """The tutorial needs 8, 35 and 65 GB."""
+    data = {"path": "hub:nobody/nothing", "text": "text", "max_rows": 200}
+    model = {"name": f"EleutherAI/gpt-neo-{size}", "dtype": "bfloat16"}
+    recipe = Recipe(model=model, data=data, train={"tokens_per_step": 1024, "max_length": 256})
+    (quote,) = plan(recipe, gpu="h200").quotes
+    assert quote.forecast.memory.allocated_bytes < gigabytes * 1e9
+    assert quote.found.choice.gradient_checkpointing is False
 
 
 def test_real_steps_change_the_time_here_and_nowhere_else(recipe: NewRecipe) -> None:

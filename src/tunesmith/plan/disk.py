@@ -9,8 +9,8 @@ from typing import Any
 
 from tunesmith.plan.units import format_bytes
 
-MOMENT_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / 256}
-"""Bytes of optimizer state per trained parameter."""
+MOMENTS_8BIT = 2.0 + 8 / 256
+"""Bytes of adamw8bit's state per trained parameter; adamw's two moments have the type of the weight."""
 SMALL_FILES = 10_000_000
 
 
@@ -65,7 +65,8 @@ def forecast_disk(
     out: a directory on the disk that the run goes to; None when that is another machine.
     """
     trained = num_trained * (4 if adapter else weight_bytes)
-    checkpoint = trained + int(num_trained * MOMENT_BYTES[optimizer]) + SMALL_FILES
+    moments = 2 * trained if optimizer == "adamw" else int(num_trained * MOMENTS_8BIT)
+    checkpoint = trained + moments + SMALL_FILES
     return DiskForecast(
         checkpoint_bytes=checkpoint,
         num_checkpoints=keep + 2,

@@ -162,7 +162,7 @@ class Forecaster:
         held = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}[choice.dtype]
         if choice.method == "qlora":
             return int(number * NF4_BYTES)
-        moments = 8.0 if choice.optimizer == "adamw" else 2.0
+        moments = 2 * held if choice.optimizer == "adamw" else 2.0
         return int(number * (held if choice.method == "lora" else held + moments))
 
 
@@ -198,19 +198,29 @@ def _ways(forecaster: Forecaster, target: Target, choice: Choice) -> Iterator[tu
     methods: tuple[Method, ...] = (choice.method,)
     if train.method == "auto":
         methods = ("full", "lora", "qlora") if target.device == "cuda" else ("full", "lora")
-    optimizers: tuple[Optimizer, ...] = (choice.optimizer,)
-    if train.optimizer == "auto" and target.device == "cuda":
-        optimizers = ("adamw", "adamw8bit")
     checkpointing = (False, True) if train.gradient_checkpointing == "auto" else (choice.gradient_checkpointing,)
     least = forecaster.workload.train.longest
     comfortable = max(least, COMFORTABLE_TOKENS[target.device])
     for method in methods:
-        for optimizer in optimizers if method == "full" else optimizers[:1]:
+        for dtype, optimizer in _weights_and_optimizers(forecaster.recipe, target, choice, method):
             for floor in dict.fromkeys((comfortable, least)):
                 for saved in checkpointing:
-                    dtype = dtype_of(forecaster.recipe, method, choice.precision)
                     way = replace(choice, method=method, dtype=dtype, optimizer=optimizer, gradient_checkpointing=saved)
                     yield way, floor
+
+
+def _weights_and_optimizers(
+    recipe: Recipe, target: Target, choice: Choice, method: Method
+) -> list[tuple[Dtype, Optimizer]]:
+    """How weights and moments may be held, the most exact first: 16, 8 and 10 bytes a parameter with its gradient."""
+    ways = [(dtype_of(recipe, method, choice.precision), choice.optimizer)]
+    if method != "full":
+        return ways
+    if choice.optimizer == "adamw" and choice.precision == "bf16" and recipe.model.dtype == "auto":
+        ways.append(("bfloat16", "adamw"))
+    if recipe.train.optimizer == "auto" and target.device == "cuda":
+        ways.append((ways[0][0], "adamw8bit"))
+    return ways
 
 
 def _largest_that_fits(forecaster: Forecaster, target: Target, way: Choice, floor: int, largest: int) -> Found:
@@ -292,9 +302,11 @@ def dtype_of(recipe: Recipe, method: str, precision: Precision) -> Dtype:
 
 
 def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterator[Found]:
-    """What would fit when what was asked does not, the nearest first: an 8-bit optimizer, LoRA, QLoRA."""
+    """What would fit when what was asked does not, the nearest first: bfloat16 weights, 8-bit moments, LoRA, QLoRA."""
     recipe, choice = forecaster.recipe, found.choice
     ways: list[Choice] = []
+    if choice.method == "full" and choice.dtype == "float32" and choice.optimizer == "adamw" and target.bf16:
+        ways.append(replace(choice, dtype="bfloat16", precision="bf16", gradient_checkpointing=True))
     if choice.method == "full" and choice.optimizer == "adamw" and target.device == "cuda":
         ways.append(replace(choice, optimizer="adamw8bit", gradient_checkpointing=True))
     for method in ("lora", "qlora") if target.device == "cuda" else ("lora",):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tunesmith import fast
 from tunesmith.errors import ModelError
 from tunesmith.fast.layout import FlatBatch
+from tunesmith.fast.rounding import RoundingAdamW
 from tunesmith.plan import simulate
 from tunesmith.plan.splice import MIN_GROUPS, TEMPLATE, NotAlike, repeat_layers
 from tunesmith.plan.trace import Event, Log, Segment, Trace
@@ -153,11 +154,11 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
         trace.hold((parameter.grad for parameter in trained if parameter.grad is not None), "gradients")
     with trace.phase("optimizer"):
         _clip(trace, groups)
-        optimizers = []
+        optimizers: list[torch.optim.Optimizer] = []
         for group, tensors in groups:
             trace.enter_group(group)
             if tensors.trained:
-                optimizers.append(torch.optim.AdamW(tensors.trained, lr=1e-4, fused=True))
+                optimizers.append(_optimizer(tensors.trained))
                 optimizers[-1].step()
     trace.name_alive("optimizer", "optimizer")
     with trace.phase("zero_grad"):
@@ -169,6 +170,12 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
         model.eval()
         _forward(model, step, batch)
         model.train()
+
+
+def _optimizer(trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if trained[0].dtype == torch.bfloat16:
+        return RoundingAdamW(trained, lr=1e-4)
+    return torch.optim.AdamW(trained, lr=1e-4, fused=True)
 
 
 def _clip(trace: Trace, groups: Groups) -> None:

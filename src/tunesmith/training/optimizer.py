@@ -93,3 +93,8 @@ class ReadyRoundingAdamW(RoundingAdamW, ReadyState):
     def __init__(self, groups: list[dict[str, Any]], rate: float, seed: int) -> None:
         super().__init__(groups, rate, seed=seed)
         self.begin()
+
+    def begin(self) -> None:
+        super().begin()
+        for group in self.param_groups:
+            group["step"] = 0
