@@ -75,7 +75,7 @@ def run(folder: Path, num_bytes: int) -> dict[str, Any]:
         RECIPE.format(model=model, rows=rows, held_out=min(0.1, HELD_OUT_BYTES / num_bytes)), encoding="utf-8"
     )
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    results = {"bytes": rows.stat().st_size, "rows": num_rows, "tokenizers_alone": tokenizers_alone(model)}
+    results = {"bytes": rows.stat().st_size, "rows": num_rows, "tokenizers_alone": tokenizers_alone(model, num_rows)}
     results["data"] = json.loads(call(__file__, "--measure", recipe))
     results["cache_bytes"] = sum(file.stat().st_size for file in (folder / "cache").rglob("*") if file.is_file())
     results["second_data_seconds"] = seconds(lambda: call("-m", "tunesmith", "data", recipe, "--json"))
@@ -95,14 +95,17 @@ def seconds(function: Any) -> float:
     return time.perf_counter() - begin
 
 
-def tokenizers_alone(model: Path) -> dict[str, float]:
-    """Tokens per CPU second of the library that the ids come from, on one core, whole texts in batches of 512."""
+def tokenizers_alone(model: Path, num_rows: int) -> dict[str, float]:
+    """Tokens per CPU second of the library that the ids come from, on one core, whole texts in batches of 512.
+
+    num_rows: of the file; as many are taken, 10,000 at most.
+    """
     from tokenizers import Tokenizer
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     source = texts()
-    batches = [list(islice(source, 512)) for _ in range(BASELINE_ROWS // 512)]
+    batches = [list(islice(source, 512)) for _ in range(max(1, min(num_rows, BASELINE_ROWS) // 512))]
     num_tokens, begin = 0, time.process_time()
     for batch in batches:
         num_tokens += sum(len(part.ids) for part in tokenizer.encode_batch_fast(batch, add_special_tokens=False))

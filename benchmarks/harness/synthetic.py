@@ -22,7 +22,9 @@ EXPONENT = 1.15
 MEAN_ROW_WORDS = 300
 SENTENCE_WORDS = 14
 _BATCH_WORDS = 1 << 18
-_SYLLABLES = [a + b + c for a in "bdfgklmnprstv" for b in ("a", "e", "i", "o", "u", "ai", "ou") for c in ("", "n", "r")]
+_SYLLABLES = np.array(  # a list would be made an array again for every word
+    [a + b + c for a in "bdfgklmnprstv" for b in ("a", "e", "i", "o", "u", "ai", "ou") for c in ("", "n", "r")]
+)
 
 
 def write_rows(path: Path, num_bytes: int, seed: int = 7) -> int:
