@@ -46,6 +46,17 @@ def test_kill_at_a_random_time(lab: Lab, out: Path, seed: int) -> None:
     assert lab.finish(kind, out) == expected
 
 
+@pytest.mark.row("kill -9 of weights held in bfloat16, rounded at random")
+@pytest.mark.parametrize("step", sample((2, 4, 8), 1))
+def test_rounding_at_random_goes_on_alike(lab: Lab, out: Path, tmp_path: Path, step: int) -> None:
+    recipe = lab.recipe("full", model__dtype="bfloat16")
+    expected = lab.finish(recipe, tmp_path / "reference")
+    assert expected["weights"] != lab.reference("full")["weights"]
+    child = lab.train(recipe, out, fault={"kind": "send", "number": 9, "at": "step", "nth": step + 1})
+    assert child.wait() == 137, child.output
+    assert lab.finish(recipe, out) == expected
+
+
 @pytest.mark.row("5 kills -9 in one run, resumes among them")
 @pytest.mark.parametrize("seed", sample(range(5), 0))
 def test_five_kills_in_one_run(lab: Lab, out: Path, seed: int) -> None:
