@@ -99,6 +99,16 @@ def test_batches_change_nothing(loaded: tuple[Any, TextTokenizer], max_tokens: i
     assert_same(evaluate(model, documents, max_tokens=max_tokens), evaluate(model, documents, max_tokens=64))
 
 
+@pytest.mark.parametrize("max_tokens", [40, 10_000])
+def test_under_autocast_the_filled_up_rows_are_not_scored(loaded: tuple[Any, TextTokenizer], max_tokens: int) -> None:
+    documents = documents_of(loaded[1])
+    exact = evaluate(loaded[0], documents, max_tokens=max_tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = evaluate(loaded[0], documents, max_tokens=max_tokens)
+    np.testing.assert_allclose(found.document_loss, exact.document_loss, rtol=2e-2)
+    assert (found.num_tokens, found.num_documents) == (exact.num_tokens, exact.num_documents)
+
+
 def test_a_model_with_an_adapter_is_scored(tiny_llama: Path) -> None:
     model, tokenizer = load_for_generation(str(tiny_llama), device="cpu")
     fast.apply(model)

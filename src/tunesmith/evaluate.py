@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from tunesmith.errors import DataError, TrainingError
-from tunesmith.fast import flatten
+from tunesmith.fast.layout import flatten, row_multiple
 from tunesmith.heap import give_back
 from tunesmith.model import evaluation_mode
 
@@ -119,9 +119,9 @@ def _score(
 ) -> tuple[NDArray[np.float64], int] | None:
     """Loss of each document of the batch and the number of tokens predicted right; None when memory ran out."""
     try:
-        flat = flatten([documents[int(number)] for number in batch]).to(model.device)
+        flat = flatten([documents[int(number)] for number in batch], row_multiple(model.device)).to(model.device)
         output = model(flat=flat, denominator=1.0, flat_metrics=True)
-        return output.document_loss.cpu().numpy(), int(output.num_correct)
+        return output.document_loss[: len(batch)].cpu().numpy(), int(output.num_correct)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tunesmith.errors import DataError
-from tunesmith.fast.layout import buckets_of, flatten
+from tunesmith.fast.layout import buckets_of, flatten, row_multiple
 
 
 def test_flatten_shifts_targets_and_drops_the_last_token():
@@ -56,3 +56,21 @@ def test_indices_are_built_once():
     assert batch.buckets is batch.buckets
     assert batch.target_rows is batch.target_rows
     assert batch.to("cpu") is batch
+
+
+def test_rows_are_filled_up_by_a_document_that_is_never_a_target():
+    documents = [(np.arange(7), None), (np.arange(12), None)]
+    plain, filled = flatten(documents), flatten(documents, 32)
+    assert (plain.num_tokens, filled.num_tokens) == (17, 32)
+    assert filled.num_targets == plain.num_targets == 17
+    assert plain.document_sums(torch.ones(17)).tolist() == [6, 11]
+    assert filled.document_sums(torch.ones(17)).tolist() == [6, 11, 0]
+    assert flatten(documents, 17).num_tokens == 17
+
+
+def test_bfloat16_on_a_processor_wants_few_numbers_of_rows():
+    cpu = torch.device("cpu")
+    assert row_multiple(cpu) == 1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert row_multiple(cpu) == 32
+        assert row_multiple(torch.device("cuda")) == 1

@@ -332,8 +332,8 @@ def _fail_in_evaluation(nth: int, limit: int | None, host: bool) -> None:
         evaluations[0] += 1
         return inner(*args, **kwargs)
 
-    def failing(documents: Any) -> Any:
-        batch = flatten(documents)
+    def failing(*args: Any) -> Any:
+        batch = flatten(*args)
         too_large = len(batch.input_ids) > limit if limit is not None else not fired[0]
         if evaluations[0] == nth and too_large:
             fired[0] = True

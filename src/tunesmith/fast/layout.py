@@ -118,11 +118,21 @@ class FlatBatch:
         )
 
 
-def flatten(documents: Sequence[Document]) -> FlatBatch:
+def row_multiple(device: torch.device) -> int:
+    """What the rows of a batch should be a multiple of, in the present arithmetic.
+
+    For each number of rows that it has not seen, oneDNN makes kernels for bfloat16 products that stay in memory:
+    about 9 MB for SmolLM2-135M. A step of 1,000 tokens would come in 60 sizes; this leaves three.
+    """
+    return 32 if device.type == "cpu" and torch.is_autocast_enabled("cpu") else 1
+
+
+def flatten(documents: Sequence[Document], multiple: int = 1) -> FlatBatch:
     """One FlatBatch of `documents`, each (ids, supervised).
 
     ids include the start and end tokens; supervised[i] says that ids[i] is a target, and None that every token but the
-    first is. The first token of a document is never a target. Raises DataError for a document of fewer than two tokens.
+    first is. The first token of a document is never a target. With `multiple`, a document without targets fills T up to
+    a multiple of it; it stands last in the caller's order. Raises DataError for a document of fewer than two tokens.
     """
     if not documents:
         raise DataError("flatten: got no documents. Expected at least one.")
@@ -130,6 +140,10 @@ def flatten(documents: Sequence[Document]) -> FlatBatch:
     if min(sizes) < 2:
         number = sizes.index(min(sizes))
         raise DataError(f"flatten: document {number} has {sizes[number]} tokens. Expected start and end at least.")
+    missing = -sum(size - 1 for size in sizes) % multiple
+    if missing:
+        filler: Document = (np.zeros(missing + 1, dtype=np.int64), np.zeros(missing + 1, dtype=bool))
+        documents, sizes = [*documents, filler], [*sizes, missing + 1]
     order = sorted(range(len(documents)), key=lambda number: -sizes[number])
     inputs, targets = [], []
     for ids, supervised in (documents[number] for number in order):

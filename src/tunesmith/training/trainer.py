@@ -26,7 +26,7 @@ from tunesmith.data import TokenizedDocuments
 from tunesmith.data.steps import Indices, micro_batches, rank_share, run_steps
 from tunesmith.errors import Stopped, TrainingError
 from tunesmith.evaluate import Scores, evaluate
-from tunesmith.fast.layout import FlatBatch, flatten
+from tunesmith.fast.layout import FlatBatch, flatten, row_multiple
 from tunesmith.plan import Plan
 from tunesmith.plan.step import AUTOCAST
 from tunesmith.recipe import Recipe, duration_seconds
@@ -142,7 +142,8 @@ class FlatTrainer(Trainer):
 
     def flat_batch(self, indices: Indices) -> FlatBatch:
         """The documents of one micro-batch, on this process's device."""
-        return flatten([self.documents[int(i)] for i in indices]).to(self.args.device)
+        device = self.args.device
+        return flatten([self.documents[int(i)] for i in indices], row_multiple(device)).to(device)
 
     # ---- one optimizer step ----
 
