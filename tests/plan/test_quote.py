@@ -60,6 +60,18 @@ def test_all_gpus_are_a_row_each(recipe: NewRecipe) -> None:
     assert written["quotes"][0].keys() >= {"gpu", "fit", "peak_bytes", "total_seconds", "cost", "plan", "instead"}
 
 
+@pytest.mark.parametrize(
+    ("every", "eval_fraction", "said"), [("auto", 0.8, True), (1, 0.3, True), ("auto", 0.05, False)]
+)
+def test_evaluation_that_takes_much_of_the_run_is_said(
+    recipe: NewRecipe, every: int | str, eval_fraction: float, said: bool
+) -> None:
+    asked = recipe(data={"eval_fraction": eval_fraction, "max_rows": 400})
+    asked = asked.model_copy(update={"eval": asked.eval.model_copy(update={"every": every})})
+    (quote,) = plan(asked, gpu="a100-80gb").quotes
+    assert ("fewer held-out rows" in quote.plan.reasons["eval_every"]) == said
+
+
 def test_a_gpu_that_is_too_small_says_what_would_fit() -> None:
     asked = {"method": "full", "optimizer": "adamw", "max_length": 512}
     data = {"path": "hub:nobody/nothing", "text": "text", "max_rows": 200}

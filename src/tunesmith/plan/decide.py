@@ -285,18 +285,27 @@ def _warmup_steps(recipe: Recipe, num_steps: int, reasons: dict[str, str]) -> in
 def _eval_every(recipe: Recipe, forecast: Forecast, num_steps: int, reasons: dict[str, str]) -> tuple[Every, int]:
     """When to evaluate, and how many evaluations that makes, the one of the base model and the last included."""
     asked = recipe.eval.every
-    if asked != "auto":
-        reasons["eval_every"] = ASKED
-        steps = asked if isinstance(asked, int) else _steps_in(duration_seconds(asked), forecast, num_steps)
-        return asked, 1 + math.ceil(num_steps / max(1, steps))
     share = forecast.evaluation_share
+    if asked != "auto":
+        steps = asked if isinstance(asked, int) else _steps_in(duration_seconds(asked), forecast, num_steps)
+        evaluations = 1 + math.ceil(num_steps / max(1, steps))
+        reasons["eval_every"] = ASKED + _much_evaluation(evaluations * share)
+        return asked, evaluations
     affordable = int(EVALUATION_SHARE / share) if share > 0 else EVALUATIONS_WANTED
     evaluations = max(1, min(EVALUATIONS_WANTED, affordable, num_steps))
     every = math.ceil(num_steps / evaluations)
     evaluations = math.ceil(num_steps / every)
     times = "once at the end" if evaluations == 1 else f"{evaluations} times"
     reasons["eval_every"] = f"{times}, each {share:.1%} of the training's arithmetic"
+    reasons["eval_every"] += _much_evaluation((1 + evaluations) * share)
     return every, 1 + evaluations
+
+
+def _much_evaluation(share: float) -> str:
+    """What to say when all evaluations together, as a share of the training, take more than a third of the run."""
+    if share <= 1 / 2:
+        return ""
+    return f"; evaluation takes {share / (1 + share):.0%} of the run: fewer held-out rows or a longer eval.every help"
 
 
 def _save_every(recipe: Recipe, forecast: Forecast, reasons: dict[str, str]) -> Every:
