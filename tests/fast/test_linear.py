@@ -31,6 +31,17 @@ def calls(monkeypatch):
     return shapes
 
 
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch has no MKL")
+@pytest.mark.parametrize(
+    ("capability", "maker", "faster"),
+    [("AVX512", "AuthenticAMD", True), ("AVX2", "AuthenticAMD", False), ("AVX512", "GenuineIntel", False)],
+)
+def test_the_kind_of_processor_decides(capability, maker, faster, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(linear.Path, "read_text", lambda *_, **__: f"vendor_id: {maker}")
+    assert linear.onednn_is_faster.__wrapped__() is faster
+
+
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 70, 24), (9, 24)])
 def test_a_layer_and_its_gradients(with_bias, shape, calls):
