@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -264,6 +264,21 @@ def test_speed_is_measured_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     numbers = hardware.check_speed(True).numbers
     assert numbers is not None
     assert numbers["flops_per_second"]["fp32"] > 0
+
+
+def test_an_emulated_type_is_measured_on_a_small_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a product of 128 x 128 takes half a second, one of 1,024 would take four minutes."""
+    import torch
+
+    sizes: list[int] = []
+
+    def seconds(call: Callable[[], Any], device: str) -> float:
+        sizes.append(len(call()))
+        return 0.5
+
+    monkeypatch.setattr(hardware, "_median_seconds", seconds)
+    assert hardware.matmul_rate(torch.bfloat16, "cpu", 1024) == 2 * 128**3 / 0.5
+    assert sizes == [128, 128]
 
 
 @pytest.mark.parametrize(("load", "status"), [(0.3, "ok"), (4.1, "ok"), (9.0, "warn")])

@@ -163,6 +163,8 @@ def test_precision_of_a_processor_is_what_it_multiplies_faster(
     large, cpu = find_shape("EleutherAI/gpt-neo-125m"), new_target(8, "cpu")
     assert precision_of(new_recipe(), large, replace(cpu, bf16=True))[0] == "bf16"
     assert precision_of(new_recipe(), large, replace(cpu, bf16=False))[0] == "fp32"
+    asked = precision_of(new_recipe(precision="bf16"), large, replace(cpu, bf16=False))
+    assert asked == ("bf16", "the recipe says so; fp32 is many times faster on this processor")
     assert precision_of(new_recipe(), shape, replace(cpu, bf16=True))[0] == "fp32", "too small to pay"
 
 

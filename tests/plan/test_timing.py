@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tunesmith.plan import roofline
 from tunesmith.plan.gpus import find_gpu
 from tunesmith.plan.roofline import CpuRates, GpuRates
 from tunesmith.plan.step import Step, trace_step
@@ -67,6 +68,19 @@ def test_parts_of_a_run_are_priced_apart() -> None:
     assert run.tokens_per_second == pytest.approx(50_000 / 210)
     assert run.run_seconds == pytest.approx(run.train_seconds + run.eval_seconds + run.save_seconds)
     assert run.total_seconds == pytest.approx(run.run_seconds + run.load_seconds)
+
+
+def test_a_product_that_takes_long_is_not_timed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bfloat16 does on a processor that emulates it: a sixteenth of the rows tells as much."""
+    rows: list[int] = []
+
+    def multiply(left: torch.Tensor, right: torch.Tensor) -> None:
+        rows.append(len(left))
+
+    monkeypatch.setattr(roofline, "LONG_SECONDS", 0.0)
+    monkeypatch.setattr(torch, "matmul", multiply)
+    assert roofline._time_gemm((64, 8, 8, 1), torch.float32) > 0
+    assert rows == [4]
 
 
 def test_refit_finds_what_a_step_and_what_a_token_cost() -> None:

@@ -18,6 +18,7 @@ LEAST_MEMORY_BYTES = 1_000_000_000
 SMALL_MEMORY_BYTES = 4_000_000_000
 BUSY_SHARE = 0.1  # of a GPU's memory in other hands, or of the cores' time
 _BENCH_SECONDS = 1.0
+_TRIAL_SIZE = 128
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,20 @@ def _flops(rate: float) -> str:
 
 
 def matmul_rate(dtype: Any, device: str, size: int) -> float:
-    """Operations per second of a square matrix product, the median of about a second."""
+    """Operations per second of a square matrix product, the median of about a second.
+
+    A smaller one than `size` where a processor emulates the type: some take minutes for what others do in a second.
+    """
     import torch
 
-    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
-    return 2 * size**3 / _median_seconds(lambda: left @ right, device)
+    def rate(side: int) -> float:
+        left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+        return 2 * side**3 / _median_seconds(lambda: left @ right, device)
+
+    if device == "cpu":
+        few = rate(_TRIAL_SIZE)
+        size = next((side for side in (size, size // 2, size // 4) if 2 * side**3 < few * _BENCH_SECONDS), _TRIAL_SIZE)
+    return rate(size)
 
 
 def copy_rate(device: str) -> float:

@@ -14,6 +14,8 @@ from tunesmith.plan.machine import best_seconds
 from tunesmith.plan.trace import Work
 
 HALF = (torch.bfloat16, torch.float16)
+LONG_SECONDS = 10.0
+"""A product that takes longer is not timed whole."""
 Gemm = tuple[int, int, int, int]
 
 
@@ -90,9 +92,16 @@ class CpuRates:
 
 
 def _time_gemm(gemm: Gemm, dtype: torch.dtype) -> float:
+    """Seconds of one product; of a part of its rows, in proportion, where a processor emulates the type."""
     rows, inner, columns, batch = gemm
     shape = (batch,) if batch > 1 else ()
     left, right = torch.zeros(*shape, rows, inner, dtype=dtype), torch.zeros(*shape, inner, columns, dtype=dtype)
+    part = max(1, rows // 16)
+    began = time.perf_counter()
+    torch.matmul(left[..., :part, :], right)
+    seconds = (time.perf_counter() - began) * rows / part
+    if seconds > LONG_SECONDS:
+        return seconds
     out = torch.zeros(*shape, rows, columns, dtype=dtype)
     return best_seconds(lambda: torch.matmul(left, right, out=out), repeats=2)
 
