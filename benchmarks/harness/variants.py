@@ -275,7 +275,8 @@ def missing(name: str, bench: Bench) -> str | None:
     """Why a variant cannot run here; None when it can."""
     if name.startswith("trl") and importlib.util.find_spec("trl") is None:
         return "trl is not installed (pip install trl)"
-    if name.endswith("_autocast") and not processor_prefers_bf16():
+    in_bfloat16 = name.endswith("_autocast") or (name == "trl_default" and bench.device == "cpu")
+    if in_bfloat16 and bench.device == "cpu" and not processor_prefers_bf16():
         return "bfloat16 is the slower type here"
     if name == "liger":
         if importlib.util.find_spec("liger_kernel") is None:
