@@ -321,21 +321,20 @@ def _prepare(recipe: Recipe, console: Console, *, small: bool) -> tuple[Any, Any
 
 
 def _plan(recipe: Recipe, data: Data, checkpoint: Checkpoint | None) -> Plan:
-    """A run that goes on keeps the plan it began with; only its length may change."""
+    """A run that goes on keeps the plan it began with; only its length and what follows from that may change."""
     from tunesmith.plan import Plan, detect_machine, make_plan
 
-    plan = make_plan(recipe, data, detect_machine())
+    machine = detect_machine()
     if checkpoint is None:
-        return plan
+        return make_plan(recipe, data, machine)
     begun = Plan.from_json(checkpoint.info["plan"])
-    same_steps = begun.tokens_per_step == plan.tokens_per_step
-    if not same_steps:
-        recipe = recipe.with_values(**{"train.tokens_per_step": begun.tokens_per_step})
-        plan = make_plan(recipe, data, detect_machine())
+    asked = (recipe.model_dump(mode="json"), data.fingerprint, machine.device, machine.num_processes)
+    if asked == (checkpoint.info["recipe"], checkpoint.info["data"], begun.device, begun.num_processes):
+        return begun
+    plan = make_plan(recipe.with_values(**{"train.tokens_per_step": begun.tokens_per_step}), data, machine)
     return replace(
         begun,
         num_steps=plan.num_steps,
-        warmup_steps=begun.warmup_steps,
         eval_every=plan.eval_every,
         save_every=plan.save_every,
         device=plan.device,
