@@ -33,7 +33,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python -u benchmarks/cpu.py
 
 venv: $(READY)
 

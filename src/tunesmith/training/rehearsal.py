@@ -1,8 +1,8 @@
 """The largest batch of the run, tried before step 1 and rolled back bit for bit.
 
 A run that cannot hold its longest batch should say so after seconds, not at step 1,935. The rehearsal runs forward,
-backward, the optimizer with a learning rate of 0 (which changes no weight and creates all of its state), the longest
-held-out batch, and takes and frees the disk room of one checkpoint.
+backward, the optimizer with a learning rate of 0 (which changes no weight and creates all of its state), and takes and
+frees the disk room of one checkpoint. The score of the base model, which follows, is the rehearsal of evaluation.
 """
 
 from __future__ import annotations
