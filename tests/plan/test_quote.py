@@ -88,6 +88,9 @@ def test_a_gpu_that_is_too_small_says_what_would_fit() -> None:
     assert "does not fit" in text
     assert "instead: train.method: full, model.dtype: bfloat16" in text
     assert "instead: train.method: lora" in text
+    assert quote.larger is not None
+    assert quote.larger[0].memory_bytes > quote.target.capacity_bytes
+    assert f"or a larger GPU, from {quote.larger[0].name} on" in text
 
 
 def test_weights_in_bfloat16_are_the_way_where_float32_does_not_fit() -> None:

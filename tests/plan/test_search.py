@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tunesmith.plan.gpus import find_gpu
+from tunesmith.plan.decide import describe
+from tunesmith.plan.gpus import find_gpu, gpus
+from tunesmith.plan.memory import MemoryForecast
 from tunesmith.plan.search import (
     FITS,
     Choice,
@@ -17,13 +20,14 @@ from tunesmith.plan.search import (
     Target,
     alternatives,
     dtype_of,
+    larger_gpu,
     precision_of,
     search,
 )
 from tunesmith.plan.shapes import ModelShape, find_shape
 from tunesmith.plan.step import Step
 from tunesmith.plan.trace import Log
-from tunesmith.plan.workload import Workload
+from tunesmith.plan.workload import Split, Workload
 from tunesmith.recipe import Recipe
 
 NewRecipe = Callable[..., Recipe]
@@ -123,6 +127,37 @@ def test_alternatives_fit_and_keep_to_the_device(
     assert {other.choice.method for other in others} <= {"full", "lora", "qlora"}
     on_cpu = replace(target, device="cpu")
     assert all(other.choice.method == "lora" for other in alternatives(forecaster, on_cpu, Found(choice, memory, "no")))
+
+
+def test_shorter_documents_are_offered_where_one_does_not_fit_alone(
+    shape: ModelShape, new_recipe: NewRecipe, new_target: NewTarget, logs: dict[Step, Log]
+) -> None:
+    lengths = np.array([1200] + [40] * 300)
+    workload = Workload(Split(lengths, int(lengths.sum())), Split(lengths[:0], 0), "made here")
+    forecaster = Forecaster(new_recipe(), shape, workload, logs)
+    choice = Choice("full", "fp32", "float32", "adamw", False, 256, 1200)
+    memory = forecaster.memory(choice, new_target(10, "cpu"))
+    offered = next(
+        alternatives(forecaster, new_target(0.7 * memory.peak_bytes / 1e9, "cpu"), Found(choice, memory, "no"))
+    )
+    assert (offered.fit, offered.max_length, offered.choice.micro_batch_tokens) == ("fits", 600, 600)
+    assert "train.max_length: 600" in describe(offered)
+    assert 0.4 < offered.memory.peak_bytes / memory.peak_bytes < 0.65
+
+
+def test_a_larger_gpu_is_the_smallest_that_fits(
+    shape: ModelShape, workload: Workload, new_recipe: NewRecipe, new_target: NewTarget, monkeypatch: Any
+) -> None:
+    from tunesmith.plan import search as module
+
+    forecaster = Forecaster(new_recipe(), shape, workload)
+    choice = Choice("full", "bf16", "float32", "adamw", True, 512, 600)
+    needed = MemoryForecast("cuda", int(30e9), int(30e9), int(30e9), 0, {}, {})
+    monkeypatch.setattr(module, "_look", lambda _, target, way: Found(way, needed, target.fit(needed)))
+    found = larger_gpu(forecaster, new_target(20), Found(choice, needed, "no"))
+    assert found is not None
+    assert found[0].memory_bytes == min(g.memory_bytes for g in gpus() if g.bf16 and g.memory_bytes * FITS >= 30e9)
+    assert larger_gpu(forecaster, new_target(1000), Found(choice, needed, "no")) is None
 
 
 def test_a_step_is_traced_once_for_many_devices(

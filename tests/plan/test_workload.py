@@ -34,6 +34,13 @@ def test_the_longest_document_counts_even_in_a_small_step(new_recipe: NewRecipe)
     assert max(steps.worst_micro_batch(64)) == 300
 
 
+def test_longer_documents_are_cut_into_equal_pieces() -> None:
+    lengths = np.array([300, 7, 100, 101, 0])
+    cut = Split(lengths, 500).cut(100)
+    assert cut.fed.tolist() == [100, 100, 100, 7, 100, 51, 51]
+    assert cut.num_targets == 500
+
+
 def test_max_steps_cuts_the_tokens_but_not_the_steps(workload: Workload, new_recipe: NewRecipe) -> None:
     whole, cut = (workload.steps(new_recipe(max_steps=number), 512) for number in (None, 3))
     assert len(cut.all) == len(whole.all)

@@ -21,6 +21,7 @@ from tunesmith.plan.search import (
     Target,
     alternatives,
     dtype_of,
+    larger_gpu,
     precision_of,
     search,
 )
@@ -179,14 +180,22 @@ def does_not_fit(forecaster: Forecaster, target: Target, found: Found) -> str:
         for other in alternatives(forecaster, target, found)
     ]
     if options:
-        return f"{text} Fits: {'; '.join(options)}."
-    return f"{text} Nothing that is offered fits: take a smaller model, a shorter train.max_length, or a larger device."
+        text = f"{text} Fits: {'; '.join(options)}."
+    larger = larger_gpu(forecaster, target, found)
+    if larger is not None:
+        gpu, other = larger
+        return (
+            f"{text} Or a larger GPU, from {gpu.name} on ({describe(other)}, {format_bytes(other.memory.peak_bytes)})."
+        )
+    return text if options else f"{text} Nothing that is offered fits: take a smaller model."
 
 
 def describe(found: Found) -> str:
     """The settings of a choice as they stand in a recipe."""
     choice = found.choice
     parts = [f"train.method: {choice.method}"]
+    if found.max_length is not None:
+        parts.append(f"train.max_length: {found.max_length}")
     if choice.method == "full" and choice.dtype == "bfloat16":
         parts.append("model.dtype: bfloat16")
     if choice.optimizer != "adamw":

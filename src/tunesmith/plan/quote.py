@@ -15,9 +15,9 @@ from urllib.parse import urlparse
 from tunesmith.errors import DataError, ModelError, PlanError
 from tunesmith.plan.decide import Plan, decide, describe
 from tunesmith.plan.forecast import Forecast
-from tunesmith.plan.gpus import find_gpu, gpu_of_device, gpus
+from tunesmith.plan.gpus import Gpu, find_gpu, gpu_of_device, gpus
 from tunesmith.plan.machine import detect_machine
-from tunesmith.plan.search import Forecaster, Found, Target, alternatives
+from tunesmith.plan.search import Forecaster, Found, Target, alternatives, larger_gpu
 from tunesmith.plan.shapes import ModelShape, find_shape
 from tunesmith.plan.timing import Measured, refit
 from tunesmith.plan.workload import Workload
@@ -43,6 +43,8 @@ class Quote:
     """Price per hour times the hours of the whole run."""
     instead: tuple[Found, ...] = ()
     """What would fit when this does not."""
+    larger: tuple[Gpu, Found] | None = None
+    """The smallest GPU that holds what was asked when this does not."""
 
     def refitted(self, measured: Sequence[Measured], price: float | None) -> Quote:
         """With the time refitted to real steps of the device."""
@@ -63,11 +65,13 @@ class Quote:
             "total_seconds": self.forecast.time.total_seconds,
             "cost": self.cost,
             "plan": self.plan.to_json(),
-            "instead": [
-                {"settings": describe(found), "peak_bytes": found.memory.peak_bytes, "fit": found.fit}
-                for found in self.instead
-            ],
+            "instead": [_settings(found) for found in self.instead],
+            "larger_gpu": None if self.larger is None else {"gpu": self.larger[0].key, **_settings(self.larger[1])},
         }
+
+
+def _settings(found: Found) -> dict[str, Any]:
+    return {"settings": describe(found), "peak_bytes": found.memory.peak_bytes, "fit": found.fit}
 
 
 @dataclass(frozen=True)
@@ -157,10 +161,13 @@ def _quote(
     num_devices: int,
 ) -> Quote:
     decided, found, forecast = decide(forecaster, target, out=out or Path())
-    instead: tuple[Found, ...] = ()
-    if found.fit == "no" and forecaster.recipe.train.loop == "tunesmith":
-        instead = tuple(islice(alternatives(forecaster, target, found), None if num_devices == 1 else 1))
-    return Quote(target, decided, found, forecast, _cost(forecast, price), instead)
+    quote = Quote(target, decided, found, forecast, _cost(forecast, price))
+    if found.fit != "no" or forecaster.recipe.train.loop != "tunesmith":
+        return quote
+    others = alternatives(forecaster, target, found)
+    if num_devices > 1:
+        return replace(quote, instead=tuple(islice(others, 1)))
+    return replace(quote, instead=tuple(others), larger=larger_gpu(forecaster, target, found))
 
 
 def _cost(forecast: Forecast, price: float | None) -> float | None:

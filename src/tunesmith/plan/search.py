@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tunesmith.plan.gpus import Gpu
+from tunesmith.plan.gpus import Gpu, gpus
 from tunesmith.plan.machine import Machine
 from tunesmith.plan.memory import CONTEXT_BYTES, MemoryForecast, forecast_memory
 from tunesmith.plan.shapes import ModelShape
@@ -30,6 +30,8 @@ COMFORTABLE_TOKENS = {"cpu": 512, "cuda": 1024}
 """A smaller micro-batch leaves the device idle; checkpointing, which costs a third more arithmetic, is then faster."""
 WORTH_CONVERTING = 20_000_000
 """Parameters from which a processor that is faster in bf16 spends most of a step in matrix products."""
+SHORTEST_OFFERED = 64
+"""Tokens: nobody is told to cut documents to less."""
 OVERFLOWS_FP16 = ("gpt_neo", "t5", "gemma", "gemma2", "gemma3_text")
 """Models whose activations pass float16's largest number."""
 
@@ -99,6 +101,8 @@ class Found:
     choice: Choice
     memory: MemoryForecast
     fit: Fit
+    max_length: int | None = None
+    """train.max_length, where it is not what the recipe asks for."""
 
 
 @dataclass
@@ -140,6 +144,11 @@ class Forecaster:
             target_fraction=min(1.0, train.num_targets / train.num_tokens),
             **common,
         )
+
+    def shortened(self, max_length: int) -> Forecaster:
+        """The same with documents of at most so many tokens."""
+        recipe = self.recipe.with_values(**{"train.max_length": max_length})
+        return Forecaster(recipe, self.shape, self.workload.cut(max_length - 1))
 
     def log(self, step: Step) -> Log:
         if step not in self._logs:
@@ -303,7 +312,11 @@ def dtype_of(recipe: Recipe, method: str, precision: Precision) -> Dtype:
 
 
 def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterator[Found]:
-    """What would fit when what was asked does not, the nearest first: bfloat16 weights, 8-bit moments, LoRA, QLoRA."""
+    """What would fit when what was asked does not, the nearest first: shorter documents, bfloat16 weights, 8-bit
+    moments, LoRA, QLoRA."""
+    shorter = _shorter(forecaster, target, found)
+    if shorter is not None:
+        yield shorter
     recipe, choice = forecaster.recipe, found.choice
     ways: list[Choice] = []
     if choice.method == "full" and choice.dtype == "float32" and choice.optimizer == "adamw" and target.bf16:
@@ -321,3 +334,32 @@ def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterat
             other = _look(forecaster, target, replace(way, micro_batch_tokens=size))
             if other.fit != "no":
                 yield other
+
+
+def _shorter(forecaster: Forecaster, target: Target, found: Found) -> Found | None:
+    """The longest half, quarter, ... of the longest document with which the choice fits."""
+    length = forecaster.workload.train.longest // 2
+    while length >= SHORTEST_OFFERED:
+        if _at_least(found, length) <= target.capacity_bytes * FITS:
+            look = _look(forecaster.shortened(length), target, replace(found.choice, micro_batch_tokens=length))
+            if look.fit == "fits":
+                return replace(look, max_length=length)
+        length //= 2
+    return None
+
+
+def larger_gpu(forecaster: Forecaster, target: Target, found: Found) -> tuple[Gpu, Found] | None:
+    """The smallest GPU of the table on which what was asked fits in its leanest way; None when there is none."""
+    choice = found.choice
+    for gpu in sorted(gpus(), key=lambda gpu: gpu.memory_bytes):
+        other = Target.of_gpu(gpu)
+        if not gpu.bf16 or (target.device == "cuda" and other.capacity_bytes <= target.capacity_bytes):
+            continue
+        precision, _ = precision_of(forecaster.recipe, forecaster.shape, other)
+        dtype = choice.dtype if target.device == "cuda" else dtype_of(forecaster.recipe, choice.method, precision)
+        lean = replace(choice, precision=precision, dtype=dtype)
+        if forecaster.least_bytes(lean) + other.base_bytes <= other.capacity_bytes * FITS:
+            look = _look(forecaster, other, lean)
+            if look.fit == "fits":
+                return gpu, look
+    return None

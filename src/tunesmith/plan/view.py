@@ -58,6 +58,9 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
     say(f"        {seen} {format_bytes(memory.peak_bytes)}: {_FIT[quote.found.fit]}", STYLES[quote.found.fit])
     for found in quote.instead:
         say(f"        instead: {describe(found)}, {format_bytes(found.memory.peak_bytes)}")
+    if quote.larger is not None:
+        gpu, found = quote.larger
+        say(f"        or a larger GPU, from {gpu.name} on: {describe(found)}, {format_bytes(found.memory.peak_bytes)}")
     say(
         f"time    {format_seconds(time.total_seconds)}: training {format_seconds(time.train_seconds)} "
         f"({time.tokens_per_second:,.0f} tokens/s), {time.num_evaluations} evaluations "
@@ -115,5 +118,7 @@ def _how(quote: Quote) -> str:
         return ", ".join(parts)
     if quote.instead:
         best = quote.instead[0]
-        return f"instead: {best.choice.method} with {best.choice.optimizer}, {format_bytes(best.memory.peak_bytes)}"
+        length = "" if best.max_length is None else f" of at most {best.max_length} tokens"
+        how = f"{best.choice.method} with {best.choice.optimizer}{length}"
+        return f"instead: {how}, {format_bytes(best.memory.peak_bytes)}"
     return "nothing fits"

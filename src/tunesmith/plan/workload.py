@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,13 @@ class Split:
         """Tokens that the longest document feeds."""
         return int(self.fed.max()) if len(self.fed) else 0
 
+    def cut(self, longest: int) -> Split:
+        """Longer documents in equal pieces."""
+        parts = [
+            np.full(math.ceil(fed / longest), math.ceil(fed / math.ceil(fed / longest))) for fed in self.fed if fed
+        ]
+        return Split(np.concatenate([*parts, self.fed[:0]]), self.num_targets)
+
 
 @dataclass(frozen=True, eq=False)
 class Workload:
@@ -78,6 +85,10 @@ class Workload:
         spread = f"{lengths[0]} to {longest + 1:,} tokens, {lengths.mean():.0f} on average"
         origin = f"{why}: assumed {rows:,} documents of {spread}"
         return cls(train, eval_split, origin, assumed=True)
+
+    def cut(self, longest: int) -> Workload:
+        """The same tokens in documents that feed at most `longest`."""
+        return replace(self, train=self.train.cut(longest), eval=self.eval.cut(longest))
 
     def steps(self, recipe: Recipe, tokens_per_step: int) -> Steps:
         return Steps(self, recipe, tokens_per_step)
