@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import RecipeError, RunError
+from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
 from tunesmith.rundir import COMPARE, DATA, PLAN, RECIPE, REPORT, RESULT, RunDir, check_run_path
 
@@ -291,7 +291,7 @@ def _recipe_and_path(
 
 def _check_out(path: Path, recipe: Recipe, *, resume: bool, fresh: bool, force: bool) -> None:
     """Refuse a run directory that this recipe may not go on in, before any work is done."""
-    from tunesmith.training.resume import check_recipe
+    from tunesmith.training.resume import begun_recipe, check_recipe
 
     if resume and fresh:
         raise RunError("--resume and --fresh exclude each other. Give one.")
@@ -300,8 +300,9 @@ def _check_out(path: Path, recipe: Recipe, *, resume: bool, fresh: bool, force: 
         raise RunError(f"{path}: no run to resume (no {RECIPE}). Leave out --resume to start one.")
     if not exists or fresh or force:
         return
-    with suppress(RecipeError):  # damaged: each checkpoint holds the recipe too and is compared later
-        check_recipe(path, RunDir.open(path).recipe(), recipe)
+    begun = begun_recipe(RunDir.open(path))
+    if begun is not None:
+        check_recipe(path, begun, recipe)
 
 
 def _prepare(recipe: Recipe, console: Console, *, small: bool) -> tuple[Any, Any, Data]:

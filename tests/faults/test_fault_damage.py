@@ -82,11 +82,12 @@ def test_files_beside_the_checkpoints_decide_nothing(lab: Lab, out: Path, name: 
 @pytest.mark.row("a damaged file beside the checkpoints")
 @pytest.mark.parametrize("how", sample([how for how in DAMAGES if how != "missing"], 1))
 def test_a_damaged_recipe_of_the_run_is_written_again(lab: Lab, out: Path, how: str) -> None:
-    """The checkpoint holds the recipe too; a bit that makes another valid value of it is refused, as below."""
+    """The checkpoint holds the recipe too, and is believed where half of the file would be another valid recipe."""
     lab.stopped_at("full", out, 7)
     path = out / "recipe.yaml"
     whole = path.read_text()
-    damage(path, how) if how != "flipped" else path.write_text(whole.replace("learning_rate", "learning_raue"))
+    damaged = {"truncated": whole[: whole.index("train:")], "flipped": whole.replace("seed: 7", "seed: 6"), "empty": ""}
+    path.write_text(damaged[how])
     assert lab.finish("full", out) == lab.reference("full")
     assert path.read_text() == whole
 

@@ -11,7 +11,8 @@ import torch
 from tunesmith import Recipe, RunError
 from tunesmith.rundir import RESULT, RunDir
 from tunesmith.source import find_model
-from tunesmith.training.resume import check_recipe, finished_result, model_fingerprint
+from tunesmith.training.checkpoint import save_checkpoint
+from tunesmith.training.resume import begun_recipe, check_recipe, finished_result, model_fingerprint
 from tunesmith.training.state import environment, environment_changes, load_rng_state, rng_state, save_tree
 
 RECIPE = Recipe(model={"name": "m"}, data={"path": "a.csv"}, train={"epochs": 1})
@@ -30,6 +31,31 @@ def test_all_other_values_are_refused_at_once() -> None:
     other = RECIPE.with_values(**{"train.seed": 8, "lora.rank": 4, "train.epochs": 2})
     with pytest.raises(RunError, match=r"train\.seed: 7 -> 8\n  lora\.rank: 16 -> 4\nChoose another --out"):
         check_recipe(Path("run"), RECIPE, other)
+
+
+def test_half_a_recipe_is_not_believed_where_a_checkpoint_holds_the_whole(tmp_path: Path) -> None:
+    begun = RECIPE.with_values(**{"train.seed": 8})
+    run_dir = RunDir.create(tmp_path / "run")
+    run_dir.write_recipe(begun)
+    assert begun_recipe(run_dir) == begun
+    text = run_dir.file("recipe.yaml").read_text()
+    run_dir.file("recipe.yaml").write_text(text[: text.index("train:")])
+    assert begun_recipe(run_dir) == begun.with_values(**{"train.seed": 7, "train.epochs": 1}), "valid, and another one"
+    for step in (1, 2):
+        save_checkpoint(
+            run_dir.checkpoints,
+            step,
+            lambda folder: (folder / "state").write_text("x"),
+            info={"recipe": begun.model_dump(mode="json")},
+            keep=2,
+            best_step=None,
+            required_bytes=1,
+        )
+    (run_dir.checkpoints / "step-2" / "MANIFEST.json").write_text("{")
+    assert begun_recipe(run_dir) == begun
+    run_dir.file("recipe.yaml").write_text("")
+    (run_dir.checkpoints / "step-1" / "MANIFEST.json").write_text("{")
+    assert begun_recipe(run_dir) is None
 
 
 def test_the_same_model_elsewhere_has_the_same_fingerprint_and_a_trained_one_another(

@@ -19,6 +19,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -130,6 +131,15 @@ def checkpoint_steps(root: Path) -> list[int]:
     if not root.is_dir():
         return []
     return sorted(int(match[1]) for entry in root.iterdir() if (match := _STEP.fullmatch(entry.name)))
+
+
+def newest_info(root: Path) -> dict[str, Any] | None:
+    """What the newest manifest that is whole says of its run; the files that it lists are not looked at."""
+    for step in reversed(checkpoint_steps(root)):
+        with suppress(ValueError):
+            info: dict[str, Any] = _read_manifest(root / f"step-{step}")["info"]
+            return info
+    return None
 
 
 def last_good(root: Path) -> Path | None:

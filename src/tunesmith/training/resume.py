@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import RunError
+from tunesmith.errors import RecipeError, RunError
 from tunesmith.recipe import Recipe
 from tunesmith.redact import redact
 from tunesmith.rundir import RESULT, RunDir
 from tunesmith.source import ModelSource
-from tunesmith.training.checkpoint import Checkpoint, newest_valid_checkpoint
+from tunesmith.training.checkpoint import Checkpoint, newest_info, newest_valid_checkpoint
 
 SAFE_CHANGES = ("train.epochs", "train.max_steps", "train.report_to", "train.rehearse", "eval.", "save.", "compare.")
 """Recipe values that a run may change when it goes on; the steps that are done stay as they were."""
@@ -54,6 +55,17 @@ def finished_result(run_dir: RunDir, step: int, num_steps: int) -> dict[str, Any
     except RunError:  # missing or damaged: the last checkpoint holds what it takes to write it again
         return None
     return result if result.get("stopped") is None and result.get("steps") == step else None
+
+
+def begun_recipe(run_dir: RunDir) -> Recipe | None:
+    """The recipe that a run was begun with; None when it cannot be read.
+
+    A manifest comes before recipe.yaml, because it knows when it is damaged: half a recipe is another recipe.
+    """
+    info = newest_info(run_dir.checkpoints)
+    with suppress(RecipeError):
+        return run_dir.recipe() if info is None else Recipe.parse(info["recipe"], str(run_dir.checkpoints))
+    return None
 
 
 def check_recipe(path: Path, old: Recipe, new: Recipe) -> None:
