@@ -25,11 +25,12 @@ def test_a_gpu_shows_its_context_and_what_is_reserved(llama_config: Any) -> None
     assert max(memory.phases.values()) == memory.allocated_bytes
 
 
-def test_a_cpu_shows_the_process_and_what_its_heap_wastes(llama_config: Any) -> None:
-    log = trace_step(llama_config, Step((32,) * 8))
-    memory = forecast_memory(log, "cpu", base_bytes=500_000_000)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_cpu_shows_the_process_and_what_its_heap_wastes(llama_config: Any, precision: Any) -> None:
+    log = trace_step(llama_config, Step((32,) * 8, precision=precision))
+    memory = forecast_memory(log, "cpu", precision=precision, base_bytes=500_000_000)
     weights = memory.components["weights"]
-    wasted = int((memory.allocated_bytes - weights) * FRAGMENTATION)
+    wasted = int((memory.allocated_bytes - weights) * FRAGMENTATION[precision])
     assert memory.peak_bytes == 500_000_000 + memory.allocated_bytes + wasted + WORKSPACE_BYTES
     assert forecast_memory(log, "cpu").base_bytes == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
 

@@ -15,11 +15,13 @@ CONTEXT_BYTES = int(0.45 * GIB)
 """What the CUDA context and the loaded kernels take of a GPU before any tensor. Assumed, not measured per GPU."""
 WORKSPACE_BYTES = 20 << 20
 """Buffers of the CPU's matrix library: measured resident memory was 17 to 21 MiB above what was allocated."""
-FRAGMENTATION = 0.3
-"""Resident memory that the C library's heap holds beyond what is allocated, as a share of all but the weights.
+FRAGMENTATION = {"fp32": 0.2, "bf16": 0.3, "fp16": 0.3}
+"""Resident memory beyond what is allocated, by arithmetic, as a share of all but the weights: gaps in the C library's
+heap, and what is taken inside a kernel.
 
-Measured with glibc 2.36: 10% to 18% after two equal steps, 37% after 22 steps of unlike sizes (SmolLM2-135M in bf16),
-where it grew slowly still; 0 when MALLOC_MMAP_THRESHOLD_ is small, which gives memory back at once and is slower.
+Measured with glibc 2.36 and SmolLM2-135M: in fp32 13% over 14 steps of unlike sizes, reached at the fifth; in bf16 37%
+over 22 steps, before oneDNN was spared most sizes of a product. 0 when MALLOC_MMAP_THRESHOLD_ is small, which gives
+memory back at once and is slower.
 """
 
 
@@ -44,7 +46,13 @@ class MemoryForecast:
         return asdict(self)
 
 
-def forecast_memory(log: Log, device: Literal["cpu", "cuda"], *, base_bytes: int | None = None) -> MemoryForecast:
+def forecast_memory(
+    log: Log,
+    device: Literal["cpu", "cuda"],
+    *,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    base_bytes: int | None = None,
+) -> MemoryForecast:
     """Memory of a traced step. base_bytes: of the process on a CPU, default this process; of the context on a GPU."""
     phases = {phase: size for phase, size in log.phase_peaks().items() if phase not in ("between", "weights")}
     allocated, components = log.peak_bytes(), log.components_at_peak()
@@ -54,5 +62,5 @@ def forecast_memory(log: Log, device: Literal["cpu", "cuda"], *, base_bytes: int
     else:
         base = psutil.Process().memory_info().rss if base_bytes is None else base_bytes
         weights = components["weights"]
-        reserved = weights + int((allocated - weights) * (1 + FRAGMENTATION)) + WORKSPACE_BYTES
+        reserved = weights + int((allocated - weights) * (1 + FRAGMENTATION[precision])) + WORKSPACE_BYTES
     return MemoryForecast(device, base + reserved, allocated, reserved, base, components, phases)

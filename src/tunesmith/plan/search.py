@@ -162,7 +162,9 @@ class Forecaster:
         if key not in self._memory:
             log = self.log(step)
             log = log if choice.optimizer == "adamw" else with_8bit_state(log)
-            self._memory[key] = forecast_memory(log, target.device, base_bytes=target.base_bytes)
+            self._memory[key] = forecast_memory(
+                log, target.device, precision=choice.precision, base_bytes=target.base_bytes
+            )
         return self._memory[key]
 
     def least_bytes(self, choice: Choice) -> int:
