@@ -44,10 +44,8 @@ class Split:
 
     def cut(self, longest: int) -> Split:
         """Longer documents in equal pieces."""
-        parts = [
-            np.full(math.ceil(fed / longest), math.ceil(fed / math.ceil(fed / longest))) for fed in self.fed if fed
-        ]
-        return Split(np.concatenate([*parts, self.fed[:0]]), self.num_targets)
+        pieces = -(-self.fed // longest)
+        return Split(np.repeat(-(-self.fed // np.maximum(pieces, 1)), pieces), self.num_targets)
 
 
 @dataclass(frozen=True, eq=False)
