@@ -24,7 +24,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from harness.documents import default_rows, read_texts, save_gpt2_tokenizer, tokenize
 
-from tunesmith.heap import use_huge_pages
+from tunesmith.machine.heap import use_huge_pages
 
 VARIANTS = [
     *("reference", "hf_random", "hf_sorted", "hf_sorted_autocast", "trl_default", "trl_best"),

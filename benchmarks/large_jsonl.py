@@ -115,8 +115,8 @@ def tokenizers_alone(model: Path, num_rows: int) -> dict[str, float]:
 
 def measure(recipe: Path) -> dict[str, Any]:
     """What `tunesmith data` does, with the seconds of each stage (on the clock, and of all cores) and the memory."""
-    from tunesmith.data.audit import audit_recipe
-    from tunesmith.heap import use_huge_pages
+    from tunesmith.audit.stage import audit_recipe
+    from tunesmith.machine.heap import use_huge_pages
     from tunesmith.recipe import Recipe
 
     use_huge_pages()
@@ -148,9 +148,9 @@ def measure(recipe: Path) -> dict[str, Any]:
 def token_counts(recipe: Path) -> list[int]:
     """Tokens of each split, from the cache."""
     from tunesmith.data import prepare
+    from tunesmith.models.find import find_model
+    from tunesmith.models.tokenizer import load_tokenizer
     from tunesmith.recipe import Recipe
-    from tunesmith.source import find_model
-    from tunesmith.tokenizer import load_tokenizer
 
     asked = Recipe.load(recipe)
     data = prepare(asked.data, load_tokenizer(find_model(asked.model.name)), asked.train.max_length)

@@ -73,7 +73,7 @@ class Case:
 
 def step_of(case: Case, device: str) -> Any:
     """What the planner calls this configuration. Frozen weights of a bf16 run are held in bf16, as in training."""
-    from tunesmith.plan.step import Step
+    from tunesmith.forecast.step import Step
 
     frozen = case.method == "lora" and case.precision == "bf16"
     return Step(
@@ -89,15 +89,15 @@ def step_of(case: Case, device: str) -> Any:
 
 
 def config_of(case: Case) -> Any:
-    from tunesmith.plan.shapes import find_shape
+    from tunesmith.forecast.shapes import find_shape
 
     return build(SHAPES[case.model], "meta").config if case.model in SHAPES else find_shape(case.model).config
 
 
 def forecast(case: Case, device: str) -> int:
     """Bytes: reserved on a GPU, allocated on a CPU."""
-    from tunesmith.plan.memory import forecast_memory
-    from tunesmith.plan.step import trace_step
+    from tunesmith.forecast.memory import forecast_memory
+    from tunesmith.forecast.step import trace_step
 
     memory = forecast_memory(trace_step(config_of(case), step_of(case, device)), device, base_bytes=0)
     return memory.reserved_bytes if device == "cuda" else memory.allocated_bytes
@@ -129,8 +129,8 @@ def _prepare(case: Case, device: str) -> tuple[Any, Any, Any]:
     """The real model with random weights on the device, made ready as for training; a batch; the step."""
     from transformers import AutoModelForCausalLM
 
-    from tunesmith.plan import simulate
-    from tunesmith.plan.step import DTYPES, prepare_model
+    from tunesmith.forecast import simulate
+    from tunesmith.forecast.step import DTYPES, prepare_model
 
     step = step_of(case, device)
     with torch.device(device):
@@ -163,7 +163,7 @@ def _train(model: Any, batch: Any, step: Any) -> None:
 
 def _allocated(case: Case) -> int:
     """Most bytes that the real steps hold at a time on a CPU, weights included."""
-    from tunesmith.plan.trace import Trace
+    from tunesmith.forecast.trace import Trace
 
     model, batch, step = _prepare(case, "cpu")
     with Trace() as trace:
@@ -178,7 +178,7 @@ def _allocated(case: Case) -> int:
 
 def run_case(case: Case, device: str) -> dict[str, Any]:
     """Forecast, and the real steps in another process: capped first, and free when that runs out."""
-    from tunesmith.plan.search import FITS
+    from tunesmith.forecast.forecaster import FITS
 
     with quiet():
         predicted = forecast(case, device)

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import signal
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
+
+from tunesmith.data import Data, prepare
+from tunesmith.forecast.forecaster import Target
+from tunesmith.forecast.workload import Split, Workload
+from tunesmith.machine.gpus import find_gpu
+from tunesmith.models.find import find_model
+from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
+from tunesmith.recipe import DataSection, Recipe
 
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:  # as nohup leaves them; runs would ignore them too
@@ -109,6 +121,163 @@ def tiny_gpt_neo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     GPTNeoForCausalLM(config).save_pretrained(path)
     return path
+
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_llama: Path) -> TextTokenizer:
+    """A byte-level BPE of 512 entries without a chat template; start and end are <|endoftext|>."""
+    return load_tokenizer(find_model(str(tiny_llama)))
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
+    """The same vocabulary with ChatML's control tokens and template."""
+    from transformers import AutoTokenizer
+
+    path = tmp_path_factory.mktemp("chat") / "model"
+    shutil.copytree(tiny_llama, path)
+    backend = AutoTokenizer.from_pretrained(path)
+    backend.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    backend.chat_template = CHATML
+    backend.save_pretrained(path)
+    return load_tokenizer(find_model(str(path)))
+
+
+@pytest.fixture
+def prepared(tokenizer: TextTokenizer) -> Callable[..., Data]:
+    """prepare() with recipe values as keywords, max_length 128 and the plain tokenizer unless given."""
+
+    def call(path: Any, *, max_length: int = 128, with_tokenizer: TextTokenizer | None = None, **values: Any) -> Data:
+        small = values.pop("small", False)
+        section = DataSection(path=str(path) if isinstance(path, Path) else path, **values)
+        return prepare(section, with_tokenizer or tokenizer, max_length, small=small)
+
+    return call
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    """60 different texts, far from near-duplicates."""
+    letters = random.Random(7)
+    return [" ".join("".join(letters.choices("abcdefghiklmnoprstuvw", k=5)) for _ in range(9)) + "." for _ in range(60)]
+
+
+def new_llama(num_layers: int) -> Any:
+    """Like layers with grouped-query attention and tied embeddings."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+
+
+def new_neo(num_pairs: int) -> Any:
+    """Layers, global and local in turn, with a window that long documents pass."""
+    from transformers import GPTNeoConfig
+
+    return GPTNeoConfig(
+        vocab_size=256,
+        hidden_size=32,
+        num_layers=2 * num_pairs,
+        num_heads=4,
+        attention_types=[[["global", "local"], num_pairs]],
+        window_size=16,
+        max_position_embeddings=128,
+        embed_dropout=0.0,
+        attention_dropout=0.0,
+        resid_dropout=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+
+
+@pytest.fixture(scope="session")
+def llama_config() -> Any:
+    """Eight layers."""
+    return new_llama(8)
+
+
+@pytest.fixture(scope="session")
+def neo_config() -> Any:
+    """Twelve layers."""
+    return new_neo(6)
+
+
+@pytest.fixture(scope="session")
+def short_llama_config() -> Any:
+    """Three layers."""
+    return new_llama(3)
+
+
+@pytest.fixture(scope="session")
+def short_neo_config() -> Any:
+    """Two layers."""
+    return new_neo(1)
+
+
+@pytest.fixture(scope="session")
+def wide_config() -> Any:
+    """Three layers whose tensors are large against Python's own."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=2048,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+
+
+@pytest.fixture
+def workload() -> Workload:
+    """600 short documents and 60 held-out ones."""
+    lengths = np.random.default_rng(0).integers(20, 60, 660)
+    return Workload(
+        Split(lengths[:600], int(lengths[:600].sum())), Split(lengths[600:], int(lengths[600:].sum())), "made here"
+    )
+
+
+@pytest.fixture(scope="session")
+def new_recipe() -> Callable[..., Recipe]:
+    """new_recipe(**values of the train section)."""
+
+    def make(**train: Any) -> Recipe:
+        model, data = {"name": "EleutherAI/gpt-neo-125m"}, {"path": "shows.csv", "text": "text"}
+        return Recipe(model=model, data=data, train=train)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_target() -> Callable[..., Target]:
+    """new_target(gigabytes, device="cuda"): a device with so much memory, of which nothing is taken."""
+
+    def make(gigabytes: float, device: Any = "cuda", **more: Any) -> Target:
+        gpu = device == "cuda"
+        values = {"bf16": gpu, "flash": gpu, "here": not gpu, "gpu": find_gpu("a100") if gpu else None, **more}
+        return Target("a test device", device, int(gigabytes * 1e9), 0, **values)
+
+    return make
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

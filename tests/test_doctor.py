@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from tunesmith.doctor import Check, Examination, examine, hardware, places, software
-from tunesmith.plan.machine import Machine
+from tunesmith.machine.detect import Machine
+from tunesmith.show.doctor import print_examination
 
 TOKEN = "hf_" + "q7Zk" * 8
 NAMES = [
@@ -75,7 +76,7 @@ def test_json_and_terminal(tmp_path: Path) -> None:
     assert value["can_train"] is True
     assert value["checks"][0]["name"] == "python"
     stream = io.StringIO()
-    examination.print(Console(file=stream, width=200))
+    print_examination(examination, Console(file=stream, width=200))
     assert all(name in stream.getvalue() for name in NAMES)
     assert examination.summary() in stream.getvalue()
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from tunesmith import fast
-from tunesmith.data.documents import TokenizedDocuments
+from tunesmith.data.tokens.documents import TokenizedDocuments
 from tunesmith.errors import DataError, TrainingError
 from tunesmith.evaluate import Scores, evaluate, is_out_of_memory
-from tunesmith.model import attach_lora, load_for_generation
+from tunesmith.models.adapters import attach_lora
+from tunesmith.models.load import load_for_generation
+from tunesmith.models.tokenizer import TextTokenizer
 from tunesmith.recipe import LoraSection
-from tunesmith.tokenizer import TextTokenizer
 
 TEXTS = ["A boy and a girl", "x", "One fine morning in the year 2019, a ship", "", "sea " * 30, "é漢", "A boy"]
 

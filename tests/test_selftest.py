@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from tunesmith import fast, selftest
-from tunesmith.data.documents import TokenizedDocuments
+from tunesmith.data.tokens.documents import TokenizedDocuments
 from tunesmith.errors import ModelError
 from tunesmith.fast import FlatBatch
-from tunesmith.model import attach_lora, load_model
+from tunesmith.models.adapters import attach_lora
+from tunesmith.models.find import find_model
+from tunesmith.models.load import load_model
 from tunesmith.recipe import LoraSection
 from tunesmith.selftest import check_invariance
-from tunesmith.source import find_model
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from harness.variants import optimizer_step, padded_batch, quiet
+from tunesmith.machine.detect import processor_prefers_bf16
 from tunesmith.plan.decide import MIN_TOKENS_PER_STEP
-from tunesmith.plan.machine import processor_prefers_bf16
 
 HF_LEARNING_RATE = 2e-4
 HF_BATCH = 32
@@ -106,7 +106,7 @@ def tunesmith_curve(task: Task, epochs: int = 1, rate: float = 1.0) -> list[tupl
     rate: the share of the task's learning rate.
     """
     import tunesmith
-    from tunesmith.rundir import RunDir
+    from tunesmith.run.directory import RunDir
 
     recipe = _recipe(task, epochs, rate)
     run = tunesmith.train(recipe, out=task.folder / "run", fresh=True)
@@ -148,9 +148,9 @@ def _recipe(task: Task, epochs: int = 1, rate: float = 1.0) -> Any:
 def _load(task: Task) -> tuple[Any, Any]:
     """The same documents and weights."""
     from tunesmith.data import prepare
-    from tunesmith.model import load_model
-    from tunesmith.source import find_model
-    from tunesmith.tokenizer import load_tokenizer
+    from tunesmith.models.find import find_model
+    from tunesmith.models.load import load_model
+    from tunesmith.models.tokenizer import load_tokenizer
 
     recipe = _recipe(task)
     source = find_model(task.model)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from harness.shapes import Shape, build
-from tunesmith.plan.machine import processor_prefers_bf16
+from tunesmith.machine.detect import processor_prefers_bf16
 
 Documents = list[np.ndarray]
 REFERENCE_LENGTH = 2048

@@ -12,8 +12,8 @@ import typer
 
 from tunesmith import __version__
 from tunesmith.errors import Stopped, TunesmithError
-from tunesmith.heap import use_huge_pages
-from tunesmith.signals import StopRequest
+from tunesmith.machine.heap import use_huge_pages
+from tunesmith.run.signals import StopRequest
 
 app = typer.Typer(
     name="tunesmith",
@@ -128,12 +128,13 @@ def doctor(
     Example: tunesmith doctor --bench
     """
     from tunesmith.doctor import examine
+    from tunesmith.show.doctor import print_examination
 
     report = examine(out, bench=bench)
     if as_json:
         _print_json(report.to_json())
     else:
-        report.print(_console())
+        print_examination(report, _console())
     if not report.can_train:
         raise typer.Exit(2)
 
@@ -154,12 +155,13 @@ def plan(
     """
     from tunesmith.pipeline import plan as make_plan
     from tunesmith.recipe import Recipe
+    from tunesmith.show.plan import print_report
 
     report = make_plan(Recipe.load(recipe, set_ or ()), gpu=gpu, all_gpus=all_gpus, price=price, calibrate=calibrate)
     if as_json:
         _print_json(report.to_json())
     else:
-        report.print(_out())
+        print_report(report, _out())
 
 
 @app.command()
@@ -175,10 +177,10 @@ def data(
 
     Example: tunesmith data recipes/shows-smollm2.yaml
     """
-    from tunesmith.data.audit import audit_recipe
-    from tunesmith.data.audit_view import page, render
-    from tunesmith.data.progress import DataProgress
+    from tunesmith.audit.stage import audit_recipe
     from tunesmith.recipe import Recipe
+    from tunesmith.show.audit import page, render
+    from tunesmith.show.data import DataProgress
 
     with DataProgress(_console()) as progress:
         report = audit_recipe(Recipe.load(recipe, set_ or ()), progress=progress)
@@ -208,16 +210,17 @@ def compare(
     Example: tunesmith compare runs/shows-smollm2 --prompt "One fine morning"
     """
     from tunesmith.pipeline import Run
-    from tunesmith.rundir import RunDir
+    from tunesmith.run.directory import RunDir
 
     if len(runs) > 1:
-        from tunesmith.compare.runs import compare_runs
+        from tunesmith.run.table import compare_runs
+        from tunesmith.show.runs import print_runs
 
         table = compare_runs(runs)
         if as_json:
             _print_json(table.to_json())
         else:
-            table.print(_out())
+            print_runs(table, _out())
         return
     if blind:
         from tunesmith.compare.blind import run_blind_test
@@ -230,7 +233,7 @@ def compare(
     if as_json:
         _print_json(result)
         return
-    from tunesmith.report.summary import print_summary
+    from tunesmith.show.summary import print_summary
 
     print_summary(run.dir, _out())
     typer.echo(str(page))
@@ -244,13 +247,14 @@ def list_runs(
 
     Example: tunesmith runs runs
     """
-    from tunesmith.compare.runs import list_runs as find_runs
+    from tunesmith.run.table import list_runs as find_runs
+    from tunesmith.show.runs import print_runs
 
     table = find_runs(folder)
     if as_json:
         _print_json(table.to_json())
     else:
-        table.print(_out())
+        print_runs(table, _out())
 
 
 @app.command()
@@ -319,7 +323,7 @@ def report(run: RunArgument) -> None:
     Example: tunesmith report runs/shows-smollm2
     """
     from tunesmith.report import write_report
-    from tunesmith.rundir import RunDir
+    from tunesmith.run.directory import RunDir
 
     typer.echo(str(write_report(RunDir.open(run))))
 
@@ -341,7 +345,7 @@ def _number(value: Any) -> str:
 
 
 def _print_json(value: Any) -> None:
-    from tunesmith.rundir import finite
+    from tunesmith.disk import finite
 
     typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.models.find import EMBEDDED
 from tunesmith.recipe import Recipe
-from tunesmith.source import EMBEDDED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,16 +29,18 @@ def demo(out: Path, *, fast: bool, console: Console) -> Path:
     Raises TunesmithError as each stage does. A demo that was stopped goes on where it was.
     """
     from tunesmith import pipeline
-    from tunesmith.data.audit import audit_recipe
-    from tunesmith.data.audit_view import render
+    from tunesmith.audit.stage import audit_recipe
     from tunesmith.doctor import examine
-    from tunesmith.report.summary import print_summary
+    from tunesmith.show.audit import render
+    from tunesmith.show.doctor import print_examination
+    from tunesmith.show.plan import print_report
+    from tunesmith.show.summary import print_summary
 
     console.rule("doctor: is this machine fit?")
-    examine(Path(out).parent).print(console)
+    print_examination(examine(Path(out).parent), console)
     recipe = demo_recipe(fast=fast)
     console.rule("plan: what will it cost?")
-    pipeline.plan(recipe).print(console)
+    print_report(pipeline.plan(recipe), console)
     console.rule("data: what does the model see?")
     console.print(render(audit_recipe(recipe)))
     console.rule("train")

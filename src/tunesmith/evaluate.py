@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from tunesmith.errors import DataError, TrainingError
 from tunesmith.fast.layout import flatten, row_multiple
-from tunesmith.heap import give_back
-from tunesmith.model import evaluation_mode
+from tunesmith.machine.heap import give_back
+from tunesmith.models.load import evaluation_mode
 
 if TYPE_CHECKING:
     from tunesmith.data import TokenizedDocuments

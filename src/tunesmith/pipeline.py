@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
-from tunesmith.rundir import COMPARE, DATA, PLAN, RECIPE, REPORT, RESULT, RunDir, check_run_path
+from tunesmith.run.directory import COMPARE, DATA, PLAN, RECIPE, REPORT, RESULT, RunDir, check_run_path
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from tunesmith.data import Data
-    from tunesmith.generate import Generation
+    from tunesmith.generate.text import Generation
+    from tunesmith.models.find import ModelSource
+    from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured, Plan, PlanReport
-    from tunesmith.signals import StopRequest
-    from tunesmith.source import ModelSource
-    from tunesmith.tokenizer import TextTokenizer
+    from tunesmith.run.signals import StopRequest
     from tunesmith.training import Job
     from tunesmith.training.checkpoint import Checkpoint
 
@@ -100,9 +100,9 @@ def train(
     """
     from rich.console import Console
 
-    from tunesmith.heap import use_huge_pages
-    from tunesmith.signals import StopRequest
-    from tunesmith.training.lock import RunLock
+    from tunesmith.machine.heap import use_huge_pages
+    from tunesmith.run.lock import RunLock
+    from tunesmith.run.signals import StopRequest
 
     use_huge_pages()
     recipe, path = _recipe_and_path(recipe, out, overrides, small)
@@ -134,8 +134,8 @@ def is_first_process() -> bool:
 
 def _audit(recipe: Recipe, tokenizer: TextTokenizer, data: Data, say: Say) -> list[dict[str, Any]]:
     """Say what the audit warns of and refuse what it blocks. Returns the findings for data.json."""
-    from tunesmith.data.audit import audit
-    from tunesmith.data.findings import describe
+    from tunesmith.audit.findings import describe
+    from tunesmith.audit.stage import audit
 
     report = audit(data, tokenizer, recipe.data, recipe.train.max_length)
     report.check()
@@ -232,7 +232,7 @@ def evaluate_file(name: str, path: str, *, text: str | None = None, max_length: 
     from tunesmith import fast
     from tunesmith.data import prepare
     from tunesmith.evaluate import evaluate
-    from tunesmith.model import load_for_generation
+    from tunesmith.models.load import load_for_generation
     from tunesmith.recipe import DataSection
 
     model, tokenizer = load_for_generation(name)
@@ -252,8 +252,8 @@ def evaluate_file(name: str, path: str, *, text: str | None = None, max_length: 
 
 def generate(name: str, prompts: list[str], *, recipe: Recipe | None = None, **options: Any) -> list[Generation]:
     """Continue each prompt with RUN_OR_MODEL; decoding defaults to the recipe's compare section."""
-    from tunesmith.generate import generate as write
-    from tunesmith.model import load_for_generation
+    from tunesmith.generate.text import generate as write
+    from tunesmith.models.load import load_for_generation
     from tunesmith.recipe import CompareSection
 
     asked = recipe.compare if recipe is not None else CompareSection()
@@ -307,9 +307,9 @@ def _check_out(path: Path, recipe: Recipe, *, resume: bool, fresh: bool, force: 
 
 def _prepare(recipe: Recipe, console: Console, *, small: bool) -> tuple[Any, Any, Data]:
     from tunesmith.data import prepare
-    from tunesmith.data.progress import DataProgress
-    from tunesmith.source import find_model
-    from tunesmith.tokenizer import load_tokenizer
+    from tunesmith.models.find import find_model
+    from tunesmith.models.tokenizer import load_tokenizer
+    from tunesmith.show.data import DataProgress
 
     source = find_model(recipe.model.name, recipe.model.revision)
     tokenizer = load_tokenizer(source)

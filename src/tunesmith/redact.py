@@ -30,6 +30,13 @@ _AFTER = re.compile(
 _SECRET_NAME = re.compile(r"(?i)(?:^|_)(?:TOKEN|API_?KEY|ACCESS_KEY|ACCESS_KEY_ID|SECRET_KEY|SECRET|PASSWORD|PASSWD)$")
 _MIN_SECRET_CHARACTERS = 8
 
+# Control and direction characters, which could move the cursor or reverse what is read, shown as pictures instead.
+_VISIBLE = {
+    **{code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)},
+    0x7F: 0x2421,
+    **dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F), 0xFFFD),
+}
+
 
 def redact(text: str) -> str:
     """`text` with every key, token and password in it replaced by `[redacted]`.
@@ -52,3 +59,13 @@ def _environment_secrets() -> list[str]:
     values = {value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name)}
     long_enough = [v for v in values if len(v) >= _MIN_SECRET_CHARACTERS and not v.startswith(("/", "~", "."))]
     return sorted(long_enough, key=len, reverse=True)
+
+
+def visible(text: str) -> str:
+    """`text` with control characters as pictures, so that showing it cannot move a cursor or turn text around."""
+    return text.translate(_VISIBLE)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, at most 200 characters, without secrets."""
+    return redact((str(error).strip() or type(error).__name__).splitlines()[0][:200])

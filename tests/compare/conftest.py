@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.recipe import Recipe
-from tunesmith.rundir import DATA, RESULT, RunDir
+from tunesmith.run.directory import DATA, RESULT, RunDir
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +17,8 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, sho
     from transformers import AutoModelForCausalLM
 
     from tunesmith.data import prepare
-    from tunesmith.source import find_model
-    from tunesmith.tokenizer import load_tokenizer
+    from tunesmith.models.find import find_model
+    from tunesmith.models.tokenizer import load_tokenizer
 
     recipe = Recipe(
         model={"name": str(tiny_llama)},

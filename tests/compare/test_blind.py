@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tunesmith.compare.blind import BlindTest, run_blind_test, summarise
 from tunesmith.errors import RunError
-from tunesmith.rundir import COMPARE, RunDir
+from tunesmith.run.directory import COMPARE, RunDir
 
 
 def comparison(num_samples: int = 40) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from tunesmith.compare import compare
 from tunesmith.errors import RunError
-from tunesmith.rundir import COMPARE, RESULT, RunDir
+from tunesmith.run.directory import COMPARE, RESULT, RunDir
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +123,10 @@ def test_an_unfinished_run_is_refused_with_the_command_that_finishes_it(finished
 def test_a_lora_run_is_compared_through_its_adapter(finished_run: RunDir, tmp_path: Path) -> None:
     import torch
 
-    from tunesmith.model import attach_lora, load_model, save_model
-    from tunesmith.source import find_model
-    from tunesmith.tokenizer import load_tokenizer
+    from tunesmith.models.adapters import attach_lora
+    from tunesmith.models.find import find_model
+    from tunesmith.models.load import load_model, save_model
+    from tunesmith.models.tokenizer import load_tokenizer
 
     copy = copied(finished_run, tmp_path)
     recipe = copy.recipe()
@@ -151,8 +152,8 @@ def copied(run_dir: RunDir, tmp_path: Path) -> RunDir:
 def test_a_part_of_the_held_out_rows_keeps_bytes_and_slices(finished_run: RunDir, tiny_llama: Path) -> None:
     from tunesmith.compare.observe import some_documents
     from tunesmith.data import prepare
-    from tunesmith.source import find_model
-    from tunesmith.tokenizer import load_tokenizer
+    from tunesmith.models.find import find_model
+    from tunesmith.models.tokenizer import load_tokenizer
 
     recipe = finished_run.recipe()
     documents = prepare(recipe.data, load_tokenizer(find_model(str(tiny_llama))), recipe.train.max_length).eval

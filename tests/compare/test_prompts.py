@@ -10,10 +10,10 @@ import pytest
 
 from tunesmith.compare.prompts import held_out_prompts, recipe_prompts, split_opening
 from tunesmith.data import prepare
-from tunesmith.generate import generate
+from tunesmith.generate.text import generate
+from tunesmith.models.find import find_model
+from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.recipe import CompareSection, DataSection
-from tunesmith.source import find_model
-from tunesmith.tokenizer import TextTokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_a_row_with_a_prompt_of_its_own_is_asked_exactly_that(tmp_path: Path, to
 
 
 def test_ids_are_written_from_as_they_are(tiny_llama: Path, tokenizer: TextTokenizer) -> None:
-    from tunesmith.model import load_model
+    from tunesmith.models.load import load_model
 
     model = load_model(find_model(str(tiny_llama)))
     ids = [tokenizer.start_id, *tokenizer.encode_batch(["A boy"])[0]]

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tunesmith.data import Data, TokenizedDocuments
-from tunesmith.data.chat import DEFAULT_TEMPLATE, read_turns
-from tunesmith.data.template import RowProblem
+from tunesmith.data.rows.chat import DEFAULT_TEMPLATE, read_turns
+from tunesmith.data.rows.template import RowProblem
 from tunesmith.errors import DataError
-from tunesmith.tokenizer import TextTokenizer
+from tunesmith.models.tokenizer import TextTokenizer
 
 THINKING = (
     "{% for m in messages %}{% if m['role'] == 'assistant' and not loop.last %}"

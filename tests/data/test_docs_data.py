@@ -12,8 +12,8 @@ import pytest
 
 from tunesmith.data import prepare
 from tunesmith.errors import DataError
+from tunesmith.models.tokenizer import TextTokenizer
 from tunesmith.recipe import Recipe
-from tunesmith.tokenizer import TextTokenizer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 WRONG = PAGE[PAGE.index("## What goes wrong") : PAGE.index("## Large files")]

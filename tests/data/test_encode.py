@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import Data, encode_workers, prepare
-from tunesmith.data.encode import Encoder
-from tunesmith.data.rows import CONTEXT, MARK, TARGET, Pieces
-from tunesmith.data.words import WordEncoder
+from tunesmith.data import Data, prepare
+from tunesmith.data.rows.spec import CONTEXT, MARK, TARGET, Pieces
+from tunesmith.data.tokens import workers as encode_workers
+from tunesmith.data.tokens.encode import Encoder
+from tunesmith.data.tokens.words import WordEncoder
+from tunesmith.models.tokenizer import TextTokenizer
 from tunesmith.recipe import DataSection
-from tunesmith.tokenizer import TextTokenizer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 ROWS = st.lists(
@@ -82,7 +83,7 @@ def test_words_are_given_up_when_a_batch_differs(tokenizer: TextTokenizer) -> No
 def test_a_bounded_dictionary_gives_the_same(tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = WordEncoder(tokenizer.encode_batch)
     assert encoder._is_splittable
-    monkeypatch.setattr("tunesmith.data.words.MAX_WORDS", len(encoder.words) + 3)
+    monkeypatch.setattr("tunesmith.data.tokens.words.MAX_WORDS", len(encoder.words) + 3)
     texts = ["a b c d", " x y " + "z" * 100, "a b c e f"]
     for _ in range(2):
         ids, _ = encoder.encode(texts)
@@ -140,8 +141,8 @@ def test_workers_give_what_this_process_gives(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
     alone = prepare(section, tokenizer, 64)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "two"))
-    monkeypatch.setattr("tunesmith.data.tokenize.num_workers", lambda size: 2)
-    monkeypatch.setattr("tunesmith.data.tokenize.BATCH_ROWS", 50)
+    monkeypatch.setattr("tunesmith.data.tokens.tokenize.num_workers", lambda size: 2)
+    monkeypatch.setattr("tunesmith.data.tokens.tokenize.BATCH_ROWS", 50)
     assert prepare(section, tokenizer, 64).fingerprint == alone.fingerprint
 
 
@@ -152,8 +153,8 @@ def test_a_dead_worker_costs_nothing_but_time(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
     alone = prepare(section, tokenizer, 64)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "two"))
-    monkeypatch.setattr("tunesmith.data.tokenize.num_workers", lambda size: 1)
-    monkeypatch.setattr("tunesmith.data.tokenize.BATCH_ROWS", 50)
+    monkeypatch.setattr("tunesmith.data.tokens.tokenize.num_workers", lambda size: 1)
+    monkeypatch.setattr("tunesmith.data.tokens.tokenize.BATCH_ROWS", 50)
     encode = encode_workers._Worker.encode
 
     def killed(worker: encode_workers._Worker, rows: np.ndarray) -> object:

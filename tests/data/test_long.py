@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data.long import LongCounts, LongDocuments, Piece, token_bytes
+from tunesmith.data.tokens.long import LongCounts, LongDocuments, Piece, token_bytes
 from tunesmith.errors import DataError
 
 SENTENCES = [

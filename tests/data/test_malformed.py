@@ -21,8 +21,8 @@ import zstandard
 
 from tunesmith.data import Data
 from tunesmith.errors import DataError, RecipeError
+from tunesmith.models.tokenizer import TextTokenizer
 from tunesmith.recipe import DataSection, Recipe
-from tunesmith.tokenizer import TextTokenizer
 
 GOOD = [
     {"title": f"T{i}", "year": 1990 + i, "text": f"A story about number {i} and its {i * 37} friends."}
@@ -343,7 +343,7 @@ def test_is_tolerated_and_counted(
 def test_no_connection_says_which_local_file_would_do(
     tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tunesmith.data.read_hub import load_hub
+    from tunesmith.data.read.hub import load_hub
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DataError) as caught:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from tunesmith.data import Data
-from tunesmith.data.chat import ChatTemplate
-from tunesmith.data.encode import Encoder
+from tunesmith.data.rows.chat import ChatTemplate
+from tunesmith.data.tokens.encode import Encoder
 from tunesmith.errors import DataError
-from tunesmith.tokenizer import TextTokenizer
+from tunesmith.models.tokenizer import TextTokenizer
 
 END, END_OF_TURN = "<|endoftext|>", "<|im_end|>"
 SAY = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="<|>"), min_size=1, max_size=30)

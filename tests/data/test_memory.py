@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tunesmith.data.documents
-from tunesmith.data.documents import ArrayFile, TokenizedDocuments, load_array
+import tunesmith.data.arrays
+from tunesmith.data.arrays import ArrayFile, load_array
+from tunesmith.data.tokens.documents import TokenizedDocuments
 
 PROGRAM = """
 import sys
 from tunesmith.data import prepare
 from tunesmith.recipe import DataSection
-from tunesmith.source import find_model
-from tunesmith.tokenizer import load_tokenizer
+from tunesmith.models.find import find_model
+from tunesmith.models.tokenizer import load_tokenizer
 
 peak = 0
 
@@ -68,7 +69,7 @@ def test_memory_does_not_grow_with_the_file(tiny_llama: Path, tmp_path: Path) ->
 
 def test_counting_targets_holds_a_part_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts are exact across the borders of parts, and no array of a number per token is made."""
-    monkeypatch.setattr(tunesmith.data.documents, "PASS_ITEMS", 1 << 12)
+    monkeypatch.setattr(tunesmith.data.arrays, "PASS_ITEMS", 1 << 12)
     choose = np.random.default_rng(7)
     lengths = choose.integers(1, 400, 5000)
     offsets = np.concatenate([[0], np.cumsum(lengths)])

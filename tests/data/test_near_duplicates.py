@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import near_duplicates
-from tunesmith.data.near_duplicates import near_duplicate_groups, similarity
+from tunesmith.data.split import near_duplicates
+from tunesmith.data.split.near_duplicates import near_duplicate_groups, similarity
 
 
 @pytest.fixture(scope="module")

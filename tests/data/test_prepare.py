@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tunesmith.data import Data, TokenizedDocuments, cache, prepare, tokenize
-from tunesmith.data.documents import ArrayFile, load_array
+from tunesmith.data import Data, TokenizedDocuments, cache, prepare
+from tunesmith.data.arrays import ArrayFile, load_array
+from tunesmith.data.tokens import tokenize
 from tunesmith.errors import DataError
+from tunesmith.models.tokenizer import TextTokenizer
 from tunesmith.recipe import DataSection
-from tunesmith.tokenizer import TextTokenizer
 
 Prepared = Callable[..., Data]
 

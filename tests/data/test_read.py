@@ -16,12 +16,12 @@ import yaml
 import zstandard
 
 from tunesmith.data import Data, TokenizedDocuments
-from tunesmith.data.read import find_inputs, spool_stdin
-from tunesmith.data.read_bytes import InputFile
-from tunesmith.data.read_csv import open_csv
-from tunesmith.data.read_documents import strip_tags
-from tunesmith.data.read_json import open_json
-from tunesmith.data.table import BadRow, Table
+from tunesmith.data.read.bytes import InputFile
+from tunesmith.data.read.csv import open_csv
+from tunesmith.data.read.documents import strip_tags
+from tunesmith.data.read.inputs import find_inputs, spool_stdin
+from tunesmith.data.read.json import open_json
+from tunesmith.data.read.table import BadRow, Table
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
 
@@ -41,7 +41,7 @@ def all_texts(data: Data) -> set[str]:
 
 
 def test_a_json_array_is_read_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunesmith.data.read_json._CHUNK_CHARACTERS", 50)
+    monkeypatch.setattr("tunesmith.data.read.json._CHUNK_CHARACTERS", 50)
     rows = [{"text": "word " * (i % 40), "n": i} for i in range(100)]
     path = tmp_path / "a.json"
     path.write_text(json.dumps(rows, indent=1))

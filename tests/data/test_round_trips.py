@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from tunesmith.data.read import open_table
-from tunesmith.data.read_bytes import InputFile
-from tunesmith.data.table import BadRow
+from tunesmith.data.read.bytes import InputFile
+from tunesmith.data.read.inputs import open_table
+from tunesmith.data.read.table import BadRow
 from tunesmith.recipe import DataSection
 
 PACKED = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data.beginnings import shared_beginnings
-from tunesmith.data.split import EVAL, TEST, TRAIN, assign_splits, together, uniform
-from tunesmith.data.spool import hash_text
+from tunesmith.data.rows.spool import hash_text
+from tunesmith.data.split.assign import EVAL, TEST, TRAIN, assign_splits, together, uniform
+from tunesmith.data.split.beginnings import shared_beginnings
 
 
 def hashes(count: int, start: int = 0) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data.steps import epoch_steps, micro_batches, rank_share, run_steps, steps_in_epoch
+from tunesmith.data.tokens.steps import epoch_steps, micro_batches, rank_share, run_steps, steps_in_epoch
 
 LENGTHS = np.random.default_rng(0).integers(5, 90, 1000)
 

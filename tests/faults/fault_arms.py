@@ -32,8 +32,8 @@ def import_everything() -> None:
     import tunesmith.cli
     import tunesmith.data
     import tunesmith.evaluate
-    import tunesmith.generate
-    import tunesmith.model
+    import tunesmith.generate.text
+    import tunesmith.models.load
     import tunesmith.pipeline
     import tunesmith.plan
     import tunesmith.report
@@ -97,8 +97,8 @@ def hold_lock(run: str) -> None:
     """Hold the lock of a run until killed; `held` appears in the run directory's parent when it is taken."""
     import signal
 
-    from tunesmith.rundir import RunDir
-    from tunesmith.training.lock import RunLock
+    from tunesmith.run.directory import RunDir
+    from tunesmith.run.lock import RunLock
 
     with RunLock(RunDir(Path(run))):
         Path(run).with_suffix(".held").touch()

@@ -148,7 +148,7 @@ def send(number: int, at: str, nth: int = 1, again: bool = False) -> None:
     def ring() -> None:
         os.kill(os.getpid(), number)
         if again:
-            from tunesmith import signals
+            from tunesmith.run import signals
 
             now = signals.time.monotonic() + 1
             signals.time = _Clock(now)  # type: ignore[attr-defined]
@@ -374,7 +374,8 @@ def _before_step(step: int, work: Callable[[Any], None]) -> None:
 
 def _at_place(at: str, nth: int, ring: Callable[[], None]) -> None:
     """Call `ring` once, in the `nth` visit of a place."""
-    from tunesmith import tokenizer, training
+    from tunesmith import training
+    from tunesmith.models import tokenizer
     from tunesmith.training import trainer
 
     visits = [0]
@@ -415,7 +416,7 @@ def _at_place(at: str, nth: int, ring: Callable[[], None]) -> None:
 
         trainer.evaluate = evaluate
     elif at == "generate":
-        from tunesmith import generate
+        from tunesmith.generate import text as generate
 
         before(generate, "_choose")
     elif at == "save":

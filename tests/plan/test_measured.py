@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tunesmith.plan.measured import record_measured
-from tunesmith.rundir import PLAN, RunDir
+from tunesmith.run.directory import PLAN, RunDir
 
 RESULT = {"peak_bytes": 17.1e9, "train_seconds": 290.0, "total_seconds": 330.0, "tokens_per_second": 310.0}
 

@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 
 from tunesmith.errors import DataError, ModelError, PlanError
-from tunesmith.plan.gpus import gpus
+from tunesmith.forecast.time import Measured
+from tunesmith.machine.gpus import gpus
 from tunesmith.plan.quote import PlanReport, plan
-from tunesmith.plan.timing import Measured
 from tunesmith.recipe import Recipe
+from tunesmith.show.plan import print_report
 
 NewRecipe = Callable[..., Recipe]
 
@@ -33,7 +34,7 @@ def recipe(tiny_llama: Path, shows_csv: Path) -> NewRecipe:
 
 def printed(report: PlanReport) -> str:
     out = io.StringIO()
-    report.print(Console(file=out, width=200))
+    print_report(report, Console(file=out, width=200))
     return out.getvalue()
 
 

@@ -9,25 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tunesmith.forecast.forecaster import FITS, Choice, Forecaster, Found, Target
+from tunesmith.forecast.memory import MemoryForecast
+from tunesmith.forecast.shapes import ModelShape, find_shape
+from tunesmith.forecast.step import Step
+from tunesmith.forecast.trace import Log
+from tunesmith.forecast.workload import Split, Workload
+from tunesmith.machine.gpus import find_gpu, gpus
 from tunesmith.plan.decide import describe
-from tunesmith.plan.gpus import find_gpu, gpus
-from tunesmith.plan.memory import MemoryForecast
-from tunesmith.plan.search import (
-    FITS,
-    Choice,
-    Forecaster,
-    Found,
-    Target,
-    alternatives,
-    dtype_of,
-    larger_gpu,
-    precision_of,
-    search,
-)
-from tunesmith.plan.shapes import ModelShape, find_shape
-from tunesmith.plan.step import Step
-from tunesmith.plan.trace import Log
-from tunesmith.plan.workload import Split, Workload
+from tunesmith.plan.search import alternatives, dtype_of, larger_gpu, precision_of, search
 from tunesmith.recipe import Recipe
 
 NewRecipe = Callable[..., Recipe]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tunesmith.recipe import Recipe
-from tunesmith.rundir import COMPARE, DATA, PLAN, RESULT, STATUS, RunDir
+from tunesmith.run.directory import COMPARE, DATA, PLAN, RESULT, STATUS, RunDir
 
 HOSTILE = (
     """</style></title><script>document.title='owned'</script><img src=x onerror="document.title='owned'">'"{{7*7}}"""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.report import write_report
-from tunesmith.rundir import RunDir
+from tunesmith.run.directory import RunDir
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = (

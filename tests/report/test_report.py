@@ -13,7 +13,7 @@ import pytest
 from tunesmith.report import write_report
 from tunesmith.report.page import content_policy
 from tunesmith.report.samples import Piece, split_text
-from tunesmith.rundir import COMPARE, DATA, LOG, METRICS, PLAN, RECIPE, RESULT, STATUS, RunDir
+from tunesmith.run.directory import COMPARE, DATA, LOG, METRICS, PLAN, RECIPE, RESULT, STATUS, RunDir
 
 VOID = {"meta", "link", "br", "img", "input", "line", "rect", "circle", "polygon", "path", "hr"}
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tunesmith.errors import RunError
-from tunesmith.rundir import RunDir
+from tunesmith.run.directory import RunDir
 from tunesmith.training.rehearsal import _rehearse_disk
 
 

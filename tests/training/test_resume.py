@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tunesmith import Recipe, RunError
-from tunesmith.rundir import RESULT, RunDir
-from tunesmith.source import find_model
+from tunesmith.models.find import find_model
+from tunesmith.run.directory import RESULT, RunDir
 from tunesmith.training.checkpoint import save_checkpoint
 from tunesmith.training.resume import begun_recipe, check_recipe, finished_result, model_fingerprint
 from tunesmith.training.state import environment, environment_changes, load_rng_state, rng_state, save_tree

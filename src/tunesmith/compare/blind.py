@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tunesmith.compare.intervals import wilson_interval
-from tunesmith.data.examples import visible
 from tunesmith.errors import RunError
-from tunesmith.rundir import COMPARE, RunDir
+from tunesmith.redact import visible
+from tunesmith.run.directory import COMPARE, RunDir
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from tunesmith.data.documents import TokenizedDocuments
-    from tunesmith.tokenizer import TextTokenizer
+    from tunesmith.data.tokens.documents import TokenizedDocuments
+    from tunesmith.models.tokenizer import TextTokenizer
 
 PASSAGES = Path(__file__).parents[1] / "assets" / "general" / "passages.jsonl"
 
@@ -30,7 +30,7 @@ def general_passages() -> list[Passage]:
 
 def general_documents(tokenizer: TextTokenizer) -> TokenizedDocuments:
     """The passages as documents; `slices` holds their kinds."""
-    from tunesmith.data.documents import TokenizedDocuments
+    from tunesmith.data.tokens.documents import TokenizedDocuments
 
     passages = general_passages()
     ids = tokenizer.encode_batch([passage.text for passage in passages])

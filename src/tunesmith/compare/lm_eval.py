@@ -32,7 +32,7 @@ def evaluate_tasks(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from tunesmith.model import load_for_generation
+    from tunesmith.models.load import load_for_generation
 
     manager = TaskManager(include_path=str(task_folder) if task_folder is not None else None)
     _check_tasks(tasks, manager.all_tasks)

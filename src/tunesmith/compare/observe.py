@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tunesmith.compare.prompts import Prompt
-from tunesmith.data.documents import TokenizedDocuments
+from tunesmith.data.tokens.documents import TokenizedDocuments
 from tunesmith.recipe import CompareSection
 
 if TYPE_CHECKING:
     from tunesmith.evaluate import Scores
-    from tunesmith.generate import Generation
-    from tunesmith.source import ModelSource
+    from tunesmith.generate.text import Generation
+    from tunesmith.models.find import ModelSource
 
 MAX_HELD_OUT_TOKENS = 32_768
 """Held-out tokens that are scored again for intervals and slices: enough for a narrow interval, seconds on a CPU."""
@@ -56,9 +56,9 @@ def observe(
 
     from tunesmith import fast
     from tunesmith.evaluate import evaluate
-    from tunesmith.generate import generate
-    from tunesmith.model import load_model
-    from tunesmith.tokenizer import load_tokenizer
+    from tunesmith.generate.text import generate
+    from tunesmith.models.load import load_model
+    from tunesmith.models.tokenizer import load_tokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = DTYPES.get(precision, "float32") if device == "cuda" else "float32"

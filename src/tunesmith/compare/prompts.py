@@ -13,8 +13,8 @@ import numpy as np
 from tunesmith.recipe import CompareSection
 
 if TYPE_CHECKING:
-    from tunesmith.data.documents import TokenizedDocuments
-    from tunesmith.tokenizer import TextTokenizer
+    from tunesmith.data.tokens.documents import TokenizedDocuments
+    from tunesmith.models.tokenizer import TextTokenizer
 
 SAMPLES_PER_PROMPT = 3
 OPENING_WORDS = 5

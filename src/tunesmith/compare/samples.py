@@ -12,9 +12,9 @@ from tunesmith.compare.scores import Writing
 from tunesmith.redact import redact
 
 if TYPE_CHECKING:
-    from tunesmith.data.documents import TokenizedDocuments
-    from tunesmith.generate import Generation
-    from tunesmith.tokenizer import TextTokenizer
+    from tunesmith.data.tokens.documents import TokenizedDocuments
+    from tunesmith.generate.text import Generation
+    from tunesmith.models.tokenizer import TextTokenizer
 
 MAX_NEAREST_ROWS = 100_000
 """Training rows in which the nearest one is looked for; copied spans are looked for in all."""

@@ -23,13 +23,13 @@ from tunesmith.compare.samples import Sample, TrainingRows, collect_samples, wri
 from tunesmith.compare.scores import Score, score_writing
 from tunesmith.errors import DataError, RunError
 from tunesmith.recipe import Recipe
-from tunesmith.rundir import COMPARE, DATA, PLAN, RESULT, RunDir
+from tunesmith.run.directory import COMPARE, DATA, PLAN, RESULT, RunDir
 
 if TYPE_CHECKING:
     from tunesmith.data import Data
-    from tunesmith.data.documents import TokenizedDocuments
+    from tunesmith.data.tokens.documents import TokenizedDocuments
     from tunesmith.evaluate import Scores
-    from tunesmith.tokenizer import TextTokenizer
+    from tunesmith.models.tokenizer import TextTokenizer
 
 VERSION = 1
 LOSS_TOLERANCE = 0.02
@@ -45,8 +45,8 @@ def compare(
     prompts: instead of the recipe's. data: the run's prepared data, when the caller has it. Writes compare.json and
     returns its content. Raises RunError when the run has no finished model.
     """
-    from tunesmith.source import find_model
-    from tunesmith.tokenizer import load_tokenizer
+    from tunesmith.models.find import find_model
+    from tunesmith.models.tokenizer import load_tokenizer
 
     started = time.monotonic()
     recipe, notes = run_dir.recipe(), list[str]()

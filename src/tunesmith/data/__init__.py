@@ -15,7 +15,7 @@ steps.py        documents -> optimizer steps and micro-batches
 
 from __future__ import annotations
 
-from tunesmith.data.documents import Data, TokenizedDocuments
 from tunesmith.data.prepare import prepare
+from tunesmith.data.tokens.documents import Data, TokenizedDocuments
 
 __all__ = ["Data", "TokenizedDocuments", "prepare"]

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.data.arrays import load_array, passes
 from tunesmith.data.cache import write_state
-from tunesmith.data.documents import TokenizedDocuments, load_array, load_documents, passes
-from tunesmith.data.long import LongCounts
-from tunesmith.data.split import TRAIN
-from tunesmith.data.spool import Spool
+from tunesmith.data.rows.spool import Spool
+from tunesmith.data.split.assign import TRAIN
+from tunesmith.data.tokens.documents import TokenizedDocuments, load_documents
+from tunesmith.data.tokens.long import LongCounts
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunesmith.rundir import write_text
-from tunesmith.source import cache_dir, cache_lock
+from tunesmith.cache import cache_dir, cache_lock
+from tunesmith.disk import write_text
 
 MAX_BYTES = 50 << 30
 KEEP_SECONDS = 3600.0

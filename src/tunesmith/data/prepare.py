@@ -19,21 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data.account import SPLITS, account, fingerprint, say_split
+from tunesmith.data.arrays import load_array
 from tunesmith.data.cache import Entry, key_of, open_entry, read_state, write_state
-from tunesmith.data.chat import ChatTemplate
-from tunesmith.data.documents import Data, load_array, load_documents
-from tunesmith.data.encode import Encoder
-from tunesmith.data.long import LongCounts
-from tunesmith.data.near_duplicates import near_duplicate_groups
-from tunesmith.data.reading import Part, Say, find_parts, read_parts
-from tunesmith.data.split import EVAL, TEST, TRAIN, assign_splits, uniform
-from tunesmith.data.spool import Spool
-from tunesmith.data.tokenize import Tokenization
+from tunesmith.data.rows.chat import ChatTemplate
+from tunesmith.data.rows.reading import Part, Say, find_parts, read_parts
+from tunesmith.data.rows.spool import Spool
+from tunesmith.data.split.assign import EVAL, TEST, TRAIN, assign_splits, uniform
+from tunesmith.data.split.near_duplicates import near_duplicate_groups
+from tunesmith.data.tokens.documents import Data, load_documents
+from tunesmith.data.tokens.encode import Encoder
+from tunesmith.data.tokens.long import LongCounts
+from tunesmith.data.tokens.tokenize import Tokenization
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
 
 if TYPE_CHECKING:
-    from tunesmith.tokenizer import TextTokenizer
+    from tunesmith.models.tokenizer import TextTokenizer
 
 FORMAT = 2
 SMALL_ROWS = {TRAIN: 100, EVAL: 20, TEST: 20}

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunesmith.doctor.checks import Check
-from tunesmith.plan.machine import detect_machine
-from tunesmith.plan.units import format_bytes
+from tunesmith.machine.detect import detect_machine
+from tunesmith.units import format_bytes
 
 LEAST_MEMORY_BYTES = 1_000_000_000
 SMALL_MEMORY_BYTES = 4_000_000_000

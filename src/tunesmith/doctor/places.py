@@ -11,12 +11,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from tunesmith.cache import cache_dir
 from tunesmith.doctor.checks import Check
 from tunesmith.doctor.software import package_folder
 from tunesmith.errors import RunError
-from tunesmith.plan.units import format_bytes
+from tunesmith.models.find import EMBEDDED
 from tunesmith.redact import redact
-from tunesmith.source import EMBEDDED, cache_dir
+from tunesmith.units import format_bytes
 
 LEAST_DISK_BYTES = 500_000_000
 SMALL_DISK_BYTES = 10_000_000_000

@@ -12,11 +12,11 @@ measured.py   afterwards: what the run took, beside what was planned
 
 from __future__ import annotations
 
+from tunesmith.forecast.time import Measured, measure_steps
+from tunesmith.machine.detect import Machine, detect_machine
 from tunesmith.plan.decide import Plan, make_plan
-from tunesmith.plan.machine import Machine, detect_machine
 from tunesmith.plan.measured import record_measured
 from tunesmith.plan.quote import PlanReport, plan
-from tunesmith.plan.timing import Measured, measure_steps
 
 __all__ = [
     "Machine",

@@ -8,27 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import PlanError
-from tunesmith.plan.forecast import Forecast, forecast_run
-from tunesmith.plan.gpus import gpu_of_device
-from tunesmith.plan.machine import Machine
-from tunesmith.plan.search import (
-    Choice,
-    Dtype,
-    Forecaster,
-    Found,
-    Optimizer,
-    Precision,
-    Target,
-    alternatives,
-    dtype_of,
-    larger_gpu,
-    precision_of,
-    search,
-)
-from tunesmith.plan.shapes import find_shape
-from tunesmith.plan.units import format_bytes
-from tunesmith.plan.workload import Workload, reference_rows
+from tunesmith.forecast.forecaster import Choice, Dtype, Forecaster, Found, Optimizer, Precision, Target
+from tunesmith.forecast.run import Forecast, forecast_run
+from tunesmith.forecast.shapes import find_shape
+from tunesmith.forecast.workload import Workload, reference_rows
+from tunesmith.machine.detect import Machine
+from tunesmith.machine.gpus import gpu_of_device
+from tunesmith.plan.search import alternatives, dtype_of, larger_gpu, precision_of, search
 from tunesmith.recipe import Recipe, duration_seconds
+from tunesmith.units import format_bytes
 
 if TYPE_CHECKING:
     from tunesmith.data import Data

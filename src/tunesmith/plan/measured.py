@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tunesmith.plan.units import format_bytes, format_seconds
-from tunesmith.rundir import PLAN, RunDir
+from tunesmith.run.directory import PLAN, RunDir
+from tunesmith.units import format_bytes, format_seconds
 
 SHOWN: dict[str, Callable[[float], str]] = {
     "peak_bytes": format_bytes,

@@ -13,22 +13,21 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from tunesmith.errors import DataError, ModelError, PlanError
+from tunesmith.forecast.forecaster import Forecaster, Found, Target
+from tunesmith.forecast.run import Forecast
+from tunesmith.forecast.shapes import ModelShape, find_shape
+from tunesmith.forecast.time import Measured, refit
+from tunesmith.forecast.workload import Workload
+from tunesmith.machine.detect import detect_machine
+from tunesmith.machine.gpus import Gpu, find_gpu, gpu_of_device, gpus
+from tunesmith.models.find import EMBEDDED, find_model
 from tunesmith.plan.decide import Plan, decide, describe
-from tunesmith.plan.forecast import Forecast
-from tunesmith.plan.gpus import Gpu, find_gpu, gpu_of_device, gpus
-from tunesmith.plan.machine import detect_machine
-from tunesmith.plan.search import Forecaster, Found, Target, alternatives, larger_gpu
-from tunesmith.plan.shapes import ModelShape, find_shape
-from tunesmith.plan.timing import Measured, refit
-from tunesmith.plan.workload import Workload
+from tunesmith.plan.search import alternatives, larger_gpu
 from tunesmith.recipe import Recipe
-from tunesmith.source import EMBEDDED, find_model
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from tunesmith.data import Data
-    from tunesmith.tokenizer import TextTokenizer
+    from tunesmith.models.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -106,12 +105,6 @@ class PlanReport:
             "notes": list(self.notes),
             "quotes": [quote.to_json() for quote in self.quotes],
         }
-
-    def print(self, console: Console) -> None:
-        """A table of devices, or one device in detail."""
-        from tunesmith.plan.view import print_report
-
-        print_report(self, console)
 
 
 def plan(
@@ -200,7 +193,7 @@ def _workload(recipe: Recipe, data: Data | None) -> tuple[Workload, list[str]]:
 
 def _tokenizer(recipe: Recipe) -> tuple[TextTokenizer | None, list[str]]:
     """The model's tokenizer; where it is not at hand, the embedded model's, whose counts are close."""
-    from tunesmith.tokenizer import load_tokenizer
+    from tunesmith.models.tokenizer import load_tokenizer
 
     asked = recipe.model
     if Path(asked.name).exists() or asked.name == EMBEDDED or _hub_answers():

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
 
-from tunesmith.plan.gpus import Gpu, gpus
-from tunesmith.plan.machine import Machine
-from tunesmith.plan.memory import CONTEXT_BYTES, MemoryForecast, forecast_memory
-from tunesmith.plan.shapes import ModelShape
-from tunesmith.plan.simulate import NF4_BYTES
-from tunesmith.plan.step import Step, trace_step, with_8bit_state
-from tunesmith.plan.trace import Log
-from tunesmith.plan.workload import Steps, Workload, reference_rows
+from tunesmith.forecast.forecaster import (
+    FITS,
+    TIGHT,
+    Choice,
+    Dtype,
+    Forecaster,
+    Found,
+    Method,
+    Optimizer,
+    Precision,
+    Target,
+)
+from tunesmith.forecast.shapes import ModelShape
+from tunesmith.machine.gpus import Gpu, gpus
 from tunesmith.recipe import Recipe
 
-Fit = Literal["fits", "tight", "no"]
-Method = Literal["full", "lora", "qlora"]
-Precision = Literal["fp32", "bf16", "fp16"]
-Dtype = Literal["float32", "bfloat16", "float16"]
-Optimizer = Literal["adamw", "adamw8bit"]
-
-FITS = 0.92
-"""Share of the memory that a run may take and still be said to fit: forecasts are not exact, other programs breathe."""
-TIGHT = 0.99
 COMFORTABLE_TOKENS = {"cpu": 512, "cuda": 1024}
 """A smaller micro-batch leaves the device idle; checkpointing, which costs a third more arithmetic, is then faster."""
 WORTH_CONVERTING = 20_000_000
@@ -34,147 +30,6 @@ SHORTEST_OFFERED = 64
 """Tokens: nobody is told to cut documents to less."""
 OVERFLOWS_FP16 = ("gpt_neo", "t5", "gemma", "gemma2", "gemma3_text")
 """Models whose activations pass float16's largest number."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A device that a run is planned for."""
-
-    name: str
-    device: Literal["cpu", "cuda"]
-    capacity_bytes: int
-    """What the process may take in all, the CUDA context included."""
-    base_bytes: int
-    """What it takes before any tensor."""
-    bf16: bool
-    flash: bool
-    gpu: Gpu | None = None
-    num_processes: int = 1
-    here: bool = True
-    """The machine this runs on, rather than one to be rented."""
-
-    @classmethod
-    def of_machine(cls, machine: Machine, gpu: Gpu | None) -> Target:
-        """This machine. Free memory counts, not what the device has."""
-        import psutil
-
-        on_gpu = machine.device == "cuda"
-        base = CONTEXT_BYTES if on_gpu else psutil.Process().memory_info().rss
-        return cls(
-            name=machine.name,
-            device=machine.device,
-            capacity_bytes=machine.memory_free_bytes + base,
-            base_bytes=base,
-            bf16=machine.supports_bf16,
-            flash=on_gpu and machine.supports_bf16,
-            gpu=gpu,
-            num_processes=machine.num_processes,
-        )
-
-    @classmethod
-    def of_gpu(cls, gpu: Gpu) -> Target:
-        """An empty GPU of the table."""
-        return cls(gpu.name, "cuda", gpu.memory_bytes, CONTEXT_BYTES, gpu.bf16, gpu.bf16, gpu, here=False)
-
-    def fit(self, memory: MemoryForecast) -> Fit:
-        share = memory.peak_bytes / self.capacity_bytes
-        return "fits" if share <= FITS else "tight" if share <= TIGHT else "no"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What decides memory and speed."""
-
-    method: Method
-    precision: Precision
-    dtype: Dtype
-    optimizer: Optimizer
-    gradient_checkpointing: bool
-    tokens_per_step: int
-    micro_batch_tokens: int
-
-
-@dataclass(frozen=True)
-class Found:
-    """A choice, what it takes, and whether that fits."""
-
-    choice: Choice
-    memory: MemoryForecast
-    fit: Fit
-    max_length: int | None = None
-    """train.max_length, where it is not what the recipe asks for."""
-
-
-@dataclass
-class Forecaster:
-    """Memory of choices for one recipe, model and data. Each step is traced once, whatever the number of devices."""
-
-    recipe: Recipe
-    shape: ModelShape
-    workload: Workload
-    _logs: dict[Step, Log] = field(default_factory=dict, repr=False)
-    _steps: dict[int, Steps] = field(default_factory=dict, repr=False)
-    _memory: dict[tuple[Step, Optimizer, int], MemoryForecast] = field(default_factory=dict, repr=False)
-
-    def steps(self, tokens_per_step: int) -> Steps:
-        if tokens_per_step not in self._steps:
-            self._steps[tokens_per_step] = self.workload.steps(self.recipe, tokens_per_step)
-        return self._steps[tokens_per_step]
-
-    def step(self, choice: Choice, target: Target) -> Step:
-        """The step that a choice leads to, with its largest micro-batch."""
-        common: dict[str, Any] = {
-            "method": choice.method,
-            "precision": choice.precision,
-            "dtype": choice.dtype,
-            "gradient_checkpointing": choice.gradient_checkpointing,
-            "device": target.device,
-            "flash": target.flash,
-            "lora": self.recipe.lora,
-        }
-        if self.recipe.train.loop == "reference":
-            rows, passes = reference_rows(self.recipe)
-            batch = (self.recipe.train.max_length,) * rows
-            return Step(micro_batch=batch, accumulates=passes > 1, kind="reference", **common)
-        steps = self.steps(choice.tokens_per_step)
-        train = self.workload.train
-        return Step(
-            micro_batch=steps.worst_micro_batch(choice.micro_batch_tokens, target.num_processes),
-            accumulates=choice.micro_batch_tokens * target.num_processes < steps.largest,
-            target_fraction=min(1.0, train.num_targets / train.num_tokens),
-            **common,
-        )
-
-    def shortened(self, max_length: int) -> Forecaster:
-        """The same with documents of at most so many tokens."""
-        recipe = self.recipe.with_values(**{"train.max_length": max_length})
-        return Forecaster(recipe, self.shape, self.workload.cut(max_length - 1))
-
-    def log(self, step: Step) -> Log:
-        if step not in self._logs:
-            self._logs[step] = trace_step(self.shape.config, step)
-        return self._logs[step]
-
-    def memory(self, choice: Choice, target: Target) -> MemoryForecast:
-        """What a choice takes on a device."""
-        step = self.step(choice, target)
-        key = (step, choice.optimizer, target.base_bytes)
-        if key not in self._memory:
-            log = self.log(step)
-            log = log if choice.optimizer == "adamw" else with_8bit_state(log)
-            self._memory[key] = forecast_memory(
-                log, target.device, precision=choice.precision, base_bytes=target.base_bytes
-            )
-        return self._memory[key]
-
-    def least_bytes(self, choice: Choice) -> int:
-        """What weights, gradients and optimizer alone take: a bound that needs no trace."""
-        number = self.shape.num_parameters
-        held = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}[choice.dtype]
-        if choice.method == "qlora":
-            return int(number * NF4_BYTES)
-        moments = 2 * held if choice.optimizer == "adamw" else 2.0
-        return int(number * (held if choice.method == "lora" else held + moments))
 
 
 def search(forecaster: Forecaster, target: Target, choice: Choice, largest: int) -> Found:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tunesmith.rundir import REPORT, RunDir, write_text
+from tunesmith.disk import write_text
+from tunesmith.run.directory import REPORT, RunDir
 
 
 def write_report(run_dir: RunDir) -> Path:

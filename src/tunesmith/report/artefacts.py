@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from tunesmith.errors import TunesmithError
 from tunesmith.recipe import Recipe
-from tunesmith.rundir import COMPARE, DATA, LOG, METRICS, PLAN, RECIPE, RESULT, STATUS, RunDir
+from tunesmith.run.directory import COMPARE, DATA, LOG, METRICS, PLAN, RECIPE, RESULT, STATUS, RunDir
 
 LOG_LINES = 60
 LOG_BYTES = 64_000

@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.errors import Stopped
 from tunesmith.plan import Plan
 from tunesmith.recipe import Recipe
-from tunesmith.rundir import RESULT, RunDir
+from tunesmith.run.directory import RESULT, RunDir
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from tunesmith.data import Data
+    from tunesmith.models.find import ModelSource
+    from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured
-    from tunesmith.signals import StopRequest
-    from tunesmith.source import ModelSource
-    from tunesmith.tokenizer import TextTokenizer
+    from tunesmith.run.signals import StopRequest
+    from tunesmith.show.progress import Progress
     from tunesmith.training.checkpoint import Checkpoint
-    from tunesmith.training.progress import Progress
     from tunesmith.training.trainer import FlatTrainer
 
 
@@ -54,7 +54,7 @@ def train(job: Job, stop: StopRequest, console: Console) -> dict[str, Any]:
 
     Raises Stopped when a signal ended the run early (a checkpoint was saved), TrainingError when it cannot go on.
     """
-    from tunesmith.training.progress import Progress
+    from tunesmith.show.progress import Progress
 
     checkpoint = job.checkpoint
     with stop.at_once():
@@ -80,8 +80,8 @@ def train(job: Job, stop: StopRequest, console: Console) -> dict[str, Any]:
 
 def calibrate(job: Job, console: Console) -> list[Measured]:
     """Time a few real optimizer steps of a job; `job.run_dir` may be a temporary one. About 13 steps."""
-    from tunesmith.signals import StopRequest
-    from tunesmith.training.progress import Progress
+    from tunesmith.run.signals import StopRequest
+    from tunesmith.show.progress import Progress
     from tunesmith.training.rehearsal import time_steps
 
     progress = Progress(job.run_dir, job.plan.num_steps, console)
@@ -109,7 +109,8 @@ def build_model(job: Job) -> Any:
     import torch
 
     from tunesmith import fast
-    from tunesmith.model import attach_lora, load_model
+    from tunesmith.models.adapters import attach_lora
+    from tunesmith.models.load import load_model
 
     torch.manual_seed(job.recipe.train.seed)
     model = load_model(job.source, dtype=job.plan.dtype, device=job.plan.device, quantize=job.plan.method == "qlora")
@@ -192,8 +193,8 @@ def _result(job: Job, trainer: FlatTrainer, stop: StopRequest) -> dict[str, Any]
 
 def _save(job: Job, trainer: FlatTrainer, result: dict[str, Any]) -> None:
     """Write model/ so that plain transformers loads it."""
-    from tunesmith.model import save_model
-    from tunesmith.training.card import model_card
+    from tunesmith.models.card import model_card
+    from tunesmith.models.load import save_model
 
     if not trainer.is_world_process_zero():
         return

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tunesmith.disk import disk_errors, finite
 from tunesmith.errors import RunError
 from tunesmith.redact import redact
-from tunesmith.rundir import disk_errors, finite
 from tunesmith.units import format_bytes
 
 MANIFEST = "MANIFEST.json"

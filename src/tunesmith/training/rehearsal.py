@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from tunesmith.data import TokenizedDocuments
+from tunesmith.disk import NO_ROOM
 from tunesmith.errors import RunError
 from tunesmith.evaluate import evaluate
 from tunesmith.plan import Measured, measure_steps
-from tunesmith.rundir import NO_ROOM
 from tunesmith.training.checkpoint import check_room
 from tunesmith.training.state import rng_state, set_rng_state
 from tunesmith.units import format_bytes

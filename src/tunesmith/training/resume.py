@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import RecipeError, RunError
+from tunesmith.models.find import ModelSource
 from tunesmith.recipe import Recipe
 from tunesmith.redact import redact
-from tunesmith.rundir import RESULT, RunDir
-from tunesmith.source import ModelSource
+from tunesmith.run.directory import RESULT, RunDir
 from tunesmith.training.checkpoint import Checkpoint, newest_info, newest_valid_checkpoint
 
 SAFE_CHANGES = ("train.epochs", "train.max_steps", "train.report_to", "train.rehearse", "eval.", "save.", "compare.")

@@ -23,20 +23,20 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from tunesmith.data import TokenizedDocuments
-from tunesmith.data.steps import Indices, micro_batches, rank_share, run_steps
+from tunesmith.data.tokens.steps import Indices, micro_batches, rank_share, run_steps
 from tunesmith.errors import Stopped, TrainingError
 from tunesmith.evaluate import Scores, evaluate
 from tunesmith.fast.layout import FlatBatch, flatten, row_multiple
+from tunesmith.forecast.step import AUTOCAST
 from tunesmith.plan import Plan
-from tunesmith.plan.step import AUTOCAST
 from tunesmith.recipe import Recipe, duration_seconds
-from tunesmith.rundir import RunDir
-from tunesmith.signals import StopRequest
+from tunesmith.run.directory import RunDir
+from tunesmith.run.signals import StopRequest
+from tunesmith.show.progress import Progress
 from tunesmith.training.checkpoint import save_checkpoint
 from tunesmith.training.memory import is_out_of_memory, peak_bytes, release_memory
 from tunesmith.training.numbers import check_finite, check_weights
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.progress import Progress
 from tunesmith.training.state import (
     environment,
     load_optimizer,

@@ -1,0 +1,175 @@
+"""Checks of rows: how many, how they were read, what language, which repeat, which are on both sides of the split."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tunesmith.audit.findings import Finding, Status, counted
+from tunesmith.audit.language import guess_language
+from tunesmith.audit.text import MAX_NAMED_ROWS, RowCount, TextScan
+from tunesmith.data.split.beginnings import without_shared_beginnings
+from tunesmith.data.split.near_duplicates import near_duplicate_groups
+from tunesmith.data.tokens.documents import Data
+from tunesmith.recipe import DataSection
+
+FEW_DOCUMENTS = 50
+FEW_HELD_OUT = 20
+MANY_DUPLICATES = 0.01
+MANY_NEAR_DUPLICATES = 0.05
+MOST_LEAKED = 0.5
+
+
+@dataclass(frozen=True)
+class Text:
+    """A document whose text the audit read."""
+
+    row: str
+    text: str
+    is_train: bool
+
+
+def check_rows(data: Data) -> Finding:
+    audit = data.audit
+    num_files = len(audit["files"])
+    files = f" in {num_files:,} files" if num_files > 1 else ""
+    found = f"{counted(audit['rows_read'], 'row')}{files}, {audit['how']}; "
+    found += f"{counted(len(data.train), 'document')} to train on"
+    columns = f" Columns: {', '.join(audit['columns'][:20])}." if audit["columns"] else ""
+    if len(data.train) < FEW_DOCUMENTS and not audit["small"]:
+        found += f": few; expect the model to repeat them.{columns}"
+        return Finding("rows", "warns", found, len(data.train), FEW_DOCUMENTS)
+    return Finding("rows", "fine", f"{found}.{columns}", len(data.train), FEW_DOCUMENTS)
+
+
+def check_held_out(data: Data) -> Finding:
+    num = len(data.eval)
+    if num == 0:
+        found = "no row is held out: there is no held-out loss and no comparison with the base model's."
+        return Finding("held out", "warns", found, 0, FEW_HELD_OUT, "data.eval_fraction: 0.1, or data.eval_path")
+    test = f", {len(data.test):,} for test" if len(data.test) else ""
+    found = f"{counted(num, 'document')}{test} (by {data.audit['split_by']})"
+    if num < FEW_HELD_OUT and not data.audit["small"]:
+        found += f": few; their loss says little below {FEW_HELD_OUT}."
+        return Finding("held out", "warns", found, num, FEW_HELD_OUT, "a larger data.eval_fraction")
+    return Finding("held out", "fine", found + ".", num, FEW_HELD_OUT)
+
+
+def check_encoding(data: Data) -> Finding:
+    """How the files were read. A reader takes UTF or what the recipe names, and refuses other bytes itself."""
+    names = ", ".join(sorted({str(file["encoding"]) for file in data.audit["files"] if file["encoding"] is not None}))
+    return Finding("encoding", "fine", f"{names or 'as the format says'}. {' '.join(data.audit['notes'])}".strip())
+
+
+def check_language(texts: Sequence[Text], control_tokens: Sequence[str]) -> Finding:
+    """What the words look like. control_tokens: words of a chat template such as <|im_end|>, not of the language."""
+    sample = "\n".join(text.text[:2000] for text in texts[:: max(1, len(texts) // 500)])
+    guess = guess_language(functools.reduce(lambda text, token: text.replace(token, " "), control_tokens, sample))
+    named = f"{guess.language} (a guess)" if guess.language else "not recognised"
+    return Finding("language", "fine", f"{named}: {guess.evidence}.", value=round(guess.share, 3))
+
+
+def check_empty(data: Data, section: DataSection) -> Finding:
+    audit = data.audit
+    lost = audit["empty"] + audit["bad_rows"]
+    if not lost:
+        return Finding("empty", "fine", "no row is empty or unreadable.", value=0, limit=section.max_bad_rows)
+    found = f"{audit['empty']:,} empty and {counted(audit['bad_rows'], 'unreadable row')} left out."
+    rows = (*audit["examples"]["empty"], *audit["examples"]["bad_rows"])[:MAX_NAMED_ROWS]
+    return Finding(
+        "empty", "warns", found, lost, section.max_bad_rows, "data.max_bad_rows: 0 to refuse them", tuple(rows)
+    )
+
+
+def check_duplicates(data: Data, texts: Sequence[Text]) -> Finding:
+    num, usable = data.audit["duplicates"], data.audit["rows_read"] - data.audit["empty"] - data.audit["bad_rows"]
+    share = num / max(1, usable)
+    if not num:
+        return Finding("duplicates", "fine", "no two rows are equal.", value=0, limit=MANY_DUPLICATES)
+    found = f"{counted(num, 'row')} ({share:.1%}) repeat another word for word, so that it is learned more than once."
+    status: Status = "warns" if share > MANY_DUPLICATES else "fine"
+    seen: set[str] = set()
+    rows = [text.row for text in texts if text.text in seen or seen.add(text.text)]  # type: ignore[func-returns-value]
+    return Finding("duplicates", status, found, share, MANY_DUPLICATES, None, tuple(rows[:MAX_NAMED_ROWS]))
+
+
+def check_near_duplicates(data: Data, section: DataSection, texts: Sequence[Text]) -> tuple[Finding, Finding]:
+    """Near-duplicates among the sampled texts, and how much of what is held out is also trained on."""
+    unique = list({text.text: text for text in reversed(texts)}.values())[::-1]
+    groups = near_duplicate_groups(without_shared_beginnings([text.text for text in unique]))
+    sizes = np.bincount(groups, minlength=1)
+    extra = np.flatnonzero(groups != np.arange(len(groups)))
+    share = len(extra) / max(1, len(unique))
+    found = "no two different documents are nearly equal."
+    if len(extra):
+        found = f"{counted(len(extra), 'document')} ({share:.1%}) nearly equal to another; "
+        found += f"{int(sizes.max()):,} in the largest group."
+    status: Status = "warns" if share > MANY_NEAR_DUPLICATES else "fine"
+    rows = tuple(unique[int(index)].row for index in extra[:MAX_NAMED_ROWS])
+    near = Finding("near-duplicates", status, found, share, MANY_NEAR_DUPLICATES, None, rows)
+    trained = np.zeros(len(unique), dtype=bool)
+    trained[groups[[text.is_train for text in unique]]] = True
+    leaked = [text.row for text, group in zip(unique, groups, strict=True) if not text.is_train and trained[group]]
+    return near, _leakage(data, section, leaked, sum(not text.is_train for text in unique))
+
+
+def _leakage(data: Data, section: DataSection, near: list[str], num_looked_at: int) -> Finding:
+    equal: int = data.audit["straddling_duplicates"]
+    num_held_out = len(data.eval) + len(data.test)
+    if not num_held_out:
+        return Finding("leakage", "fine", "nothing is held out.", value=0, limit=0)
+    if not equal and not near:
+        return Finding("leakage", "fine", "no held-out document is also trained on, or nearly so.", value=0, limit=0)
+    found = f"{equal:,} of {num_held_out:,} held-out documents are also trained on"
+    if near:
+        found += f", {len(near):,} of {num_looked_at:,} nearly"
+    found += ": the held-out loss looks better than it is."
+    option = "data.eval_path to other rows" if section.eval_path else "data.near_duplicates: true"
+    if section.split_column:
+        option = f"other values in column {section.split_column!r}"
+    status: Status = "blocks" if equal > MOST_LEAKED * num_held_out else "warns"
+    return Finding("leakage", status, found, equal + len(near), 0, option, tuple(near[:MAX_NAMED_ROWS]))
+
+
+def check_texts(scan: TextScan, of: str) -> list[Finding]:
+    """What the scan met, one finding a kind. of: how many documents were looked at, as words."""
+
+    def finding(name: str, clean: str, parts: Sequence[tuple[RowCount, str]], advice: str) -> Finding:
+        met = [(count, what) for count, what in parts if count.num_rows]
+        if not met:
+            return Finding(name, "fine", clean, value=0, limit=0)
+        found = ", ".join(
+            f"{counted(count.num_hits, what)} in {counted(count.num_rows, 'document')}" for count, what in met
+        )
+        rows = tuple(dict.fromkeys(row for count, _ in met for row in count.rows))[:MAX_NAMED_ROWS]
+        return Finding(name, "warns", f"{found}{of}. {advice}", sum(count.num_rows for count, _ in met), 0, None, rows)
+
+    return [
+        finding(
+            "markers",
+            "no control token, NUL or control character stands in the text.",
+            [(scan.special, "control token"), (scan.nul, "NUL"), (scan.control, "other control character")],
+            "They are learned as plain characters, as written; remove them where they are leftovers.",
+        ),
+        finding(
+            "mojibake",
+            "no sign of a wrong encoding.",
+            [(scan.misread, "wrongly decoded character"), (scan.replaced, "replacement character")],
+            "The file was damaged before it came here; export it again as UTF-8.",
+        ),
+        finding(
+            "secrets",
+            "no key or token of a known shape.",
+            [(scan.secret, "likely key")],
+            "A model can repeat them word for word: remove them, and revoke them if they are real.",
+        ),
+        finding(
+            "personal data",
+            "no e-mail address or telephone number of a known shape.",
+            [(scan.email, "likely e-mail"), (scan.phone, "likely telephone number")],
+            "A model can repeat them word for word: remove or mask them unless that is meant.",
+        ),
+    ]

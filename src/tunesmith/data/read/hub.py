@@ -1,0 +1,125 @@
+"""Data sets of the Hugging Face hub, and directories that `datasets` saved. `datasets` is imported only here.
+
+Rows are called by their place in the split, from 1. Audio and images are not decoded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tunesmith.data.read.table import Rows, Table
+from tunesmith.errors import DataError
+from tunesmith.redact import redact
+
+PREFIX = "hub:"
+BATCH_ROWS = 1024
+_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `datasets` wrote this directory with save_to_disk."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def load_hub(path: str, columns: str) -> tuple[str, Any, list[str]]:
+    """Name, data set and notes for `hub:owner/name[/config][:split]`. columns: those the recipe names, for messages.
+
+    Raises DataError when the name is not one, the data set or split does not exist, or the hub cannot be reached.
+    """
+    match = _NAME.fullmatch(path.removeprefix(PREFIX))
+    if match is None:
+        raise DataError(f"data.path: {path!r}. Expected hub:owner/name or hub:owner/name:split.")
+    name, config, split = match["name"], match["config"], match["split"]
+    try:
+        import datasets
+
+        loaded = datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # ten kinds of exception say that there is no connection
+        raise _explain(path, name, split, columns, error) from None
+    return _one_split(f"{PREFIX}{name}" + (f":{split}" if split else ""), loaded, f"{PREFIX}{name}:")
+
+
+def load_saved(path: str) -> tuple[str, Any, list[str]]:
+    """Name, data set and notes for a directory that save_to_disk wrote. Raises DataError when it is damaged."""
+    try:
+        import datasets
+
+        loaded = datasets.load_from_disk(path)
+    except Exception as error:
+        raise DataError(
+            f"{path}: was saved by `datasets`, but cannot be read ({_first_line(error)}). Copy the directory again, "
+            "or save it again with save_to_disk."
+        ) from None
+    return _one_split(path, loaded, f"{path}/")
+
+
+def _one_split(name: str, loaded: Any, prefix: str) -> tuple[str, Any, list[str]]:
+    if not isinstance(loaded, dict):
+        return name, loaded, []
+    splits = list(loaded)
+    chosen = "train" if "train" in splits else splits[0] if len(splits) == 1 else None
+    if chosen is None:
+        raise DataError(f"{name}: has the splits {', '.join(splits)} and no train. Set data.path: {prefix}{splits[0]}.")
+    others = [split for split in splits if split != chosen]
+    notes = []
+    if others:
+        notes.append(
+            f"{name}: split {chosen} is read; {', '.join(others)} too exists (data.eval_path: {prefix}{others[0]})"
+        )
+    return name, loaded[chosen], notes
+
+
+def _explain(path: str, name: str, split: str | None, columns: str, error: Exception) -> DataError:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    reason = _first_line(error)
+    if isinstance(error, ValueError) and split is not None and "split" in reason.lower():
+        return DataError(f"{path}: there is no split {split!r} ({reason}).")
+    if isinstance(error, ValueError) and "config" in reason.lower():
+        return DataError(f"{path}: several configurations ({reason}). Set data.path: {PREFIX}{name}/CONFIG.")
+    local = (
+        "Where there is a connection, download its csv, jsonl or parquet file from "
+        f"https://huggingface.co/datasets/{name} and set data.path: {name.rsplit('/', 1)[-1]}.csv; any local file "
+        f"with {columns} will do."
+    )
+    if "DatasetNotFoundError" in kinds and "offline" not in reason.lower():
+        return DataError(
+            f"{path}: the hub has no such data set, or it is private or gated ({reason}). Check the name, or log in "
+            f"with `hf auth login`. {local}"
+        )
+    return DataError(f"{path}: the data set cannot be loaded from the hub ({reason}). {local}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = redact(str(error)).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")[:200]
+
+
+def open_dataset(name: str, dataset: Any, notes: list[str]) -> Table:
+    """The rows of a `datasets.Dataset`. Raises DataError when it has none."""
+    if len(dataset) == 0:
+        raise DataError(f"{name}: holds no rows. Expected at least two rows of text.")
+    table = Table(
+        name=name,
+        kind="datasets",
+        columns=tuple(dataset.column_names),
+        read=partial(_rows, dataset),
+        about={"encoding": "utf-8", "delimiter": None, "notes": notes},
+    )
+    table.take_sample()
+    return table
+
+
+def _rows(dataset: Any, columns: Collection[str] | None) -> Rows:
+    if columns is not None:
+        dataset = dataset.select_columns(list(columns))
+    row = 0
+    for batch in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+        for values in batch.to_pylist():
+            yield row, values
+            row += 1

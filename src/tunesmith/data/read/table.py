@@ -1,0 +1,67 @@
+"""What every reader gives: a table of rows, some of which may be unreadable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from tunesmith.errors import DataError
+
+SAMPLE_ROWS = 200
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that could not be read. problem: cause and fix, without the place."""
+
+    problem: str
+
+
+Rows = Iterator[tuple[int, "dict[str, Any] | BadRow"]]
+
+
+@dataclass
+class Table:
+    """One file, or one split of a data set, as rows.
+
+    name: as messages show it. first_row: the number by which row 0 is called. kind: the format that was read.
+    columns: the columns known before reading; sample: the first readable rows.
+    read: starts reading from the first row; given column names, other columns may be left out.
+    about: what was found out on opening (encoding, delimiter, notes).
+    """
+
+    name: str
+    kind: str
+    columns: tuple[str, ...]
+    read: Callable[[Collection[str] | None], Rows]
+    first_row: int = 1
+    plain_text: bool = False
+    about: dict[str, Any] = field(default_factory=dict)
+    sample: list[dict[str, Any]] = field(default_factory=list)
+
+    def row_name(self, row: int) -> str:
+        """`shows.csv:17`."""
+        return f"{self.name}:{row + self.first_row}"
+
+    def take_sample(self) -> None:
+        """Read the first rows, for choosing columns; unreadable ones are left to the reading proper.
+
+        Raises DataError when the columns are known from the rows alone and no row can be read.
+        """
+        rows = list(islice(self.read(None), SAMPLE_ROWS))
+        self.sample = [values for _, values in rows if not isinstance(values, BadRow)]
+        if not self.columns and not self.sample:
+            for row, problem in rows:
+                raise DataError(f"{self.row_name(row)}: {getattr(problem, 'problem', '')}")
+            raise DataError(f"{self.name}: holds no rows. Expected at least two rows of text.")
+        if not self.columns:
+            self.columns = tuple(dict.fromkeys(name for values in self.sample for name in values))
+
+
+def list_columns(columns: Iterable[str], limit: int = 20) -> str:
+    """Column names for a message."""
+    names = list(columns)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more if names else "none"

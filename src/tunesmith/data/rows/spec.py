@@ -1,0 +1,204 @@
+"""What a row is: text, a template over columns, prompt and completion, or chat; and the pieces that are learned.
+
+A rendered row is a list of pieces: (text, flag). CONTEXT is read but not learned, TARGET is learned, MARK is learned
+but is no text of the user's (an end-of-turn token), so it counts no bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.data.read.table import Table, list_columns
+from tunesmith.data.rows.template import RowProblem, Template, column_text, parse_template
+from tunesmith.errors import DataError
+from tunesmith.recipe import DataSection
+
+if TYPE_CHECKING:
+    from tunesmith.data.rows.chat import ChatTemplate
+
+CONTEXT, TARGET, MARK = 0, 1, 3
+Pieces = list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """How the rows of one table are rendered.
+
+    kind: text, template, prompt, chat. columns: the columns that are needed. how: one line that says what was chosen.
+    render: values -> pieces, empty when the row holds no text; raises RowProblem.
+    """
+
+    kind: str
+    columns: tuple[str, ...]
+    how: str
+    render: Callable[[dict[str, Any]], Pieces]
+
+
+def choose_rows(section: DataSection, table: Table, chat: ChatTemplate) -> RowSpec:
+    """Decide what the rows of `table` are, from the recipe or else from the columns.
+
+    Raises DataError when the columns named do not exist, hold
+    no text, or none was named and more than one could be meant.
+    """
+    if section.prompt is not None and section.completion is not None:
+        return _prompt_rows(section.prompt, section.completion, table)
+    if section.messages is not None:
+        return _chat_rows(section.messages, table, chat, f"chat turns in {section.messages!r}, as the recipe says")
+    if section.text is not None:
+        return _text_rows(section.text, table)
+    return _recognise(table, chat)
+
+
+def _text_rows(source: str, table: Table, how: str | None = None) -> RowSpec:
+    if table.plain_text:
+        template = parse_template("data.text", "text", table.columns, table.name)
+        return RowSpec("text", ("text",), how or "the text of the file", _text_renderer(template))
+    template = parse_template("data.text", source, table.columns, table.name)
+    single = len(template.parts) == 1
+    if single:
+        _check_text(table, template.columns[0])
+    said = f"text in column {source!r}" if single else f"text by the template {source!r}"
+    return RowSpec("text" if single else "template", template.columns, how or said, _text_renderer(template))
+
+
+def _text_renderer(template: Template) -> Callable[[dict[str, Any]], Pieces]:
+    def render(values: dict[str, Any]) -> Pieces:
+        text = template.render(values)
+        return [(text, TARGET)] if text and not text.isspace() else []
+
+    return render
+
+
+def _prompt_rows(prompt: str, completion: str, table: Table, how: str | None = None) -> RowSpec:
+    if table.plain_text:
+        raise DataError(
+            f"{table.name}: is plain text, which has no prompt and completion columns. Expected csv, jsonl or parquet."
+        )
+    before = parse_template("data.prompt", prompt, table.columns, table.name)
+    after = parse_template("data.completion", completion, table.columns, table.name)
+
+    def render(values: dict[str, Any]) -> Pieces:
+        learned = after.render(values)
+        if not learned or learned.isspace():
+            return []
+        read = before.render(values)
+        return [(read, CONTEXT), (learned, TARGET)] if read else [(learned, TARGET)]
+
+    _note_join(table, before, after)
+    columns = tuple(dict.fromkeys((*before.columns, *after.columns)))
+    return RowSpec("prompt", columns, how or f"prompt {prompt!r}, completion {completion!r}", render)
+
+
+def _chat_rows(column: str, table: Table, chat: ChatTemplate, how: str) -> RowSpec:
+    from tunesmith.data.rows.chat import read_turns
+
+    name = parse_template("data.messages", column, table.columns, table.name).columns[0]
+    extra = tuple(extra for extra in ("system", "tools") if extra in table.columns and extra != name)
+
+    def render(values: dict[str, Any]) -> Pieces:
+        turns = read_turns(values.get(name), name, values.get("system") if "system" in extra else None)
+        return chat.render(turns, values.get("tools") if "tools" in extra else None) if turns else []
+
+    return RowSpec("chat", (name, *extra), f"{how}; {chat.how}", render)
+
+
+def _recognise(table: Table, chat: ChatTemplate) -> RowSpec:
+    columns = set(table.columns)
+    if table.plain_text:
+        return _text_rows("text", table)
+    for name in ("messages", "conversations", "conversation"):
+        if name in columns and _holds_turns(table, name):
+            shape = "ShareGPT" if name != "messages" else "messages"
+            return _chat_rows(name, table, chat, f"chat turns in {name!r} ({shape} columns recognised)")
+    if {"instruction", "output"} <= columns:
+        return _alpaca_rows(table, chat)
+    if {"prompt", "completion"} <= columns:
+        return _prompt_rows("prompt", "completion", table, "prompt and completion columns recognised")
+    if "text" in columns:
+        return _text_rows("text", table, "text in column 'text', recognised by its name")
+    texts = [name for name in table.columns if _holds_text(table, name)]
+    if len(texts) == 1:
+        return _text_rows(texts[0], table, f"text in column {texts[0]!r}, the only one that holds text")
+    found = f"{len(texts)} hold text" if texts else "none holds text"
+    longest = max(texts, key=lambda name: _num_characters(table, name), default="COLUMN")
+    raise DataError(
+        f"{table.name}: no column was chosen and {found}. Columns: {list_columns(table.columns)}. Set data.text: "
+        f"{longest}"
+        + (
+            f', or a template such as "{{{table.columns[0]}}}: {{{longest}}}".'
+            if texts
+            else " to the one that holds it."
+        )
+    )
+
+
+def _alpaca_rows(table: Table, chat: ChatTemplate) -> RowSpec:
+    extra = tuple(name for name in ("input", "system") if name in table.columns)
+
+    def render(values: dict[str, Any]) -> Pieces:
+        answer = column_text(values, "output")
+        if not answer.strip():
+            return []
+        asked = "\n\n".join(text for name in ("instruction", "input") if (text := column_text(values, name).strip()))
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        if system := column_text(values, "system").strip():
+            turns.insert(0, {"role": "system", "content": system})
+        return chat.render(turns, None)
+
+    how = f"Alpaca columns recognised (instruction, output): a user and an assistant turn; {chat.how}"
+    return RowSpec("chat", ("instruction", "output", *extra), how, render)
+
+
+def _holds_turns(table: Table, column: str) -> bool:
+    values = [value for values in table.sample if (value := values.get(column)) not in (None, "")]
+    return any(isinstance(value, list) or (isinstance(value, str) and value.lstrip()[:1] == "[") for value in values)
+
+
+def _note_join(table: Table, before: Template, after: Template) -> None:
+    """Say so when prompts run into their completions without a space or a line between them."""
+    joins = []
+    for values in table.sample:
+        with suppress(RowProblem):
+            joins.append(before.render(values)[-1:] + after.render(values)[:1])
+    joins = [join for join in joins if len(join) == 2]
+    if joins and sum(join.isalnum() or (join[0] in ".?!:" and join[1].isalnum()) for join in joins) > len(joins) / 2:
+        table.about["notes"].append(
+            f"{table.name}: prompts run into their completions without a space; if that is not meant, set data.prompt "
+            "to a template that ends in one"
+        )
+
+
+def _check_text(table: Table, column: str) -> None:
+    """Refuse a column of numbers: training on years or prices by mistake looks like success."""
+    values = [values.get(column) for values in table.sample]
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    if texts and all(_is_number(text) for text in texts):
+        others = [name for name in table.columns if name != column and _holds_text(table, name)]
+        raise DataError(
+            f"{table.row_name(0)}: column {column!r} holds numbers ({', '.join(texts[:3])}), expected text. "
+            + (f"Columns with text: {list_columns(others)}." if others else "No column holds text.")
+            + f' If numbers are meant, set data.text: "{{{column}}} ".'
+        )
+
+
+def _holds_text(table: Table, column: str) -> bool:
+    values = [value for values in table.sample if (value := values.get(column)) not in (None, "")]
+    return bool(values) and all(isinstance(value, str) for value in values) and not all(map(_is_number, values))
+
+
+def _num_characters(table: Table, column: str) -> int:
+    return sum(len(str(values.get(column) or "")) for values in table.sample)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+__all__ = ["CONTEXT", "MARK", "TARGET", "Pieces", "RowProblem", "RowSpec", "choose_rows"]

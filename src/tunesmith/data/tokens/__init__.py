@@ -1,0 +1,7 @@
+"""Rendered rows become token arrays, documents and optimizer steps.
+
+encode.py words.py workers.py    rows -> ids and masks, fast, on every core
+tokenize.py long.py              a split -> arrays, resumable; documents that are longer than max_length
+documents.py                     TokenizedDocuments and Data, the values that later stages read
+steps.py                         documents -> optimizer steps and micro-batches
+"""

@@ -1,0 +1,149 @@
+"""How long operators take: each at the rate of arithmetic or of memory, whichever is slower, plus its launch."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from tunesmith.forecast.trace import Work
+from tunesmith.machine.detect import best_seconds
+from tunesmith.machine.gpus import Gpu
+
+HALF = (torch.bfloat16, torch.float16)
+LONG_SECONDS = 10.0
+"""A product that takes longer is not timed whole."""
+Gemm = tuple[int, int, int, int]
+
+
+class Rates(Protocol):
+    """Something that can tell how long work takes."""
+
+    def seconds(self, work: Counter[Work]) -> float: ...
+
+
+@dataclass(frozen=True)
+class GpuRates:
+    """A GPU by its data sheet.
+
+    The shares say how much of the sheet's rate large kernels reach. They are assumptions of ours from published figures
+    (a 2.7B model at 0.4 samples of 2048 tokens a second on an A100 is 75% of its float32 rate), not measured here.
+    """
+
+    gpu: Gpu
+    gemm_share: float = 0.7
+    attention_share: float = 0.4
+    bandwidth_share: float = 0.8
+    launch_seconds: float = 7e-6
+    """Time in which Python and the driver issue one kernel; kernels of a step cannot come faster."""
+
+    def seconds(self, work: Counter[Work]) -> float:
+        """Kernels run one after another; issuing them overlaps, so that the slower of the two counts."""
+        kernels = sum(self._kernel(item) * calls for item, calls in work.items())
+        return max(kernels, sum(work.values()) * self.launch_seconds)
+
+    def _kernel(self, item: Work) -> float:
+        peak = self.gpu.matrix if item.dtype in HALF else self.gpu.fp32
+        share = self.gemm_share if item.gemm is not None else self.attention_share
+        return max(item.flops / (peak * share), item.num_bytes / (self.gpu.bandwidth * self.bandwidth_share))
+
+
+@dataclass
+class CpuRates:
+    """This processor, by short measurements: every large matrix product of the step at its own shape, and a copy."""
+
+    gemm_seconds: dict[tuple[Gemm, torch.dtype], float] = field(default_factory=dict)
+    flops_per_second: float = 1e11
+    bytes_per_second: float = 1e10
+    attention_share: float = 0.35
+    call_seconds: float = 5e-6
+
+    @classmethod
+    def measure(cls, work: Counter[Work], *, budget_seconds: float = 0.6) -> CpuRates:
+        """Time the products that make up most of `work`, until the budget is spent."""
+        products = {(item.gemm, item.dtype): item.flops for item in work if item.gemm is not None}
+        share = Counter[tuple[Gemm, torch.dtype]]()
+        for item, calls in work.items():
+            if item.gemm is not None:
+                share[item.gemm, item.dtype] += item.flops * calls
+        rates = cls(bytes_per_second=_copy_rate())
+        began, timed = time.perf_counter(), 0
+        for key, _ in share.most_common():
+            if timed and time.perf_counter() - began > budget_seconds:
+                break
+            rates.gemm_seconds[key] = _time_gemm(*key)
+            timed += products[key]
+        if timed:
+            rates.flops_per_second = timed / sum(rates.gemm_seconds.values())
+        return rates
+
+    def seconds(self, work: Counter[Work]) -> float:
+        return sum(self._call(item) * calls for item, calls in work.items())
+
+    def _call(self, item: Work) -> float:
+        if item.gemm is not None:
+            measured = self.gemm_seconds.get((item.gemm, item.dtype))
+            return (measured or item.flops / self.flops_per_second) + self.call_seconds
+        arithmetic = item.flops / (self.flops_per_second * self.attention_share)
+        return max(arithmetic, item.num_bytes / self.bytes_per_second) + self.call_seconds
+
+
+def _time_gemm(gemm: Gemm, dtype: torch.dtype) -> float:
+    """Seconds of one product; of a part of its rows, in proportion, where a processor emulates the type."""
+    rows, inner, columns, batch = gemm
+    shape = (batch,) if batch > 1 else ()
+    left, right = torch.zeros(*shape, rows, inner, dtype=dtype), torch.zeros(*shape, inner, columns, dtype=dtype)
+    part = max(1, rows // 16)
+    began = time.perf_counter()
+    torch.matmul(left[..., :part, :], right)
+    seconds = (time.perf_counter() - began) * rows / part
+    if seconds > LONG_SECONDS:
+        return seconds
+    out = torch.zeros(*shape, rows, columns, dtype=dtype)
+    return best_seconds(lambda: torch.matmul(left, right, out=out), repeats=2)
+
+
+def _copy_rate(num_bytes: int = 8 << 20) -> float:
+    """Bytes read and written per second by a copy."""
+    source = torch.zeros(num_bytes // 4)
+    target = torch.zeros(num_bytes // 4)
+    return 2 * num_bytes / best_seconds(lambda: target.copy_(source), repeats=3)
+
+
+def measure_gpu(name: str) -> Gpu:
+    """The rates of the first CUDA device, for one that is not in the table."""
+    device = torch.device("cuda")
+    half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    size = 4096
+
+    def product_rate(dtype: torch.dtype) -> float:
+        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+
+        def run() -> None:
+            torch.matmul(left, right)
+            torch.cuda.synchronize()
+
+        return 2 * size**3 / best_seconds(run, repeats=5)
+
+    source = torch.zeros(64 << 20, device=device)
+
+    def copy() -> None:
+        source.clone()
+        torch.cuda.synchronize()
+
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return Gpu(
+        key="this",
+        name=name,
+        memory_bytes=memory,
+        fp32=product_rate(torch.float32),
+        matrix=product_rate(half),
+        bandwidth=2 * source.numel() * 4 / best_seconds(copy, repeats=5),
+        bf16=half == torch.bfloat16,
+        source="measured here",
+        aliases=(),
+        device="",
+    )

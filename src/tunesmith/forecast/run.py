@@ -1,0 +1,131 @@
+"""Memory, time and disk of one way to train on one device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tunesmith.forecast.disk import DiskForecast, forecast_disk
+from tunesmith.forecast.forecaster import Fit, Forecaster, Found, Target
+from tunesmith.forecast.memory import MemoryForecast
+from tunesmith.forecast.roofline import CpuRates, GpuRates, Rates, measure_gpu
+from tunesmith.forecast.step import Step
+from tunesmith.forecast.time import StepTime, TimeForecast, save_time, time_of_run, time_of_step
+from tunesmith.forecast.trace import Log
+
+WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+TOKEN_BYTES = 5
+"""Tokenised data on disk: an int32 and a flag."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take."""
+
+    target: Target
+    fit: Fit
+    memory: MemoryForecast
+    step_time: StepTime
+    time: TimeForecast
+    disk: DiskForecast
+    evaluation_share: float
+    """Arithmetic of one evaluation, as a share of the training's."""
+    _run: dict[str, Any]
+
+    @property
+    def seconds_of_save(self) -> float:
+        """Seconds to write one checkpoint."""
+        return save_time(self.disk.checkpoint_bytes, self.target.device)
+
+    def with_schedule(self, *, num_evaluations: int, save_interval: float | None) -> Forecast:
+        """With another number of evaluations, and seconds between saves."""
+        run = {**self._run, "num_evaluations": num_evaluations, "save_interval": save_interval}
+        return replace(self, time=time_of_run(self.step_time, **run), _run=run)
+
+    def with_step_time(self, step_time: StepTime) -> Forecast:
+        """With other times of a step, such as those refitted to real steps."""
+        return replace(self, step_time=step_time, time=time_of_run(step_time, **self._run))
+
+    def to_json(self) -> dict[str, Any]:
+        """The `predicted` of plan.json. Its first four have the meaning that result.json gives them, so that what was
+        measured compares: a GPU's peak without the CUDA context, seconds from the loaded model on."""
+        return {
+            "peak_bytes": self.memory.reserved_bytes if self.target.device == "cuda" else self.memory.peak_bytes,
+            "train_seconds": self.time.train_seconds,
+            "total_seconds": self.time.run_seconds,
+            "tokens_per_second": self.time.tokens_per_second,
+            "fit": self.fit,
+            "capacity_bytes": self.target.capacity_bytes,
+            "memory": self.memory.to_json(),
+            "time": self.time.to_json(),
+            "disk": self.disk.to_json(),
+        }
+
+
+def forecast_run(forecaster: Forecaster, target: Target, found: Found, *, num_steps: int, out: Path | None) -> Forecast:
+    """Time and disk of a choice whose memory is known. Evaluated before the first step and at the end only."""
+    step = forecaster.step(found.choice, target)
+    log = forecaster.log(step)
+    step_time = time_of_step(log, step, *_rates(log, target))
+    disk = forecast_disk(
+        num_parameters=forecaster.shape.num_parameters,
+        num_trained=log.num_trained,
+        weight_bytes=WEIGHT_BYTES[found.choice.dtype],
+        optimizer=found.choice.optimizer,
+        adapter=found.choice.method != "full",
+        keep=forecaster.recipe.save.keep,
+        cache_bytes=forecaster.workload.train.num_tokens * TOKEN_BYTES,
+        out=out if target.here else None,
+    )
+    run = {
+        "num_steps": num_steps,
+        "num_evaluations": 2,
+        "save_interval": None,
+        "checkpoint_bytes": disk.checkpoint_bytes,
+        "weights_bytes": forecaster.shape.num_parameters * WEIGHT_BYTES[found.choice.dtype],
+        "device": target.device,
+        **_amounts(forecaster, found, step),
+    }
+    time = time_of_run(step_time, **run)
+    share = _evaluation_share(log, step, run)
+    return Forecast(target, found.fit, found.memory, step_time, time, disk, share, run)
+
+
+def _rates(log: Log, target: Target) -> tuple[Rates, str]:
+    """How fast the device is, and how that is known."""
+    if target.device == "cpu":
+        work = log.work("forward", "backward", "optimizer", "evaluation")
+        return CpuRates.measure(work), "matrix products timed on this processor"
+    if target.gpu is not None:
+        return GpuRates(target.gpu), "rates of the data sheet; not measured on a GPU"
+    return GpuRates(measure_gpu(target.name), gemm_share=1.0, bandwidth_share=1.0), "rates measured on this GPU"
+
+
+def _amounts(forecaster: Forecaster, found: Found, step: Step) -> dict[str, Any]:
+    """Tokens of the whole run."""
+    recipe, workload = forecaster.recipe, forecaster.workload
+    if step.kind == "reference":
+        length = recipe.train.max_length
+        rows = round(len(workload.train.fed) * recipe.train.epochs)
+        return {
+            "num_tokens": rows * length,
+            "target_fraction": workload.train.num_targets / (len(workload.train.fed) * length),
+            "eval_tokens": len(workload.eval.fed) * length,
+        }
+    return {
+        "num_tokens": forecaster.steps(found.choice.tokens_per_step).num_tokens,
+        "target_fraction": step.target_fraction,
+        "eval_tokens": workload.eval.num_tokens,
+    }
+
+
+def _evaluation_share(log: Log, step: Step, run: dict[str, Any]) -> float:
+    """It is of arithmetic, not of measured time, so that the same recipe gives the same plan on any day."""
+    passes = 2 if step.accumulates else 1
+
+    def flops(*phases: str) -> float:
+        return sum(item.flops * calls for item, calls in log.work(*phases).items())
+
+    train = flops("forward", "backward") / passes / step.num_tokens * run["num_tokens"]
+    return flops("evaluation") / step.num_tokens * run["eval_tokens"] / train if train else 0.0

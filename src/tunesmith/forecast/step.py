@@ -1,0 +1,328 @@
+"""One optimizer step, traced: exactly what training runs, or what a plain Trainer with padded rows runs.
+
+`trace_step` needs a config and no weights. `run_step` is the step itself, on any tensors: the forecast is tested by
+running it on a real model and comparing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tunesmith import fast
+from tunesmith.errors import ModelError
+from tunesmith.fast.layout import FlatBatch
+from tunesmith.fast.rounding import RoundingAdamW
+from tunesmith.forecast import simulate
+from tunesmith.forecast.splice import MIN_GROUPS, TEMPLATE, NotAlike, repeat_layers
+from tunesmith.forecast.trace import Event, Log, Segment, Trace
+from tunesmith.recipe import LoraSection
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Step:
+    """Everything that decides what one optimizer step allocates and computes."""
+
+    micro_batch: tuple[int, ...]
+    """Tokens that each document of the largest micro-batch feeds."""
+    accumulates: bool = False
+    """A step has more than one micro-batch, so gradients survive into the next forward pass."""
+    method: Literal["full", "lora", "qlora"] = "full"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    gradient_checkpointing: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
+    flash: bool = True
+    """The GPU has flash attention: Ampere or newer."""
+    kind: Literal["tunesmith", "reference"] = "tunesmith"
+    """reference: transformers' eager attention over padded rows (each entry of micro_batch is one row), with logits."""
+    lora: LoraSection = field(default_factory=LoraSection)
+    target_fraction: float = 1.0
+    """Share of the fed tokens that are supervised."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.micro_batch)
+
+
+def trace_step(config: PretrainedConfig, step: Step, *, splice: bool = True) -> Log:
+    """Allocations and work of two optimizer steps and an evaluation pass, from the config alone.
+
+    The first step creates the optimizer's state, the second runs beside it. `splice` traces five groups of like layers
+    and repeats their record, which gives the same log in a fraction of the time.
+
+    Raises ModelError when the model has a structure that is not known.
+    """
+    try:
+        return _twice(_trace(config, step, splice=splice))
+    except NotAlike:
+        return _twice(_trace(config, step, splice=False))
+
+
+def _trace(config: PretrainedConfig, step: Step, *, splice: bool) -> Log:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    batch = simulate.traced_batch(step.micro_batch, step.target_fraction)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        bare = simulate.build_on_meta(config, dtype=DTYPES[step.dtype], attention=_attention(step))
+        layers = Layers(bare, config, shorten=splice)
+        model = prepare_model(bare, step)
+        stack.enter_context(simulate.without_values())
+        if step.device == "cuda":
+            stack.enter_context(simulate.as_on_gpu(flash=step.flash))
+        mode = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        simulate.fakify(model)
+        batch = simulate.fake_batch(batch, mode)
+        trace = stack.enter_context(Trace(logits_width=config.get_text_config().vocab_size, lengths=step.micro_batch))
+        layers.mark(trace)
+        groups = layers.groups(model)
+        run_step(model, step, batch, trace, groups)
+    trained = [(group, sum(parameter.numel() for parameter in tensors.trained)) for group, tensors in groups]
+    log = repeat_layers(trace.log, layers.num_missing) if layers.num_missing else trace.log
+    log.num_trained = sum(number * (1 + layers.num_missing * (group == TEMPLATE)) for group, number in trained)
+    return log
+
+
+def prepare_model(model: Any, step: Step) -> Any:
+    """What training does to a loaded model: the fast path, the adapter, checkpointing."""
+    from tunesmith.models.adapters import attach_lora
+
+    if step.kind == "tunesmith":
+        fast.apply(model)
+    head = model.get_output_embeddings()
+    if step.method != "full":
+        model = attach_lora(model, step.lora, "lora")
+    if step.method == "qlora":
+        simulate.quantise(model, head)
+    if step.kind == "tunesmith":
+        fast.fuse_adapters(model)
+    if step.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if step.method != "full":
+            model.enable_input_require_grads()
+    return model.train()
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Parameters and buffers of a part of the model."""
+
+    parameters: list[nn.Parameter]
+    buffers: list[Tensor]
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.parameters if parameter.requires_grad]
+
+
+Groups = list[tuple[int | None, Tensors]]
+
+
+def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Groups | None = None) -> None:
+    """One optimizer step and one evaluation pass under a trace, on fake or real tensors.
+
+    groups: the model's tensors by group of layers, in order; the optimizer then takes one group after another.
+    """
+    groups = groups or [(None, Tensors(list(model.parameters()), list(model.buffers())))]
+    with trace.phase("weights"):
+        for group, tensors in groups:
+            trace.enter_group(group)
+            trace.hold((*tensors.parameters, *tensors.buffers), "weights")
+    trace.hold((batch.input_ids, batch.position_ids, batch.targets, batch.cu_seqlens), "temporary")
+    trained = [parameter for _, tensors in groups for parameter in tensors.trained]
+    for _ in range(2 if step.accumulates else 1):
+        with trace.phase("forward"):
+            loss = _forward(model, step, batch)
+        trace.name_alive("activations", "forward")
+        with trace.phase("backward"):
+            loss.backward()
+        del loss
+        trace.hold((parameter.grad for parameter in trained if parameter.grad is not None), "gradients")
+    with trace.phase("optimizer"):
+        _clip(trace, groups)
+        optimizers: list[torch.optim.Optimizer] = []
+        for group, tensors in groups:
+            trace.enter_group(group)
+            if tensors.trained:
+                optimizers.append(_optimizer(tensors.trained))
+                optimizers[-1].step()
+    trace.name_alive("optimizer", "optimizer")
+    with trace.phase("zero_grad"):
+        for group, tensors in groups:
+            trace.enter_group(group)
+            for parameter in tensors.trained:
+                parameter.grad = None
+    with trace.phase("evaluation"), torch.no_grad():
+        model.eval()
+        _forward(model, step, batch)
+        model.train()
+
+
+def _optimizer(trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if trained[0].dtype == torch.bfloat16:
+        return RoundingAdamW(trained, lr=1e-4)
+    return torch.optim.AdamW(trained, lr=1e-4, fused=True)
+
+
+def _clip(trace: Trace, groups: Groups) -> None:
+    """torch.nn.utils.clip_grad_norm_, a group at a time."""
+    norms = []
+    for group, tensors in groups:
+        trace.enter_group(group)
+        norms += [torch.linalg.vector_norm(p.grad) for p in tensors.trained if p.grad is not None]
+    trace.enter_group(None)
+    total = torch.linalg.vector_norm(torch.stack(norms))
+    del norms
+    for _, tensors in groups:
+        torch.nn.utils.clip_grads_with_norm_(tensors.trained, 1.0, total)
+
+
+def _attention(step: Step) -> str | None:
+    return "eager" if step.kind == "reference" else None
+
+
+def _forward(model: Any, step: Step, batch: FlatBatch) -> Tensor:
+    autocast = contextlib.nullcontext()
+    if step.precision in AUTOCAST:
+        autocast = torch.autocast("cpu", dtype=AUTOCAST[step.precision])  # type: ignore[assignment]
+    with autocast:
+        if step.kind == "tunesmith":
+            return model(flat=batch, denominator=batch.num_targets).loss  # type: ignore[no-any-return]
+        ids = torch.zeros(len(step.micro_batch), max(step.micro_batch), dtype=torch.int64)
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss  # type: ignore[no-any-return]
+
+
+class Layers:
+    """The list of a model's layers, shortened to a few groups of like ones, and marked in the trace."""
+
+    def __init__(self, model: Any, config: PretrainedConfig, *, shorten: bool) -> None:
+        """shorten: take layers out until five groups are left, when there are more and all are alike."""
+        self.stack = layer_stack(model, config)
+        self.period = period_of(config, len(self.stack))
+        self.num_missing = 0
+        num_groups, rest = divmod(len(self.stack), self.period)
+        if shorten and rest == 0 and num_groups > MIN_GROUPS:
+            self.num_missing = num_groups - MIN_GROUPS
+            begin = (TEMPLATE + 1) * self.period
+            del self.stack[begin : begin + self.num_missing * self.period]
+
+    def groups(self, model: nn.Module) -> Groups:
+        """The model's tensors by group of layers, in its order; all as one when no layer is missing."""
+        if not self.num_missing:
+            return [(None, Tensors(list(model.parameters()), list(model.buffers())))]
+        groups: Groups = []
+        of_layers = {id(tensor) for tensor in (*self.stack.parameters(), *self.stack.buffers())}
+        first = next(self.stack.parameters())
+        names = [id(parameter) for parameter in model.parameters()]
+        position = names.index(id(first))
+        outside = [parameter for parameter in model.parameters() if id(parameter) not in of_layers]
+        before = [parameter for parameter in outside if names.index(id(parameter)) < position]
+        after = [parameter for parameter in outside if names.index(id(parameter)) > position]
+        buffers = [buffer for buffer in model.buffers() if id(buffer) not in of_layers]
+        groups.append((None, Tensors(before, buffers)))
+        for number in range(MIN_GROUPS):
+            layers = self.stack[number * self.period : (number + 1) * self.period]
+            groups.append((number, Tensors(list(layers.parameters()), list(layers.buffers()))))
+        groups.append((None, Tensors(after, [])))
+        return groups
+
+    def mark(self, trace: Trace) -> None:
+        """Let the trace know when each group begins, going forward and going backward."""
+        if not self.num_missing:
+            return
+        for number, layer in enumerate(self.stack):
+            group, place = divmod(number, self.period)
+            if place == 0:
+                layer.register_forward_pre_hook(partial(_enter, trace, group))
+            if place == self.period - 1:
+                layer.register_forward_hook(partial(_leave, trace, group))
+
+
+def _enter(trace: Trace, group: int, *_: Any) -> None:
+    if trace.current_phase != "backward":  # there, a checkpointed layer runs once more
+        trace.enter_group(group)
+
+
+def _leave(trace: Trace, group: int, module: Any, args: Any, output: Any) -> None:
+    if trace.current_phase == "backward":
+        return
+    hidden = output[0] if isinstance(output, tuple) else output
+    if hidden.requires_grad:
+        hidden.register_hook(lambda _: trace.enter_group(group))
+    if group == MIN_GROUPS - 1:
+        trace.enter_group(None)
+
+
+def layer_stack(model: Any, config: PretrainedConfig) -> nn.ModuleList:
+    """The list of the model's layers. Raises ModelError when there is none."""
+    wanted = config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == wanted:
+            return module
+    raise ModelError(f"{type(model).__name__}: no list of {wanted} layers found. This structure cannot be planned.")
+
+
+def period_of(config: PretrainedConfig, num_layers: int) -> int:
+    """After how many layers the kinds of layers repeat: 2 for GPT-Neo's global, local, global, local."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or getattr(text, "attention_layers", None)
+    if not kinds:
+        return 1
+    kinds = list(kinds)[:num_layers]
+    for period in range(1, num_layers + 1):
+        if all(kinds[number] == kinds[number % period] for number in range(num_layers)):
+            return period
+    return num_layers
+
+
+def with_8bit_state(log: Log) -> Log:
+    """The log as it is with bitsandbytes' AdamW8bit: two bytes and two scales for 256 values, float32 below 4,096."""
+
+    def size(event: Event) -> int:
+        number = event.num_bytes // 4
+        if log.labels.get(event.storage) != "optimizer" or number < 4096:
+            return event.num_bytes
+        return number + 4 * -(-number // 256)
+
+    segments = [
+        Segment(part.phase, part.group, [event._replace(num_bytes=size(event)) for event in part.events], part.work)
+        for part in log.segments
+    ]
+    return Log(segments, log.labels, log.num_trained)
+
+
+def _twice(log: Log) -> Log:
+    """The log with a second optimizer step between the first and the evaluation.
+
+    It is the first step again, beside what that one left: the optimizer's state.
+    """
+    names = ("forward", "backward", "optimizer", "zero_grad")
+    first = [segment for segment in log.segments if segment.phase in names]
+    dying = {event.storage for segment in first for event in segment.events if not event.born}
+    last = max(event.storage for event in log.events())
+    renamed = {storage: last + 1 + number for number, storage in enumerate(sorted(dying))}
+    second = [
+        Segment(
+            segment.phase,
+            segment.group,
+            [event._replace(storage=renamed[event.storage]) for event in segment.events if event.storage in dying],
+        )
+        for segment in first
+    ]
+    labels = {**log.labels, **{renamed[old]: log.labels[old] for old in dying if old in log.labels}}
+    evaluation = next(number for number, segment in enumerate(log.segments) if segment.phase == "evaluation")
+    return Log([*log.segments[:evaluation], *second, *log.segments[evaluation:]], labels, log.num_trained)

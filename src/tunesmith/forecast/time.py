@@ -1,0 +1,178 @@
+"""How long a run takes: steps, evaluations, saves and loading, each priced apart; and the refit to real steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from tunesmith.forecast.roofline import Rates
+from tunesmith.forecast.step import Step
+from tunesmith.forecast.trace import Log
+
+DISK_BYTES_PER_SECOND = {"cpu": 4e8, "cuda": 8e8}
+"""Writing a checkpoint with its hashes and its flush to disk. Assumed."""
+READ_BYTES_PER_SECOND = 1e9
+START_SECONDS = 8.0
+"""Imports and set-up before the first step."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of the parts of a step: t = step_seconds + token_seconds * tokens."""
+
+    token_seconds: float
+    """Forward and backward, per fed token."""
+    step_seconds: float
+    """Clipping and the optimizer, per step."""
+    eval_token_seconds: float
+    flops_per_token: float
+    origin: str
+    """How it is known."""
+
+    def of(self, num_tokens: float) -> float:
+        """Seconds of a step of so many tokens."""
+        return self.step_seconds + self.token_seconds * num_tokens
+
+
+@dataclass(frozen=True)
+class TimeForecast:
+    """Seconds of a run."""
+
+    train_seconds: float
+    eval_seconds: float
+    num_evaluations: int
+    save_seconds: float
+    num_saves: float
+    load_seconds: float
+    tokens_per_second: float
+    """Supervised tokens per second of training."""
+    flops_per_token: float
+    origin: str
+
+    @property
+    def run_seconds(self) -> float:
+        """What result.json calls total_seconds: from the loaded model to the end."""
+        return self.train_seconds + self.eval_seconds + self.save_seconds
+
+    @property
+    def total_seconds(self) -> float:
+        """What is paid for."""
+        return self.run_seconds + self.load_seconds
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "run_seconds": self.run_seconds, "total_seconds": self.total_seconds}
+
+
+class Measured(NamedTuple):
+    """A real step, or a real evaluation: its fed tokens and its seconds."""
+
+    num_tokens: int
+    seconds: float
+    kind: Literal["step", "evaluation"] = "step"
+
+
+def time_of_step(log: Log, step: Step, rates: Rates, origin: str) -> StepTime:
+    """Seconds of a traced step. A log of an accumulated step holds two micro-batches."""
+    passes = 2 if step.accumulates else 1
+    work = log.work("forward", "backward")
+    flops = sum(item.flops * calls for item, calls in work.items())
+    tokens = step.num_tokens * passes
+    return StepTime(
+        token_seconds=rates.seconds(work) / tokens,
+        step_seconds=rates.seconds(log.work("optimizer", "zero_grad")),
+        eval_token_seconds=rates.seconds(log.work("evaluation")) / step.num_tokens,
+        flops_per_token=flops / tokens,
+        origin=origin,
+    )
+
+
+def time_of_run(
+    step: StepTime,
+    *,
+    num_steps: int,
+    num_tokens: int,
+    target_fraction: float,
+    eval_tokens: int,
+    num_evaluations: int,
+    checkpoint_bytes: int,
+    save_interval: float | None,
+    weights_bytes: int,
+    device: str,
+) -> TimeForecast:
+    """Seconds of a whole run. save_interval: seconds between saves, or None when only the end is saved."""
+    train_seconds = num_steps * step.step_seconds + num_tokens * step.token_seconds
+    num_saves = 1.0 + (train_seconds // save_interval if save_interval else 0)
+    return TimeForecast(
+        train_seconds=train_seconds,
+        eval_seconds=num_evaluations * eval_tokens * step.eval_token_seconds,
+        num_evaluations=num_evaluations,
+        save_seconds=num_saves * save_time(checkpoint_bytes, device),
+        num_saves=num_saves,
+        load_seconds=START_SECONDS + weights_bytes / READ_BYTES_PER_SECOND,
+        tokens_per_second=num_tokens * target_fraction / train_seconds if train_seconds else 0.0,
+        flops_per_token=step.flops_per_token,
+        origin=step.origin,
+    )
+
+
+def save_time(num_bytes: int, device: str) -> float:
+    """Seconds to write one checkpoint."""
+    return num_bytes / DISK_BYTES_PER_SECOND[device]
+
+
+def measure_steps(
+    run_step: Callable[[int], object], tokens_of: Sequence[int], *, skip: int = 3, count: int = 10
+) -> list[Measured]:
+    """Run a few real steps and time them, in turns, after `skip` that warm up and create the optimizer's state.
+
+    run_step(number) runs one whole optimizer step; it must wait for the device. tokens_of: fed tokens of each step that
+    may be run; of different sizes, so that what a step costs at least is told from what a token costs.
+    """
+    measured = []
+    for turn in range(skip + count):
+        number = turn % len(tokens_of)
+        began = time.perf_counter()
+        run_step(number)
+        if turn >= skip:
+            measured.append(Measured(tokens_of[number], time.perf_counter() - began))
+    return measured
+
+
+def refit(forecast: StepTime, measured: Sequence[Measured]) -> StepTime:
+    """The times refitted to real steps and evaluations; without the latter, they are scaled as the tokens of steps."""
+    steps = [item for item in measured if item.kind == "step"]
+    evaluations = [item for item in measured if item.kind == "evaluation"]
+    if not steps:
+        return forecast
+    fixed, slope = _fit(forecast, steps)
+    evaluation = forecast.eval_token_seconds * slope / forecast.token_seconds
+    if evaluations:
+        evaluation = sum(item.seconds for item in evaluations) / sum(item.num_tokens for item in evaluations)
+    return replace(
+        forecast,
+        step_seconds=fixed,
+        token_seconds=slope,
+        eval_token_seconds=evaluation,
+        origin=f"{len(steps)} real steps on this machine",
+    )
+
+
+def _fit(forecast: StepTime, steps: Sequence[Measured]) -> tuple[float, float]:
+    """a and b of t = a + b * tokens by least squares, neither negative.
+
+    When the steps are too alike in size to tell a from b, the forecast keeps its shape and is scaled.
+    """
+    tokens = [item.num_tokens for item in steps]
+    mean_tokens = sum(tokens) / len(tokens)
+    mean_seconds = sum(item.seconds for item in steps) / len(steps)
+    if max(tokens) >= 1.5 * min(tokens):
+        spread = sum((number - mean_tokens) ** 2 for number in tokens)
+        together = sum((item.num_tokens - mean_tokens) * (item.seconds - mean_seconds) for item in steps)
+        slope = together / spread
+        fixed = mean_seconds - slope * mean_tokens
+        if slope > 0 and fixed >= 0:
+            return fixed, slope
+    scale = mean_seconds / forecast.of(mean_tokens)
+    return forecast.step_seconds * scale, forecast.token_seconds * scale

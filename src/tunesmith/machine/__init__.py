@@ -1,0 +1,5 @@
+"""What this machine has, and GPUs by name.
+
+detect.py   devices, memory, cores; gpus.py: GPUs and their rates by name
+heap.py     memory of the process: huge pages, and what a phase leaves behind given back
+"""

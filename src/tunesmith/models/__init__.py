@@ -1,0 +1,7 @@
+"""Models: found, loaded, given adapters, saved.
+
+find.py        a name -> a local directory that can be loaded; hub.py, gguf.py: where some come from
+load.py        weights in, model directories out; adapters.py: low-rank adapters
+tokenizer.py   text to token ids and back, and where a document starts and ends
+card.py        the model card
+"""

@@ -1,0 +1,224 @@
+"""The run directory: every artefact's name, writer and reader.
+
+    recipe.yaml      the resolved recipe            plan.json        decided values; predicted and, after, measured
+    data.json        counts, ledger, fingerprints   metrics.jsonl    a line per log step
+    checkpoints/     step-N/ with MANIFEST.json     result.json      final metrics
+    model/           weights, tokenizer, card       compare.json     outputs and scores
+    report.html      log.txt                        lock, status.json while it runs
+
+Directories are created 0700 and files 0600. JSON files are replaced whole: a reader sees the old one or the new one.
+This module imports no torch, so that the report and the command line stay quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tunesmith.disk import disk_errors, finite, open_private, write_text
+from tunesmith.errors import RunError
+from tunesmith.recipe import Recipe
+from tunesmith.redact import redact
+
+RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+RECIPE = "recipe.yaml"
+DATA = "data.json"
+PLAN = "plan.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+COMPARE = "compare.json"
+REPORT = "report.html"
+LOG = "log.txt"
+STATUS = "status.json"
+LOCK = "lock"
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+
+
+def _by_the_writer(method: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(method)
+    def guarded(self: RunDir, *args: Any, **kwargs: Any) -> None:
+        if self.writes:
+            method(self, *args, **kwargs)
+
+    return guarded
+
+
+class RunDir:
+    """One run on disk.
+
+    `RunDir.create` makes or reopens a run for writing; `RunDir.open` reads a run that exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.writes = True
+        """False in every process but the first of several that train together: its writers do nothing."""
+
+    @classmethod
+    def create(cls, out: str | Path) -> RunDir:
+        """Make the directory `out`, or reopen the run that it holds.
+
+        Raises RunError when the name is not allowed or the directory holds something that is not a run.
+        """
+        run_dir = cls(check_run_path(out))
+        with disk_errors(run_dir.path):
+            run_dir._check_content()
+            run_dir.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return run_dir
+
+    def _check_content(self) -> None:
+        """Raise RunError when the directory holds something, but no run."""
+        if not self.path.exists() or self.file(RECIPE).is_file():
+            return
+        found = sorted(
+            entry.name
+            for entry in self.path.iterdir()
+            if entry.name not in (LOCK, LOG) and not _LEFTOVER.fullmatch(entry.name)
+        )
+        if CHECKPOINTS in found:
+            raise RunError(
+                f"{self.path}: holds checkpoints but no {RECIPE}. Copy the recipe of this run to "
+                f"{self.file(RECIPE)} and run the same command again, or choose another --out."
+            )
+        if found:
+            raise RunError(
+                f"{self.path}: is not empty and holds no run ({', '.join(found[:5])}). Choose another --out."
+            )
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """The run at `path`. Raises RunError when there is none."""
+        path = Path(path)
+        if not (path / RECIPE).is_file():
+            raise RunError(f"{path}: no run here (no {RECIPE}). Give the directory that `tunesmith train` wrote.")
+        return cls(path)
+
+    @staticmethod
+    def is_run(path: str | Path) -> bool:
+        """Whether `path` holds a run."""
+        return (Path(path) / RECIPE).is_file()
+
+    def file(self, name: str) -> Path:
+        """Path of one artefact."""
+        return self.path / name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / CHECKPOINTS
+
+    @property
+    def model(self) -> Path:
+        return self.path / MODEL
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe of the run."""
+        return Recipe.load(self.file(RECIPE))
+
+    @_by_the_writer
+    def write_recipe(self, recipe: Recipe) -> None:
+        write_text(self.file(RECIPE), recipe.to_yaml())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """An artefact, or RunError that says which command writes it."""
+        path = self.file(name)
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{path}: missing. `tunesmith {_WRITERS.get(name, 'train')}` writes it.") from None
+        except ValueError as error:
+            raise RunError(f"{path}: not valid JSON ({error}). The file is damaged; write it again.") from None
+        if not isinstance(value, dict):
+            raise RunError(f"{path}: expected a JSON object, found {type(value).__name__}.")
+        return value
+
+    def has(self, name: str) -> bool:
+        return self.file(name).exists()
+
+    @_by_the_writer
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Replace an artefact in one step. Numbers that are not finite are written as null."""
+        write_text(self.file(name), json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+
+    @_by_the_writer
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        with open_private(self.file(METRICS), os.O_APPEND) as file:
+            file.write(json.dumps(finite(line)) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+        if not self.has(METRICS):
+            return []
+        lines = []
+        for text in self.file(METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(text))
+        return [line for line in lines if isinstance(line, dict)]
+
+    @_by_the_writer
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop the lines after `step`, which a resumed run will write again."""
+        if self.has(METRICS):
+            kept = [line for line in self.metrics() if line.get("step", 0) <= step]
+            write_text(self.file(METRICS), "".join(json.dumps(line) + "\n" for line in kept))
+
+    @_by_the_writer
+    def log(self, message: str) -> None:
+        """Append to log.txt."""
+        with open_private(self.file(LOG), os.O_APPEND) as file:
+            file.write(redact(message.rstrip("\n")) + "\n")
+
+    @_by_the_writer
+    def remove(self, *names: str) -> None:
+        """Delete artefacts that no longer hold."""
+        for name in names:
+            self.file(name).unlink(missing_ok=True)
+
+    @_by_the_writer
+    def clear(self) -> None:
+        """Delete every artefact of a run, and nothing else. A kill meanwhile leaves no half of it to go on from."""
+        for folder in (self.checkpoints, self.model):
+            if folder.is_symlink():
+                raise RunError(f"{folder}: is a symbolic link. It is not followed; remove it yourself.")
+            if folder.is_dir():
+                folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
+        for name in (DATA, PLAN, METRICS, RESULT, COMPARE, REPORT, LOG, STATUS, RECIPE):
+            self.file(name).unlink(missing_ok=True)
+        self.remove_leftovers()
+
+    @_by_the_writer
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of writers that were killed. The caller holds the lock of the run."""
+        for entry in self.path.iterdir():
+            if _LEFTOVER.fullmatch(entry.name) and not entry.is_symlink():
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+
+
+_LEFTOVER = re.compile(r"\.[A-Za-z.]+\.[A-Za-z0-9_]+\.(tmp|staging|staging-old)")
+_WRITERS = {COMPARE: "compare", REPORT: "report", DATA: "train", RESULT: "train", PLAN: "train"}
+
+
+def check_run_path(out: str | Path) -> Path:
+    """`out` when it may be a run directory. Raises RunError on a name or place that is not allowed."""
+    path = Path(out)
+    name = path.name
+    if not RUN_NAME.fullmatch(name) or name in (".", ".."):
+        raise RunError(f"{out!s}: a run name has 1 to 64 characters of A-Z a-z 0-9 . _ - (found {name!r}).")
+    if ".." in path.parts:
+        raise RunError(f"{out!s}: a run directory may not contain '..'. Give the path itself.")
+    if path.is_symlink():
+        raise RunError(f"{out!s}: is a symbolic link. Give the directory itself.")
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{out!s}: is a file. Expected a directory, or a name that does not exist yet.")
+    return path

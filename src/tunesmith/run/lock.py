@@ -1,0 +1,183 @@
+"""One writer a run: a lock file that says who, where and since when.
+
+The lock of a process that is gone is taken over with a note. A process is the same one only when its start time is the
+same too: process ids are used again. Locks are taken under flock on the run directory, so that of two processes that
+both find a stale lock only one wins; the kernel ends a flock with its process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import psutil
+
+from tunesmith.disk import disk_errors
+from tunesmith.errors import RunError
+from tunesmith.redact import redact
+from tunesmith.run.directory import LOCK, RunDir
+
+MAX_LOCK_BYTES = 100_000
+
+
+class RunLock:
+    """Holds `lock` in a run directory while the context is open. `note` is told of a lock that is taken over.
+
+    Raises RunError when another process writes this run, or may: one on another machine cannot be seen from here.
+    """
+
+    def __init__(self, run_dir: RunDir, note: Callable[[str], None] = lambda message: None) -> None:
+        self.path = run_dir.file(LOCK)
+        self.note = note
+        self._mine: dict[str, Any] | None = None
+
+    def __enter__(self) -> RunLock:
+        mine = _describe_self()
+        with disk_errors(self.path), _guard(self.path.parent):
+            try:
+                descriptor = self._create()
+            except FileExistsError:
+                self.note(self._why_stale(mine))
+                self.path.unlink()
+                descriptor = self._create()
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    json.dump(mine, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                self.path.unlink()  # an empty lock would say that somebody was here
+                raise
+        self._mine = mine
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._mine is None or self._mine["pid"] != os.getpid():
+            return  # a forked child does not end its parent's lock
+        with contextlib.suppress(OSError), _guard(self.path.parent):
+            if _read(self.path) == self._mine:
+                self.path.unlink()
+        self._mine = None
+
+    def _create(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+
+    def _why_stale(self, mine: dict[str, Any]) -> str:
+        """Why the lock that stands here may be taken over. Raises RunError when it may not."""
+        if self.path.is_symlink() or not self.path.is_file():
+            raise RunError(f"{self.path}: is not a lock file but a link or a folder. Remove it yourself.")
+        other = _read(self.path)
+        if other is None:
+            return f"{self.path}: taken over; its writer was stopped before it had signed it"
+        who = f"process {other['pid']} on {other['host']}, started {other['since']}"
+        standing = _standing(other, mine)
+        if standing == "gone":
+            return f"{self.path}: taken over from {who}, which is gone"
+        if standing == "unseen":
+            raise RunError(
+                f"{self.path}: this run is written by {who} ({other['command']}), which cannot be seen from "
+                f"{mine['host']}. If it has ended, delete {self.path} and run the same command again."
+            )
+        raise RunError(
+            f"{self.path}: this run is written by {who} ({other['command']}). Wait for it, stop it with "
+            f"`kill {other['pid']}` (it saves first), or choose another --out."
+        )
+
+
+def read_lock(run_dir: RunDir) -> dict[str, Any] | None:
+    """Who holds the lock (pid, host, since, command), or None when nobody does."""
+    return _read(run_dir.file(LOCK))
+
+
+def is_held(run_dir: RunDir) -> bool:
+    """Whether a live process of this machine holds the lock, or one that cannot be seen from here may."""
+    other = read_lock(run_dir)
+    return other is not None and _standing(other, _describe_self()) != "gone"
+
+
+def _standing(other: dict[str, Any], mine: dict[str, Any]) -> Literal["alive", "gone", "unseen"]:
+    """What is known here about the process that `other` describes."""
+    if other["host"] != mine["host"]:
+        return "unseen"
+    if other["boot"] != mine["boot"]:
+        return "gone"  # this machine was started again
+    if other["space"] != mine["space"]:
+        return "unseen"  # another container on this machine
+    return "alive" if other["start"] == process_start(other["pid"]) else "gone"
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this machine started, as the kernel counts it; None when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        with contextlib.suppress(psutil.Error):
+            return f"{psutil.Process(pid).create_time():.0f}"
+        return None
+    state, *fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and brackets
+    return None if state in "ZX" else fields[18]
+
+
+def _describe_self() -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "start": process_start(os.getpid()),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "boot": _text_of("/proc/sys/kernel/random/boot_id"),
+        "space": _link_of("/proc/self/ns/pid"),
+        "command": redact(shlex.join(sys.argv))[:200],
+    }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The content of a lock, or None when there is none or its writer did not finish it."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            lock = json.loads(file.read(MAX_LOCK_BYTES))
+    except (OSError, ValueError):
+        return None
+    names = ("pid", "host", "start", "since", "boot", "space", "command")
+    if not isinstance(lock, dict) or any(name not in lock for name in names) or not isinstance(lock["pid"], int):
+        return None
+    return lock
+
+
+@contextlib.contextmanager
+def _guard(folder: Path) -> Iterator[None]:
+    """Let one process at a time look at and change the lock of a run directory."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without flock: O_EXCL still stands
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _text_of(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _link_of(path: str) -> str:
+    try:
+        return str(Path(path).readlink())
+    except OSError:
+        return ""

@@ -1,0 +1,124 @@
+"""A plan report for the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from tunesmith.plan.decide import Plan, describe
+from tunesmith.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tunesmith.plan.quote import PlanReport, Quote
+
+STYLES = {"fits": "green", "tight": "yellow", "no": "red"}
+
+
+def print_report(report: PlanReport, console: Console) -> None:
+    """What is planned, then one device in detail or a table of devices."""
+    say = _Say(console)
+    say(f"model   {report.shape.name}, {report.shape.num_parameters / 1e6:,.1f}M parameters ({report.shape.origin})")
+    say(f"data    {report.workload.origin}")
+    for note in report.notes:
+        say(f"note    {note}")
+    if len(report.quotes) == 1:
+        _print_one(report.quotes[0], report, say)
+    else:
+        _print_table(report, console)
+    if any(quote.target.gpu is not None for quote in report.quotes):
+        say("GPU times are computed from data-sheet rates; they were not measured on a GPU.")
+
+
+class _Say:
+    """Prints a line without markup or wrapping surprises."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def __call__(self, text: str, style: str | None = None) -> None:
+        self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
+    from rich.table import Table
+
+    memory, time, disk = quote.forecast.memory, quote.forecast.time, quote.forecast.disk
+    say(f"device  {quote.target.name}, {format_bytes(quote.target.capacity_bytes)} to give")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for item in fields(Plan):
+        if item.name not in ("reasons", "predicted"):
+            table.add_row(f"  {item.name}", str(getattr(quote.plan, item.name)), quote.plan.reasons.get(item.name, ""))
+    say("decided")
+    say.console.print(table, markup=False, highlight=False)
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in memory.components.items() if size > 5e6)
+    seen = "nvidia-smi will show" if memory.device == "cuda" else "the process will take"
+    say(f"memory  needs at least {format_bytes(memory.allocated_bytes)}: {parts}")
+    say(f"        {seen} {format_bytes(memory.peak_bytes)}: {_FIT[quote.found.fit]}", STYLES[quote.found.fit])
+    for found in quote.instead:
+        say(f"        instead: {describe(found)}, {format_bytes(found.memory.peak_bytes)}")
+    if quote.larger is not None:
+        gpu, found = quote.larger
+        say(f"        or a larger GPU, from {gpu.name} on: {describe(found)}, {format_bytes(found.memory.peak_bytes)}")
+    say(
+        f"time    {format_seconds(time.total_seconds)}: training {format_seconds(time.train_seconds)} "
+        f"({time.tokens_per_second:,.0f} tokens/s), {time.num_evaluations} evaluations "
+        f"{format_seconds(time.eval_seconds)}, saving {format_seconds(time.save_seconds)}, loading "
+        f"{format_seconds(time.load_seconds)} ({time.origin})"
+    )
+    say(
+        f"disk    {format_bytes(disk.total_bytes)}: {disk.num_checkpoints} checkpoints of "
+        f"{format_bytes(disk.checkpoint_bytes)}, model {format_bytes(disk.model_bytes)}"
+        + (f"; {format_bytes(disk.free_bytes)} free" if disk.free_bytes is not None else "")
+    )
+    if disk.problem is not None:
+        say(f"        {disk.problem}", "red")
+    if quote.cost is not None:
+        say(f"cost    {quote.cost:,.2f} at {report.price:g} an hour")
+
+
+_FIT = {"fits": "fits", "tight": "tight, it may run out", "no": "does not fit"}
+
+
+def _print_table(report: PlanReport, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("GPU", "fit"):
+        table.add_column(name)
+    for name in ("peak", "of", "time"):
+        table.add_column(name, justify="right")
+    if report.price is not None:
+        table.add_column("cost", justify="right")
+    table.add_column("how")
+    for quote in report.quotes:
+        fits = quote.found.fit != "no"
+        cells = [
+            quote.target.name,
+            f"[{STYLES[quote.found.fit]}]{quote.found.fit}[/]",
+            format_bytes(quote.forecast.memory.peak_bytes),
+            format_bytes(quote.target.capacity_bytes),
+            format_seconds(quote.forecast.time.total_seconds) if fits else "-",
+        ]
+        if report.price is not None:
+            cells.append(f"{quote.cost:,.2f}" if fits and quote.cost is not None else "-")
+        table.add_row(*cells, _how(quote))
+    console.print(table, highlight=False)
+
+
+def _how(quote: Quote) -> str:
+    choice = quote.found.choice
+    if quote.found.fit != "no":
+        parts = [choice.method, choice.precision, f"{choice.micro_batch_tokens:,} tokens a pass"]
+        if choice.optimizer != "adamw":
+            parts.append(choice.optimizer)
+        if choice.gradient_checkpointing:
+            parts.append("checkpointing")
+        return ", ".join(parts)
+    if quote.instead:
+        best = quote.instead[0]
+        length = "" if best.max_length is None else f" of at most {best.max_length} tokens"
+        how = f"{best.choice.method} with {best.choice.optimizer}{length}"
+        return f"instead: {how}, {format_bytes(best.memory.peak_bytes)}"
+    return "nothing fits"

@@ -1,0 +1,157 @@
+"""The forecast of a step against the step itself, run on a real model. CPU."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from tunesmith.forecast import simulate
+from tunesmith.forecast.step import Step, _twice, prepare_model, run_step, trace_step, with_8bit_state
+from tunesmith.forecast.trace import Log, Trace
+
+DOCUMENTS = (60, 50, 50, 33, 20, 20, 7)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "accumulated": {"accumulates": True},
+    "checkpointed": {"gradient_checkpointing": True},
+    "some targets": {"target_fraction": 0.5},
+    "lora": {"method": "lora"},
+    "autocast": {"precision": "bf16"},
+    "reference": {"kind": "reference"},
+}
+
+
+def real_model(config: Any, step: Step) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager" if step.kind == "reference" else None)
+    model.config.use_cache = False
+    model.get_input_embeddings().padding_idx = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return prepare_model(model, step)
+
+
+def real_log(config: Any, step: Step) -> Log:
+    """The step run for real, recorded by the same trace."""
+    model = real_model(config, step)
+    batch = simulate.traced_batch(step.micro_batch, step.target_fraction)
+    with Trace(logits_width=config.vocab_size) as trace:
+        run_step(model, step, batch, trace)
+    return _twice(trace.log)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("model", ["llama", "neo"])
+def test_forecast_equals_the_real_step_to_the_byte(model: str, variant: str, request: pytest.FixtureRequest) -> None:
+    config = request.getfixturevalue(f"short_{model}_config")
+    step = Step(DOCUMENTS if variant != "reference" else (32, 32), **VARIANTS[variant])
+    forecast, real = trace_step(config, step, splice=False), real_log(config, step)
+    assert forecast.peak_bytes() == real.peak_bytes()
+    assert forecast.phase_peaks() == real.phase_peaks()
+    assert forecast.components_at_peak() == real.components_at_peak()
+
+
+def profiled_peak(model: Any, step: Step) -> int:
+    """Bytes that the profiler saw allocated above what was there before, over two steps."""
+    from torch.profiler import ProfilerActivity, profile
+
+    batch = simulate.traced_batch(step.micro_batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        for _ in range(2):
+            model(flat=batch, denominator=batch.num_targets).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            model.zero_grad()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_forecast_is_within_a_thousandth_of_the_profiler(checkpointing: bool, wide_config: Any) -> None:
+    step = Step((100,) * 5, gradient_checkpointing=checkpointing)
+    model = real_model(wide_config, step)
+    held = [*model.parameters(), *model.buffers()]
+    forecast = trace_step(wide_config, step).peak_bytes() - sum(
+        tensor.numel() * tensor.element_size() for tensor in held
+    )
+    assert profiled_peak(model, step) == pytest.approx(forecast, rel=1e-3)
+
+
+def test_training_uses_the_optimizer_that_is_traced(short_llama_config: Any) -> None:
+    """The same state, created by one fused call."""
+    from tunesmith.plan import Plan
+    from tunesmith.training.optimizer import make_optimizer
+
+    plan = Plan("full", "fp32", "float32", "adamw", 1, 1, False, False, 1, 0, 1, 1, "cpu", 1)
+    optimizer = make_optimizer(real_model(short_llama_config, Step((8,))), _recipe(), plan)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert all(group["fused"] and not group["amsgrad"] for group in optimizer.param_groups)
+
+
+def _recipe() -> Any:
+    from tunesmith.recipe import Recipe
+
+    return Recipe(model={"name": "smollm2-135m"}, data={"path": "shows.csv"})
+
+
+def test_checkpointing_trades_activations_for_arithmetic(short_llama_config: Any) -> None:
+    plain, saved = (
+        trace_step(short_llama_config, Step((64,) * 8, gradient_checkpointing=value)) for value in (False, True)
+    )
+    assert saved.phase_peaks()["forward"] < plain.phase_peaks()["forward"]
+    flops = [sum(w.flops * n for w, n in log.work("forward", "backward").items()) for log in (plain, saved)]
+    assert 1.2 < flops[1] / flops[0] < 1.4
+
+
+def test_accumulating_keeps_the_gradients(short_llama_config: Any) -> None:
+    once, twice = (trace_step(short_llama_config, Step((64,) * 8, accumulates=value)) for value in (False, True))
+    gradients = 4 * once.num_trained
+    assert twice.phase_peaks()["forward"] - once.phase_peaks()["forward"] == pytest.approx(gradients, rel=0.01)
+
+
+def test_qlora_packs_the_linear_weights(short_llama_config: Any) -> None:
+    common: dict[str, Any] = {"precision": "bf16", "dtype": "bfloat16", "device": "cuda"}
+    lora, qlora = (trace_step(short_llama_config, Step((32,) * 4, method=m, **common)) for m in ("lora", "qlora"))
+    linear = 3 * 32 * (32 + 16 + 16 + 32 + 3 * 64)
+    saved = lora.components_at_peak()["weights"] - qlora.components_at_peak()["weights"]
+    assert saved == pytest.approx(linear * (2 - simulate.NF4_BYTES), rel=0.01)
+
+
+def test_an_8bit_optimizer_takes_a_quarter_of_the_state(wide_config: Any) -> None:
+    log = trace_step(wide_config, Step((32,) * 4))
+    small = with_8bit_state(log)
+    before, after = log.components_at_peak()["optimizer"], small.components_at_peak()["optimizer"]
+    assert after / before == pytest.approx(0.25, abs=0.02)  # two scales for 256 values, norms in float32
+    assert small.peak_bytes() - after == log.peak_bytes() - before
+
+
+def test_gpu_kernels_allocate_other_memory(short_llama_config: Any) -> None:
+    """On a GPU documents are not padded, and the logits buffer is larger and lives for one pass."""
+    cpu, gpu = (trace_step(short_llama_config, Step(DOCUMENTS, device=device)) for device in ("cpu", "cuda"))
+    assert cpu.phase_peaks() != gpu.phase_peaks()
+    names = {
+        work.name
+        for work in trace_step(short_llama_config, Step(DOCUMENTS, device="cuda", precision="bf16")).work("forward")
+    }
+    assert "_varlen_attn" in names
+
+
+def test_no_patch_outlives_a_trace(short_llama_config: Any) -> None:
+    import torch.nn.functional as F
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    from tunesmith.fast.attention import FlatMask
+
+    before = (F.scaled_dot_product_attention, F.dropout, F.layer_norm, FlatMask.of, vars(FakeTensor).get("is_cuda"))
+    trace_step(short_llama_config, Step(DOCUMENTS, device="cuda", precision="bf16"))
+    after = (F.scaled_dot_product_attention, F.dropout, F.layer_norm, FlatMask.of, vars(FakeTensor).get("is_cuda"))
+    assert before == after

@@ -1,0 +1,136 @@
+"""Runs side by side: metrics, differing recipe values, and what keeps numbers from being compared."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tunesmith.errors import RunError
+from tunesmith.recipe import Recipe
+from tunesmith.run.directory import COMPARE, DATA, PLAN, RESULT, RunDir
+from tunesmith.run.table import compare_runs, list_runs
+from tunesmith.show.runs import print_runs
+
+
+def make_run(
+    path: Path,
+    eval_loss: float | None,
+    *,
+    held_out: str = "aaaa",
+    tokenizer: str = "tttt",
+    stopped: str | None = None,
+    **recipe_values: Any,
+) -> RunDir:
+    path.mkdir(parents=True)
+    run_dir = RunDir(path)
+    recipe = Recipe(model={"name": "smollm2-135m"}, data={"path": "shows.csv", "text": "description"})
+    run_dir.write_recipe(recipe.with_values(**recipe_values))
+    run_dir.write_json(PLAN, {"method": "full", "num_steps": 120})
+    run_dir.write_json(DATA, {"tokenizer": tokenizer, "splits": {"eval": {"fingerprint": held_out}}})
+    if eval_loss is not None:
+        run_dir.write_json(
+            RESULT,
+            {
+                "eval_loss": eval_loss,
+                "eval_loss_base": 4.5,
+                "eval_bits_per_byte": eval_loss / 4,
+                "train_seconds": 61.0,
+                "peak_bytes": 3_000_000_000,
+                "steps": 120,
+                "stopped": stopped,
+            },
+        )
+    return run_dir
+
+
+def printed(table: Any) -> str:
+    out = io.StringIO()
+    print_runs(table, Console(file=out, width=200))
+    return out.getvalue()
+
+
+def test_the_recipe_values_that_differ_stand_beside_the_metrics(tmp_path: Path) -> None:
+    make_run(tmp_path / "low", 3.2)
+    make_run(tmp_path / "high", 3.0, **{"train.learning_rate": 1e-3, "train.epochs": 3})
+    table = compare_runs([tmp_path / "low", tmp_path / "high"])
+    assert table.differences == {"train.epochs": [1.0, 3.0], "train.learning_rate": [2e-4, 1e-3]}
+    assert table.best()["eval_loss"] == "high"
+    text = printed(table)
+    assert "train.learning_rate" in text
+    assert "3.000 *" in text
+    assert "3.200 *" not in text
+    assert "`tunesmith compare RUN` writes them" in text
+    assert table.to_json()["runs"][0]["metrics"]["eval_loss"] == 3.2
+
+
+def test_different_held_out_rows_are_not_ranked(tmp_path: Path) -> None:
+    make_run(tmp_path / "one", 3.2)
+    make_run(tmp_path / "two", 3.0, held_out="bbbb")
+    table = compare_runs([tmp_path / "one", tmp_path / "two"])
+    assert table.best() == {}
+    assert "different held-out rows" in printed(table)
+
+
+def test_different_tokenizers_are_ranked_by_bits_per_byte_only(tmp_path: Path) -> None:
+    make_run(tmp_path / "one", 3.2)
+    make_run(tmp_path / "two", 3.0, tokenizer="uuuu")
+    table = compare_runs([tmp_path / "one", tmp_path / "two"])
+    assert table.best() == {"eval_bits_per_byte": "two"}
+    assert "bits per byte, not loss" in printed(table)
+
+
+def test_equal_values_have_no_best(tmp_path: Path) -> None:
+    make_run(tmp_path / "one", 3.0)
+    make_run(tmp_path / "two", 3.0)
+    assert compare_runs([tmp_path / "one", tmp_path / "two"]).best() == {}
+
+
+def test_runs_of_the_same_name_are_told_apart_by_path(tmp_path: Path) -> None:
+    make_run(tmp_path / "a" / "shows", 3.0)
+    make_run(tmp_path / "b" / "shows", 3.1)
+    table = compare_runs([tmp_path / "a" / "shows", tmp_path / "b" / "shows"])
+    assert [row.name for row in table.rows] == [str(tmp_path / "a" / "shows"), str(tmp_path / "b" / "shows")]
+
+
+def test_a_list_shows_every_run_and_its_state(tmp_path: Path) -> None:
+    done = make_run(tmp_path / "done", 3.0)
+    done.write_json(COMPARE, {"scores": {"style_auc": {"tuned": {"value": 0.71}}}})
+    make_run(tmp_path / "halted", 3.4, stopped="SIGTERM")
+    make_run(tmp_path / "begun", None)
+    broken = make_run(tmp_path / "broken", 3.0)
+    broken.file(RESULT).write_text("{", encoding="utf-8")
+    (tmp_path / "not-a-run").mkdir()
+    table = list_runs(tmp_path)
+    states = {row.name: row.state for row in table.rows}
+    assert states == {
+        "done": "finished",
+        "halted": "stopped (SIGTERM)",
+        "begun": "not finished",
+        "broken": "damaged (result.json)",
+    }
+    text = printed(table)
+    assert "0.71" in text
+    assert "not-a-run" not in text
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one", 3.0)
+    with pytest.raises(RunError, match="no run here"):
+        compare_runs([run.path, tmp_path])
+    with pytest.raises(RunError, match="at least two"):
+        compare_runs([run.path])
+    with pytest.raises(RunError, match="no such folder"):
+        list_runs(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    assert "no runs here yet" in printed(list_runs(tmp_path / "empty"))
+
+
+def test_names_in_a_recipe_are_printed_as_they_are(tmp_path: Path) -> None:
+    make_run(tmp_path / "one", 3.0, **{"model.name": "[red]\x1b[2Jmodel"})
+    text = printed(list_runs(tmp_path))
+    assert "\x1b" not in text
+    assert "[red]" in text
