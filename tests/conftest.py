@@ -25,6 +25,7 @@ from tunesmith.machine.gpus import find_gpu
 from tunesmith.models.find import find_model
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.recipe import DataSection, Recipe
+from tunesmith.run.artefacts import Plan
 
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:  # as nohup leaves them; runs would ignore them too
@@ -276,6 +277,45 @@ def new_target() -> Callable[..., Target]:
         gpu = device == "cuda"
         values = {"bf16": gpu, "flash": gpu, "here": not gpu, "gpu": find_gpu("a100") if gpu else None, **more}
         return Target("a test device", device, int(gigabytes * 1e9), 0, **values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_plan() -> Callable[..., Plan]:
+    """new_plan(**values): a plan of one full step on a CPU, but for the values."""
+
+    def make(**values: Any) -> Plan:
+        plain: dict[str, Any] = {
+            "method": "full",
+            "precision": "fp32",
+            "dtype": "float32",
+            "optimizer": "adamw",
+            "learning_rate": 2e-4,
+            "schedule": "linear",
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "epochs": 1.0,
+            "num_steps": 1,
+            "tokens_per_step": 256,
+            "micro_batch_tokens": 256,
+            "max_length": 256,
+            "gradient_checkpointing": False,
+            "compile": False,
+            "lora": None,
+            "eval_every": 1,
+            "save_every": 1,
+            "save_keep": 2,
+            "rehearse": True,
+            "report_to": (),
+            "seed": 7,
+            "device": "cpu",
+            "num_processes": 1,
+            "reasons": {},
+            "predicted": None,
+        }
+        return Plan(**{**plain, **values})
 
     return make
 

@@ -28,7 +28,7 @@ def complaint(tmp_path: Path, text: str) -> str:
 def test_defaults_fill_in(tmp_path: Path) -> None:
     recipe = Recipe.load(write(tmp_path, MINIMAL))
     assert recipe.train.method == "full"
-    assert recipe.train.learning_rate == 2e-4
+    assert recipe.train.learning_rate == "auto"
     assert recipe.train.tokens_per_step == "auto"
     assert recipe.save.keep == 2
     assert recipe.compare.prompts == ("One fine morning", "A boy and a girl")

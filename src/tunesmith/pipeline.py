@@ -9,14 +9,15 @@ import os
 import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
-from tunesmith.run.directory import COMPARE, DATA, PLAN, RECIPE, REPORT, RESULT, RunDir, check_run_path
+from tunesmith.run.artefacts import CheckpointInfo
+from tunesmith.run.directory import COMPARE, DATA, RECIPE, REPORT, RESULT, RunDir, check_run_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from tunesmith.generate.text import Generation
     from tunesmith.models.find import ModelSource
     from tunesmith.models.tokenizer import TextTokenizer
-    from tunesmith.plan import Measured, Plan, PlanReport
+    from tunesmith.plan import Measured, PlanReport
+    from tunesmith.run.artefacts import Plan
     from tunesmith.run.signals import StopRequest
     from tunesmith.training import Job
     from tunesmith.training.checkpoint import Checkpoint
@@ -158,7 +160,7 @@ def _train_locked(job: Job, stop: StopRequest, console: Console) -> Run:
         say(f"{run_dir.path}: already finished at step {num_steps}. --fresh trains it again.")
         if run_dir.has(REPORT):
             return Run(run_dir.path)
-    run_dir.write_json(PLAN, job.plan.to_json())
+    run_dir.write(job.plan)
     if result is None:
         if checkpoint is not None:
             say(f"resuming {run_dir.path} from step {checkpoint.step} of {num_steps}; --fresh would start over")
@@ -185,7 +187,7 @@ def _job(
 
     fingerprints = {"data": data.fingerprint, "model": model_fingerprint(source)}
     checkpoint = find_checkpoint(run_dir, recipe, fingerprints, say, force=force)
-    plan = _plan(recipe, data, checkpoint)
+    plan = _plan(recipe, data, checkpoint, run_dir.path)
     return Job(recipe, plan, source, tokenizer, data, run_dir, fingerprints, checkpoint)
 
 
@@ -321,23 +323,11 @@ def _prepare(recipe: Recipe, console: Console, *, small: bool) -> tuple[Any, Any
         )
 
 
-def _plan(recipe: Recipe, data: Data, checkpoint: Checkpoint | None) -> Plan:
+def _plan(recipe: Recipe, data: Data, checkpoint: Checkpoint | None, out: Path) -> Plan:
     """A run that goes on keeps the plan it began with; only its length and what follows from that may change."""
-    from tunesmith.plan import Plan, detect_machine, make_plan
+    from tunesmith.plan import continue_plan, detect_machine, make_plan
 
-    machine = detect_machine()
     if checkpoint is None:
-        return make_plan(recipe, data, machine)
-    begun = Plan.from_json(checkpoint.info["plan"])
-    asked = (recipe.model_dump(mode="json"), data.fingerprint, machine.device, machine.num_processes)
-    if asked == (checkpoint.info["recipe"], checkpoint.info["data"], begun.device, begun.num_processes):
-        return begun
-    plan = make_plan(recipe.with_values(**{"train.tokens_per_step": begun.tokens_per_step}), data, machine)
-    return replace(
-        begun,
-        num_steps=plan.num_steps,
-        eval_every=plan.eval_every,
-        save_every=plan.save_every,
-        device=plan.device,
-        num_processes=plan.num_processes,
-    )
+        return make_plan(recipe, data, detect_machine(), out=out)
+    begun = CheckpointInfo.parse(checkpoint.info, str(checkpoint.path))
+    return continue_plan(recipe, data, detect_machine(), begun, out=out)

@@ -134,7 +134,8 @@ class TrainSection(_Section):
     epochs: float = Field(default=1, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
     """Ends the run after this many optimizer steps, before `epochs` if that is later."""
-    learning_rate: float = Field(default=2.0e-4, gt=0, lt=1)
+    learning_rate: AutoOr | Annotated[float, Field(gt=0, lt=1)] = "auto"
+    """Highest rate of the schedule."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)

@@ -86,21 +86,13 @@ def test_forecast_is_within_a_thousandth_of_the_profiler(checkpointing: bool, wi
     assert profiled_peak(model, step) == pytest.approx(forecast, rel=1e-3)
 
 
-def test_training_uses_the_optimizer_that_is_traced(short_llama_config: Any) -> None:
+def test_training_uses_the_optimizer_that_is_traced(short_llama_config: Any, new_plan: Any) -> None:
     """The same state, created by one fused call."""
-    from tunesmith.plan import Plan
     from tunesmith.training.optimizer import make_optimizer
 
-    plan = Plan("full", "fp32", "float32", "adamw", 1, 1, False, False, 1, 0, 1, 1, "cpu", 1)
-    optimizer = make_optimizer(real_model(short_llama_config, Step((8,))), _recipe(), plan)
+    optimizer = make_optimizer(real_model(short_llama_config, Step((8,))), new_plan())
     assert isinstance(optimizer, torch.optim.AdamW)
     assert all(group["fused"] and not group["amsgrad"] for group in optimizer.param_groups)
-
-
-def _recipe() -> Any:
-    from tunesmith.recipe import Recipe
-
-    return Recipe(model={"name": "smollm2-135m"}, data={"path": "shows.csv"})
 
 
 def test_checkpointing_trades_activations_for_arithmetic(short_llama_config: Any) -> None:

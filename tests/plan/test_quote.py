@@ -123,7 +123,7 @@ def test_real_steps_change_the_time_here_and_nowhere_else(recipe: NewRecipe) -> 
     assert quote.forecast.step_time.token_seconds == pytest.approx(0.005)
     assert quote.forecast.step_time.eval_token_seconds == pytest.approx(0.0005)
     assert quote.forecast.time.origin == "2 real steps on this machine"
-    assert quote.plan.predicted["train_seconds"] == quote.forecast.time.train_seconds
+    assert quote.plan.predicted.train_seconds == quote.forecast.time.train_seconds
     assert quote.cost == pytest.approx(2.0 * quote.forecast.time.total_seconds / 3600)
     assert quote.forecast.memory == before.quotes[0].forecast.memory
     there = plan(recipe(), gpu="l4")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from tunesmith.run.artefacts import PredictedDisk
 from tunesmith.units import format_bytes
 
 MOMENTS_8BIT = 2.0 + 8 / 256
@@ -44,8 +44,8 @@ class DiskForecast:
             f"Free {lacking}, choose another --out, or lower save.keep."
         )
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "total_bytes": self.total_bytes}
+    def record(self) -> PredictedDisk:
+        return PredictedDisk(**asdict(self), total_bytes=self.total_bytes)
 
 
 def forecast_disk(

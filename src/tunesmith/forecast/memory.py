@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 
 from tunesmith.forecast.allocator import CachingAllocator
 from tunesmith.forecast.trace import Log
 from tunesmith.machine.gpus import GIB
+from tunesmith.run.artefacts import PredictedMemory
 
 CONTEXT_BYTES = int(0.45 * GIB)
 """What the CUDA context and the loaded kernels take of a GPU before any tensor. Assumed, not measured per GPU."""
@@ -42,8 +43,8 @@ class MemoryForecast:
     phases: dict[str, int]
     """Most allocated in each phase."""
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def record(self) -> PredictedMemory:
+        return PredictedMemory(**asdict(self))
 
 
 def forecast_memory(

@@ -13,6 +13,7 @@ from tunesmith.forecast.roofline import CpuRates, GpuRates, Rates, measure_gpu
 from tunesmith.forecast.step import Step
 from tunesmith.forecast.time import StepTime, TimeForecast, save_time, time_of_run, time_of_step
 from tunesmith.forecast.trace import Log
+from tunesmith.run.artefacts import Predicted
 
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TOKEN_BYTES = 5
@@ -47,20 +48,20 @@ class Forecast:
         """With other times of a step, such as those refitted to real steps."""
         return replace(self, step_time=step_time, time=time_of_run(step_time, **self._run))
 
-    def to_json(self) -> dict[str, Any]:
+    def predicted(self) -> Predicted:
         """The `predicted` of plan.json. Its first four have the meaning that result.json gives them, so that what was
         measured compares: a GPU's peak without the CUDA context, seconds from the loaded model on."""
-        return {
-            "peak_bytes": self.memory.reserved_bytes if self.target.device == "cuda" else self.memory.peak_bytes,
-            "train_seconds": self.time.train_seconds,
-            "total_seconds": self.time.run_seconds,
-            "tokens_per_second": self.time.tokens_per_second,
-            "fit": self.fit,
-            "capacity_bytes": self.target.capacity_bytes,
-            "memory": self.memory.to_json(),
-            "time": self.time.to_json(),
-            "disk": self.disk.to_json(),
-        }
+        return Predicted(
+            peak_bytes=self.memory.reserved_bytes if self.target.device == "cuda" else self.memory.peak_bytes,
+            train_seconds=self.time.train_seconds,
+            total_seconds=self.time.run_seconds,
+            tokens_per_second=self.time.tokens_per_second,
+            fit=self.fit,
+            capacity_bytes=self.target.capacity_bytes,
+            memory=self.memory.record(),
+            time=self.time.record(),
+            disk=self.disk.record(),
+        )
 
 
 def forecast_run(forecaster: Forecaster, target: Target, found: Found, *, num_steps: int, out: Path | None) -> Forecast:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from tunesmith.forecast.roofline import Rates
 from tunesmith.forecast.step import Step
 from tunesmith.forecast.trace import Log
+from tunesmith.run.artefacts import PredictedTime
 
 DISK_BYTES_PER_SECOND = {"cpu": 4e8, "cuda": 8e8}
 """Writing a checkpoint with its hashes and its flush to disk. Assumed."""
@@ -61,8 +62,8 @@ class TimeForecast:
         """What is paid for."""
         return self.run_seconds + self.load_seconds
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "run_seconds": self.run_seconds, "total_seconds": self.total_seconds}
+    def record(self) -> PredictedTime:
+        return PredictedTime(**asdict(self), run_seconds=self.run_seconds, total_seconds=self.total_seconds)
 
 
 class Measured(NamedTuple):

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from tunesmith.forecast.time import Measured, measure_steps
 from tunesmith.machine.detect import Machine, detect_machine
-from tunesmith.plan.decide import Plan, make_plan
+from tunesmith.plan.decide import continue_plan, make_plan
 from tunesmith.plan.measured import record_measured
 from tunesmith.plan.quote import PlanReport, plan
 
 __all__ = [
     "Machine",
     "Measured",
-    "Plan",
     "PlanReport",
+    "continue_plan",
     "detect_machine",
     "make_plan",
     "measure_steps",

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from tunesmith.errors import PlanError
-from tunesmith.forecast.forecaster import Choice, Dtype, Forecaster, Found, Optimizer, Precision, Target
+from tunesmith.forecast.forecaster import Choice, Forecaster, Found, Target
 from tunesmith.forecast.run import Forecast, forecast_run
 from tunesmith.forecast.shapes import find_shape
 from tunesmith.forecast.workload import Workload, reference_rows
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.gpus import gpu_of_device
 from tunesmith.plan.search import alternatives, dtype_of, larger_gpu, precision_of, search
-from tunesmith.recipe import Recipe, duration_seconds
+from tunesmith.recipe import Every, LoraSection, Recipe, duration_seconds
+from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan, Schedule
 from tunesmith.units import format_bytes
 
 if TYPE_CHECKING:
     from tunesmith.data import Data
 
-Every = int | str
+T = TypeVar("T")
 
 STEPS_WANTED = 256
 """Optimizer steps that a run should have, before a step may grow beyond the smallest size."""
@@ -32,49 +32,8 @@ EVALUATIONS_WANTED = 8
 EVALUATION_SHARE = 0.10
 SAVE_SHARE = 0.03
 MIN_SAVE_SECONDS = 120
-ASKED = "the recipe says so"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What was decided. Every field has an entry in `reasons`."""
-
-    method: Literal["full", "lora", "qlora"]
-    precision: Precision
-    """Type of the arithmetic: fp32, or autocast to bf16 or fp16."""
-    dtype: Dtype
-    """Type in which the model's weights are held; adapters are always float32."""
-    optimizer: Optimizer
-    tokens_per_step: int
-    """Tokens per optimizer step over all processes."""
-    micro_batch_tokens: int
-    """Tokens per forward and backward pass on one device."""
-    gradient_checkpointing: bool
-    compile: bool
-    num_steps: int
-    warmup_steps: int
-    eval_every: Every
-    """Optimizer steps (50) or a duration (10m), as in the recipe."""
-    save_every: Every
-    """Optimizer steps (50) or a duration (10m), as in the recipe."""
-    device: Literal["cpu", "cuda"]
-    num_processes: int
-    reasons: dict[str, str] = field(default_factory=dict)
-    predicted: dict[str, Any] = field(default_factory=dict)
-    """peak_bytes, train_seconds, total_seconds, tokens_per_second, and how they come about."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of plan.json."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Plan:
-        """The plan that `to_json` wrote; keys added later (`measured`) are left out."""
-        names = {item.name for item in fields(cls)}
-        missing = names - value.keys()
-        if missing:
-            raise PlanError(f"plan.json: {', '.join(sorted(missing))} missing. Write it again with `tunesmith train`.")
-        return cls(**{name: value[name] for name in names})
+LEARNING_RATE = 2.0e-4
+"""For any model and method until there is evidence for others."""
 
 
 def make_plan(recipe: Recipe, data: Data, machine: Machine, *, out: Path | None = None) -> Plan:
@@ -118,20 +77,37 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         precision=choice.precision,
         dtype=choice.dtype,
         optimizer=choice.optimizer,
+        learning_rate=_learning_rate(recipe, reasons),
+        warmup_steps=_warmup_steps(recipe, num_steps, reasons),
+        num_steps=num_steps,
         tokens_per_step=tokens_per_step,
         micro_batch_tokens=choice.micro_batch_tokens,
         gradient_checkpointing=choice.gradient_checkpointing,
         compile=_compile(recipe, reasons),
-        num_steps=num_steps,
-        warmup_steps=_warmup_steps(recipe, num_steps, reasons),
+        lora=_lora(recipe, choice.method, reasons),
         eval_every=eval_every,
         save_every=save_every,
+        save_keep=_asked(recipe.save.keep, "save_keep", reasons),
+        **_asked_of_training(recipe, reasons),
         device=target.device,
         num_processes=target.num_processes,
         reasons=reasons,
-        predicted=forecast.to_json(),
+        predicted=forecast.predicted(),
     )
     return plan, found, forecast
+
+
+def continue_plan(recipe: Recipe, data: Data, machine: Machine, begun: CheckpointInfo, *, out: Path) -> Plan:
+    """The plan of a run that goes on from a checkpoint: the one it began with, where nothing that was asked changed.
+
+    Raises what `make_plan` does.
+    """
+    plan = begun.plan
+    now = (recipe.model_dump(mode="json"), data.fingerprint, machine.device, machine.num_processes)
+    if now == (begun.recipe, begun.data, plan.device, plan.num_processes):
+        return plan
+    asked = recipe.with_values(**{"train.tokens_per_step": plan.tokens_per_step})
+    return make_plan(asked, data, machine, out=out).continued_from(plan)
 
 
 def choose_tokens_per_step(recipe: Recipe, workload: Workload, target: Target, reasons: dict[str, str]) -> int:
@@ -271,6 +247,54 @@ def _num_steps(forecaster: Forecaster, tokens_per_step: int, reasons: dict[str, 
         reasons["num_steps"] = f"train.max_steps; the data would last for {whole:,}"
         return asked.max_steps
     return whole
+
+
+def _learning_rate(recipe: Recipe, reasons: dict[str, str]) -> float:
+    asked = recipe.train.learning_rate
+    if asked != "auto":
+        return _asked(asked, "learning_rate", reasons)
+    reasons["learning_rate"] = "the one that all measurements of this version were made with"
+    return LEARNING_RATE
+
+
+def _lora(recipe: Recipe, method: str, reasons: dict[str, str]) -> LoraSection | None:
+    if method == "full":
+        reasons["lora"] = "all weights train"
+        return None
+    return _asked(recipe.lora, "lora", reasons)
+
+
+def _asked_of_training(recipe: Recipe, reasons: dict[str, str]) -> _AskedOfTraining:
+    """What the recipe decides alone."""
+    train = recipe.train
+    values: _AskedOfTraining = {
+        "schedule": train.schedule,
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "epochs": train.epochs,
+        "max_length": train.max_length,
+        "rehearse": train.rehearse,
+        "report_to": train.report_to,
+        "seed": train.seed,
+    }
+    reasons.update(dict.fromkeys(values, ASKED))
+    return values
+
+
+class _AskedOfTraining(TypedDict):
+    schedule: Schedule
+    weight_decay: float
+    max_grad_norm: float
+    epochs: float
+    max_length: int
+    rehearse: bool
+    report_to: tuple[str, ...]
+    seed: int
+
+
+def _asked(value: T, name: str, reasons: dict[str, str]) -> T:
+    reasons[name] = ASKED
+    return value
 
 
 def _warmup_steps(recipe: Recipe, num_steps: int, reasons: dict[str, str]) -> int:

@@ -21,9 +21,10 @@ from tunesmith.forecast.workload import Workload
 from tunesmith.machine.detect import detect_machine
 from tunesmith.machine.gpus import Gpu, find_gpu, gpu_of_device, gpus
 from tunesmith.models.find import EMBEDDED, find_model
-from tunesmith.plan.decide import Plan, decide, describe
+from tunesmith.plan.decide import decide, describe
 from tunesmith.plan.search import alternatives, larger_gpu
 from tunesmith.recipe import Recipe
+from tunesmith.run.artefacts import Plan
 
 if TYPE_CHECKING:
     from tunesmith.data import Data
@@ -48,7 +49,7 @@ class Quote:
     def refitted(self, measured: Sequence[Measured], price: float | None) -> Quote:
         """With the time refitted to real steps of the device."""
         forecast = self.forecast.with_step_time(refit(self.forecast.step_time, measured))
-        plan = replace(self.plan, predicted=forecast.to_json())
+        plan = self.plan.model_copy(update={"predicted": forecast.predicted()})
         return replace(self, plan=plan, forecast=forecast, cost=_cost(forecast, price))
 
     def to_json(self) -> dict[str, Any]:

@@ -20,13 +20,15 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tunesmith.disk import disk_errors, finite, open_private, write_text
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
 from tunesmith.redact import redact
+from tunesmith.run.artefacts import Artefact
 
+A = TypeVar("A", bound=Artefact)
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 RECIPE = "recipe.yaml"
@@ -139,6 +141,21 @@ class RunDir:
         if not isinstance(value, dict):
             raise RunError(f"{path}: expected a JSON object, found {type(value).__name__}.")
         return value
+
+    def read(self, kind: type[A]) -> A:
+        """An artefact. Raises RunError when it is missing, damaged, or written by a newer version than can be read."""
+        return kind.parse(self.read_json(kind.FILE), str(self.file(kind.FILE)))
+
+    def find(self, kind: type[A]) -> A | None:
+        """An artefact, or None where there is none or it cannot be used."""
+        try:
+            return self.read(kind) if self.has(kind.FILE) else None
+        except RunError:
+            return None
+
+    def write(self, artefact: Artefact) -> None:
+        """Replace an artefact in one step."""
+        self.write_json(artefact.FILE, artefact.to_json())
 
     def has(self, name: str) -> bool:
         return self.file(name).exists()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from tunesmith.plan.decide import Plan, describe
+from tunesmith.plan.decide import describe
+from tunesmith.recipe import LoraSection
 from tunesmith.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -47,9 +47,8 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
     memory, time, disk = quote.forecast.memory, quote.forecast.time, quote.forecast.disk
     say(f"device  {quote.target.name}, {format_bytes(quote.target.capacity_bytes)} to give")
     table = Table(box=None, pad_edge=False, show_header=False)
-    for item in fields(Plan):
-        if item.name not in ("reasons", "predicted"):
-            table.add_row(f"  {item.name}", str(getattr(quote.plan, item.name)), quote.plan.reasons.get(item.name, ""))
+    for name, value in quote.plan.decided().items():
+        table.add_row(f"  {name}", _plain(value), quote.plan.reasons.get(name, ""))
     say("decided")
     say.console.print(table, markup=False, highlight=False)
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in memory.components.items() if size > 5e6)
@@ -76,6 +75,15 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
         say(f"        {disk.problem}", "red")
     if quote.cost is not None:
         say(f"cost    {quote.cost:,.2f} at {report.price:g} an hour")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, LoraSection):
+        target = value.target if isinstance(value.target, str) else ", ".join(value.target)
+        return f"rank {value.rank}, alpha {value.alpha:g}, {target}"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 _FIT = {"fits": "fits", "tight": "tight, it may run out", "no": "does not fit"}

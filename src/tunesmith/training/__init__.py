@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import Stopped
-from tunesmith.plan import Plan
 from tunesmith.recipe import Recipe
+from tunesmith.run.artefacts import Plan
 from tunesmith.run.directory import RESULT, RunDir
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _banner(job: Job, trainer: FlatTrainer, progress: Any) -> None:
         f"{data.train.num_targets:,} supervised tokens an epoch\n"
         f"steps      {plan.num_steps:,} of {plan.tokens_per_step:,} tokens: {plan.reasons['tokens_per_step']}\n"
         f"precision  {plan.precision} on {plan.device}, {plan.optimizer}, "
-        f"learning rate {job.recipe.train.learning_rate:g} ({job.recipe.train.schedule})\n"
+        f"learning rate {plan.learning_rate:g} ({plan.schedule})\n"
         f"run        {job.run_dir.path}"
     )
 

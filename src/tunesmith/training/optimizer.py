@@ -9,12 +9,11 @@ from torch import Tensor
 
 from tunesmith.errors import TrainingError
 from tunesmith.fast.rounding import RoundingAdamW
-from tunesmith.plan import Plan
-from tunesmith.recipe import Recipe
+from tunesmith.run.artefacts import Plan
 from tunesmith.training.memory import is_out_of_memory, release_memory
 
 
-def make_optimizer(model: Any, recipe: Recipe, plan: Plan) -> torch.optim.Optimizer:
+def make_optimizer(model: Any, plan: Plan) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; weight decay on matrices only.
 
     Weights in bfloat16 are rounded at random, or small updates would be lost. For others torch's fused kernel takes
@@ -22,18 +21,18 @@ def make_optimizer(model: Any, recipe: Recipe, plan: Plan) -> torch.optim.Optimi
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.train.weight_decay},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": plan.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    rate = recipe.train.learning_rate
+    rate = plan.learning_rate
     if plan.optimizer == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit
 
         quantised: torch.optim.Optimizer = AdamW8bit(groups, lr=rate)
         return quantised
     if any(parameter.dtype == torch.bfloat16 for parameter in trained):
-        return ReadyRoundingAdamW(groups, rate, recipe.train.seed)
+        return ReadyRoundingAdamW(groups, rate, plan.seed)
     return ReadyAdamW(groups, rate)
 
 

@@ -28,8 +28,8 @@ from tunesmith.errors import Stopped, TrainingError
 from tunesmith.evaluate import Scores, evaluate
 from tunesmith.fast.layout import FlatBatch, flatten, row_multiple
 from tunesmith.forecast.step import AUTOCAST
-from tunesmith.plan import Plan
 from tunesmith.recipe import Recipe, duration_seconds
+from tunesmith.run.artefacts import Plan
 from tunesmith.run.directory import RunDir
 from tunesmith.run.signals import StopRequest
 from tunesmith.show.progress import Progress
@@ -209,14 +209,14 @@ class FlatTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            self.optimizer: Any = make_optimizer(self.model, self.recipe, self.plan)
+            self.optimizer: Any = make_optimizer(self.model, self.plan)
         made: torch.optim.Optimizer = self.optimizer
         return made
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
             rate = partial(
-                rate_at, schedule=self.recipe.train.schedule, warmup=self.plan.warmup_steps, total=num_training_steps
+                rate_at, schedule=self.plan.schedule, warmup=self.plan.warmup_steps, total=num_training_steps
             )
             self.lr_scheduler: Any = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
             self._created_lr_scheduler = True
@@ -426,7 +426,7 @@ class FlatTrainer(Trainer):
     def _renew_rates(self) -> None:
         """The next step's rate as this recipe has it: a run that was made longer does not go on from the rate 0."""
         schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
-        schedule.base_lrs = [self.recipe.train.learning_rate] * len(schedule.base_lrs)
+        schedule.base_lrs = [self.plan.learning_rate] * len(schedule.base_lrs)
         rates = [
             base * rate(schedule.last_epoch) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
         ]
@@ -499,8 +499,8 @@ def _arguments(recipe: Recipe, plan: Plan, run_dir: RunDir) -> TrainingArguments
         num_train_epochs=1,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
-        learning_rate=train.learning_rate,
-        max_grad_norm=train.max_grad_norm,
+        learning_rate=plan.learning_rate,
+        max_grad_norm=plan.max_grad_norm,
         bf16=plan.precision == "bf16",
         fp16=plan.precision == "fp16",
         use_cpu=plan.device == "cpu",

@@ -1,0 +1,635 @@
+"""What lies in a run directory, as values: one frozen model for each artefact, written whole and read with care.
+
+Whoever writes an artefact gives every field. Whoever reads one meets files of older versions and damaged ones: `parse`
+fills what an older version did not write (`OLDER`) and ignores what it does not know; `salvage` also leaves out what
+has an unexpected shape and says so. docs/run-directory.md is made from these classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tunesmith.errors import RunError
+from tunesmith.recipe import CompareSection, Every, LoraSection
+
+Method = Literal["full", "lora", "qlora"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Optimizer = Literal["adamw", "adamw8bit"]
+Schedule = Literal["linear", "cosine", "constant"]
+Fit = Literal["fits", "tight", "no"]
+ASKED = "the recipe says so"
+"""The reason of a decision that the recipe made."""
+JsonObject = dict[str, Any]
+"""A JSON object before it was checked, or after it was written out."""
+
+
+class Record(BaseModel):
+    """A frozen part of an artefact."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    OLDER: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Values of the fields that older versions did not write."""
+
+    def to_json(self) -> JsonObject:
+        """As it is written; numbers that are not finite are the writer's business (`disk.finite`)."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def parse(cls, values: JsonObject, where: str) -> Self:
+        """Check what was read. Raises RunError that names every part of an unexpected shape."""
+        try:
+            return cls.model_validate({**cls.OLDER, **values})
+        except ValidationError as error:
+            raise RunError(f"{where}: {'; '.join(_problems(error))}. The file is damaged; write it again.") from None
+
+    @classmethod
+    def salvage(cls, values: JsonObject, where: str) -> tuple[Self | None, list[str]]:
+        """What can be used of a damaged artefact, and a line for each part that was left out. None: nothing can."""
+        told: list[str] = []
+        for _ in range(_MAX_DAMAGE):
+            try:
+                return cls.model_validate({**cls.OLDER, **values}), told
+            except ValidationError as error:
+                told += [f"{where}: a part has an unexpected shape ({problem})." for problem in _problems(error)]
+                before = values
+                for problem in error.errors(include_url=False):
+                    values = _without(values, problem["loc"])
+                if values == before:
+                    break
+        return None, told
+
+
+_MAX_DAMAGE = 8
+
+
+class Artefact(Record):
+    """A JSON file of the run directory."""
+
+    FILE: ClassVar[str]
+    VERSION: ClassVar[int]
+
+    version: int
+
+
+class PredictedMemory(Record):
+    """Bytes at the peak of a step; `components` sum to what is allocated."""
+
+    device: Literal["cpu", "cuda"]
+    peak_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+    base_bytes: int
+    components: dict[str, int]
+    phases: dict[str, int]
+
+
+class PredictedTime(Record):
+    """Seconds of the whole run. `origin` says how the rates are known."""
+
+    train_seconds: float
+    eval_seconds: float
+    num_evaluations: int
+    save_seconds: float
+    num_saves: float
+    load_seconds: float
+    tokens_per_second: float
+    flops_per_token: float
+    origin: str
+    run_seconds: float
+    total_seconds: float
+
+
+class PredictedDisk(Record):
+    checkpoint_bytes: int
+    num_checkpoints: int
+    model_bytes: int
+    cache_bytes: int
+    free_bytes: int | None
+    total_bytes: int
+
+
+class Predicted(Record):
+    """What a run will take. The first four have the meaning that result.json gives them."""
+
+    peak_bytes: int
+    train_seconds: float
+    total_seconds: float
+    tokens_per_second: float
+    fit: Fit
+    capacity_bytes: int
+    memory: PredictedMemory
+    time: PredictedTime
+    disk: PredictedDisk
+
+
+class MeasuredRun(Record):
+    """What it took, and each as a share of what was predicted."""
+
+    peak_bytes: int | None
+    train_seconds: float | None
+    total_seconds: float | None
+    tokens_per_second: float | None
+    of_predicted: dict[str, float]
+
+
+class Plan(Artefact):
+    """plan.json: every value that training uses, each with an entry in `reasons`; nothing downstream decides again."""
+
+    FILE: ClassVar[str] = "plan.json"
+    VERSION: ClassVar[int] = 2
+    OLDER: ClassVar[Mapping[str, Any]] = MappingProxyType({"version": 1, "measured": None})
+
+    version: int = 2
+    method: Method
+    precision: Precision
+    """Type of the arithmetic: fp32, or autocast to bf16 or fp16."""
+    dtype: Dtype
+    """Type in which the model's weights are held; adapters are always float32."""
+    optimizer: Optimizer
+    learning_rate: float
+    """Highest rate of the schedule."""
+    schedule: Schedule
+    warmup_steps: int
+    weight_decay: float
+    """On matrices only."""
+    max_grad_norm: float
+    epochs: float
+    num_steps: int
+    tokens_per_step: int
+    """Tokens per optimizer step over all processes."""
+    micro_batch_tokens: int
+    """Tokens per forward and backward pass on one device."""
+    max_length: int
+    """Longest document in tokens, its start and end included."""
+    gradient_checkpointing: bool
+    compile: bool
+    lora: LoraSection | None
+    """Of an adapter; None where all weights train."""
+    eval_every: Every
+    """Optimizer steps (50) or a duration (10m)."""
+    save_every: Every
+    """Optimizer steps (50) or a duration (10m)."""
+    save_keep: int
+    rehearse: bool
+    report_to: tuple[str, ...]
+    seed: int
+    device: Literal["cpu", "cuda"]
+    num_processes: int
+    reasons: dict[str, str]
+    predicted: Predicted | None
+    measured: MeasuredRun | None = None
+
+    def decided(self) -> dict[str, object]:
+        """The decided values by name, in order."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in _NOT_DECIDED}
+
+    def continued_from(self, begun: Plan) -> Plan:
+        """This plan for a run that was begun with another one: what shaped the steps that are done stays.
+
+        Only the run's length and what follows from it may change, how often it is saved and scored, and what the recipe
+        itself says of the steps to come.
+        """
+        names = [*CONTINUES_WITH, *(name for name in STEPS_TO_COME if self.reasons.get(name) == ASKED)]
+        reasons = {name: self.reasons[name] for name in names if name in self.reasons}
+        values = {name: getattr(self, name) for name in names}
+        return begun.model_copy(update={**values, "reasons": {**begun.reasons, **reasons}, "measured": None})
+
+
+_NOT_DECIDED = ("version", "reasons", "predicted", "measured")
+CONTINUES_WITH = (
+    "epochs",
+    "num_steps",
+    "eval_every",
+    "save_every",
+    "save_keep",
+    "rehearse",
+    "report_to",
+    "device",
+    "num_processes",
+)
+"""Fields that a run takes from its new plan when it goes on."""
+STEPS_TO_COME = ("learning_rate", "schedule", "weight_decay", "max_grad_norm", "seed")
+"""Fields that it takes from there too where the recipe names them: other values were forced."""
+
+
+class FileAccount(Record):
+    """One input of the data. `content` is a digest; `first_row` the number that its first row is called by."""
+
+    path: str
+    rows: int
+    format: str
+    encoding: str | None
+    delimiter: str | None
+    content: str
+    first_row: int
+    weight: float
+    how: str
+
+
+class RowNames(Record):
+    """The first rows of each kind that were left out."""
+
+    empty: tuple[str, ...]
+    bad_rows: tuple[str, ...]
+
+
+class Dropped(Record):
+    too_long: int
+    by_weight_or_small: int
+
+
+class LongAccount(Record):
+    """What became of documents that are longer than train.max_length."""
+
+    num_documents: int
+    num_long: int
+    num_pieces: int
+    num_truncated: int
+    num_dropped: int
+    context_tokens: int
+    lost_targets: int
+    unread_tokens: int
+
+
+class SplitAccount(Record):
+    documents: int
+    tokens: int
+    targets: int
+    """Supervised tokens."""
+    fingerprint: str
+
+
+class Histogram(Record):
+    """edges: [n + 1] tokens; counts: [n] rows."""
+
+    edges: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+class Finding(Record):
+    """A numbered verdict: what was found, with its numbers, in a sentence, and what to do.
+
+    value and limit: the number that decides and the one it is held against, where there are such. option: what to set
+    in the recipe, as `section.key: value`. rows: names of the first rows concerned. number: from 1; the same check has
+    the same number everywhere.
+    """
+
+    name: str
+    status: Literal["blocks", "warns", "fine"]
+    found: str
+    value: float | None = None
+    limit: float | None = None
+    option: str | None = None
+    rows: tuple[str, ...] = ()
+    number: int = 0
+
+
+class DataAccount(Artefact):
+    """data.json: what was read, what became of every row and token, and fingerprints."""
+
+    FILE: ClassVar[str] = "data.json"
+    VERSION: ClassVar[int] = 2
+    OLDER: ClassVar[Mapping[str, Any]] = MappingProxyType({"version": 1, "findings": ()})
+
+    version: int = 2
+    files: tuple[FileAccount, ...]
+    rows_read: int
+    columns: tuple[str, ...]
+    encoding: str | None
+    delimiter: str | None
+    kind: str
+    how: str
+    empty: int
+    bad_rows: int
+    examples: RowNames
+    duplicates: int
+    straddling_duplicates: int
+    dropped: Dropped
+    truncated: int
+    truncated_tokens: int
+    long: LongAccount
+    splits: dict[str, SplitAccount]
+    split_by: str
+    length_histogram: Histogram
+    chat_template: str | None
+    tokenizer: str
+    """Fingerprint."""
+    max_length: int
+    small: bool
+    fingerprint: str
+    notes: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
+    """Of the audit; empty before it."""
+
+
+class Event(Record):
+    """Something out of the ordinary that a run survived."""
+
+    step: int
+    kind: str
+    note: str
+
+
+class EvalScores(Record):
+    """Held-out scores, under the names of metrics.jsonl and result.json."""
+
+    eval_loss: float
+    eval_perplexity: float
+    eval_bits_per_byte: float
+    eval_token_accuracy: float
+
+
+class Result(Artefact):
+    """result.json: final metrics. What was not measured is null."""
+
+    FILE: ClassVar[str] = "result.json"
+    VERSION: ClassVar[int] = 2
+    OLDER: ClassVar[Mapping[str, Any]] = MappingProxyType({"version": 1, "fed_tokens_per_second": None})
+
+    version: int = 2
+    train_loss: float | None
+    eval_loss: float | None
+    eval_loss_base: float | None
+    eval_perplexity: float | None
+    eval_perplexity_base: float | None
+    eval_bits_per_byte: float | None
+    eval_bits_per_byte_base: float | None
+    eval_token_accuracy: float | None
+    eval_token_accuracy_base: float | None
+    best_eval_loss: float | None
+    best_step: int | None
+    train_tokens: int
+    """Supervised tokens that were trained on."""
+    train_seconds: float
+    tokens_per_second: float | None
+    """Supervised tokens a second of training."""
+    fed_tokens_per_second: float | None
+    """All tokens that went through the model, the ones that are only read too."""
+    samples_per_second: float | None
+    total_seconds: float
+    save_seconds: float
+    eval_seconds: float
+    peak_bytes: int
+    steps: int
+    stopped: str | None
+    events: tuple[Event, ...]
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped is None
+
+
+class MetricsLine(Record):
+    """A line of metrics.jsonl: an optimizer step (`loss`), or an evaluation (`eval_loss`)."""
+
+    step: int
+    epoch: float
+    time: float
+    """Seconds of the run so far."""
+    loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens_per_second: float | None = None
+    """Supervised tokens a second since the line before."""
+    fed_tokens_per_second: float | None = None
+    peak_bytes: int | None = None
+    eval_loss: float | None = None
+    eval_perplexity: float | None = None
+    eval_bits_per_byte: float | None = None
+    eval_token_accuracy: float | None = None
+
+    def to_json(self) -> JsonObject:
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class Interval(Record):
+    """A value and the range that holds it with 95% confidence; null where it cannot be told."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class ScoreRecord(Record):
+    """One line of a comparison, with all that it takes to show it."""
+
+    title: str
+    meaning: str
+    better: Literal["lower", "higher", "real", "at most real"]
+    """Which way is better; `real`: the nearer to the real texts the better; `at most real`: only more is worse."""
+    unit: str
+    base: Interval | None
+    tuned: Interval | None
+    real: Interval | None
+    change: Interval | None
+    """Tuned minus base."""
+    gap: Interval | None
+    """Tuned minus real."""
+
+
+class GroupLoss(Record):
+    """The loss on the documents of one slice or kind."""
+
+    name: str
+    num_documents: int
+    num_tokens: int
+    base: Interval
+    tuned: Interval
+    change: Interval
+
+
+class GroupLosses(Record):
+    column: str | None = None
+    rows: tuple[GroupLoss, ...]
+
+
+class ComparisonCounts(Record):
+    held_out_documents: int
+    scored_samples: int
+    training_rows: int
+
+
+class NamedRow(Record):
+    """A training row; similarity where it was looked for as the nearest one."""
+
+    row: str
+    text: str
+    similarity: float | None = None
+
+
+class WroteRecord(Record):
+    """One text of one side, without its prompt. copied: [start, end) characters that stand in a training row."""
+
+    text: str
+    ended: bool
+    copied: tuple[tuple[int, int], ...]
+    copied_share: float
+    longest_copy: int
+    copied_from: NamedRow | None
+    nearest: NamedRow | None
+
+
+class SampleRecord(Record):
+    """A prompt and what each side wrote after it; `real` is null for a prompt of the recipe."""
+
+    kind: Literal["prompt", "opening", "unconditional"]
+    prompt: str
+    row: str | None
+    base: WroteRecord
+    tuned: WroteRecord
+    real: WroteRecord | None
+
+
+class BaseModelRecord(Record):
+    name: str
+    revision: str | None
+    licence: str | None
+
+
+class TunedModelRecord(Record):
+    name: str
+    adapter: bool
+
+
+class BlindChoice(Record):
+    prompt: str
+    choice: Literal["tuned", "base", "tie"]
+    tuned: str
+
+
+class BlindResult(Record):
+    """Wins of the tuned model where a person chose without knowing; a tie counts half."""
+
+    num_choices: int
+    wins: int
+    losses: int
+    ties: int
+    win_rate: float
+    low: float
+    high: float
+    choices: tuple[BlindChoice, ...]
+
+
+class Comparison(Artefact):
+    """compare.json: what base and tuned wrote, and every score."""
+
+    FILE: ClassVar[str] = "compare.json"
+    VERSION: ClassVar[int] = 2
+    OLDER: ClassVar[Mapping[str, Any]] = MappingProxyType({"version": 1, "blind": None})
+
+    version: int = 2
+    settings: CompareSection
+    scores: dict[str, ScoreRecord]
+    telling: tuple[str, ...]
+    """Words that most give the tuned model's texts away."""
+    slices: GroupLosses
+    general: GroupLosses
+    counts: ComparisonCounts
+    samples: tuple[SampleRecord, ...]
+    base: BaseModelRecord
+    tuned: TunedModelRecord
+    notes: tuple[str, ...]
+    environment: dict[str, str]
+    seconds: float
+    blind: BlindResult | None = None
+
+
+State = Literal["waiting", "running", "stopping", "stopped", "finished", "failed", "crashed"]
+
+
+class Status(Artefact):
+    """status.json: where a run stands, for other programs; its last word stays."""
+
+    FILE: ClassVar[str] = "status.json"
+    VERSION: ClassVar[int] = 2
+    OLDER: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"version": 1, "doing": "", "loss": None, "eval_loss": None, "tokens_per_second": None, "seconds_left": None}
+    )
+
+    version: int = 2
+    state: State
+    doing: str
+    """training, evaluating 20/150, ..."""
+    step: int
+    num_steps: int
+    loss: float | None
+    eval_loss: float | None
+    tokens_per_second: float | None
+    seconds_left: float | None
+    pid: int
+    host: str
+    boot: str
+    """Of the machine that it ran on, so that a restart is seen."""
+    updated: float
+    """Seconds since 1970."""
+
+
+class FileEntry(Record):
+    bytes: int
+    sha256: str
+
+
+class CheckpointInfo(Record):
+    """What a checkpoint knows of its run."""
+
+    data: str
+    """Fingerprint of the data, and of the model before training."""
+    model: str
+    recipe: JsonObject
+    plan: Plan
+    environment: dict[str, str]
+    eval: EvalScores | None
+
+
+class Manifest(Artefact):
+    """checkpoints/step-N/MANIFEST.json: every file with its size and hash; written last."""
+
+    FILE: ClassVar[str] = "MANIFEST.json"
+    VERSION: ClassVar[int] = 2
+
+    format: Literal["tunesmith-checkpoint"]
+    version: int
+    step: int
+    info: CheckpointInfo
+    files: dict[str, FileEntry]
+    manifest_sha256: str
+
+
+ARTEFACTS: tuple[type[Artefact], ...] = (Plan, DataAccount, Result, Comparison, Status, Manifest)
+
+
+def _problems(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        place = ".".join(str(part) for part in problem["loc"])
+        lines.append(f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
+    return list(dict.fromkeys(lines))[:_MAX_DAMAGE]
+
+
+def _without(value: Any, location: tuple[int | str, ...]) -> Any:
+    """A copy of `value` without the part at `location`; an item of a list goes, a field that must be there is null."""
+    if not location:
+        return None
+    first, *rest = location
+    if isinstance(value, dict) and first in value:
+        inner = _without(value[first], tuple(rest)) if rest else None
+        if inner is None and value[first] is None:
+            return {key: item for key, item in value.items() if key != first}
+        return {**value, first: inner}
+    if isinstance(value, list | tuple) and isinstance(first, int) and first < len(value):
+        items = list(value)
+        if rest:
+            items[first] = _without(items[first], tuple(rest))
+        else:
+            del items[first]
+        return items
+    with contextlib.suppress(TypeError):
+        return {**value, first: None}
+    return value
