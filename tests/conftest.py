@@ -25,7 +25,7 @@ from tunesmith.machine.gpus import find_gpu
 from tunesmith.models.find import find_model
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.recipe import DataSection, Recipe
-from tunesmith.run.artefacts import Plan
+from tunesmith.run.artefacts import Plan, Result
 
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:  # as nohup leaves them; runs would ignore them too
@@ -316,6 +316,19 @@ def new_plan() -> Callable[..., Plan]:
             "predicted": None,
         }
         return Plan(**{**plain, **values})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_result() -> Callable[..., Result]:
+    """new_result(**values): of a finished run of five steps, but for the values."""
+
+    def make(**values: Any) -> Result:
+        nothing: dict[str, Any] = dict.fromkeys(Result.model_fields)
+        numbers = {"train_tokens": 0, "train_seconds": 1.0, "total_seconds": 1.0, "save_seconds": 0.0}
+        more = {"eval_seconds": 0.0, "peak_bytes": 1, "steps": 5, "events": (), "version": Result.VERSION}
+        return Result(**{**nothing, **numbers, **more, **values})
 
     return make
 

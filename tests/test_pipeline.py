@@ -56,6 +56,7 @@ def test_exact_contents_of_the_run_directory(finished: Run) -> None:
         "recipe.yaml",
         "report.html",
         "result.json",
+        "status.json",
     ]
     steps = finished.result["steps"]
     kept = sorted(int(path.name.split("-")[1]) for path in (finished.path / "checkpoints").iterdir())
@@ -96,7 +97,8 @@ def test_metrics_lines(finished: Run) -> None:
     lines = finished.dir.metrics()
     training = [line for line in lines if "loss" in line]
     assert [line["step"] for line in training] == list(range(1, finished.result["steps"] + 1))
-    wanted = {"step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "peak_bytes", "time"}
+    wanted = {"step", "epoch", "loss", "learning_rate", "grad_norm", "peak_bytes", "time"}
+    wanted |= {"tokens_per_second", "fed_tokens_per_second"}
     assert all(wanted == set(line) for line in training)
     evaluations = [line for line in lines if "eval_loss" in line]
     assert evaluations[0]["step"] == 0

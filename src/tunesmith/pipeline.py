@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from tunesmith.models.find import ModelSource
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured, PlanReport
-    from tunesmith.run.artefacts import Plan
-    from tunesmith.run.signals import StopRequest
+    from tunesmith.run.artefacts import Plan, Result
     from tunesmith.training import Job
     from tunesmith.training.checkpoint import Checkpoint
 
@@ -102,9 +101,11 @@ def train(
     """
     from rich.console import Console
 
+    from tunesmith import training
     from tunesmith.machine.heap import use_huge_pages
     from tunesmith.run.lock import RunLock
     from tunesmith.run.signals import StopRequest
+    from tunesmith.show.progress import Progress
 
     use_huge_pages()
     recipe, path = _recipe_and_path(recipe, out, overrides, small)
@@ -126,7 +127,12 @@ def train(
             job = _job(recipe, source, tokenizer, data, run_dir, say, force=force)
             run_dir.write_recipe(recipe)
             run_dir.write_json(DATA, {**data.audit, "findings": findings})
-            return _train_locked(job, stop, console)
+            if _is_finished(job, say):
+                return Run(path)
+            with Progress(console) as progress:
+                result = training.train(job, stop, progress)
+            _conclude(run_dir, result, say)
+    return Run(path)
 
 
 def is_first_process() -> bool:
@@ -147,29 +153,33 @@ def _audit(recipe: Recipe, tokenizer: TextTokenizer, data: Data, say: Say) -> li
     return found
 
 
-def _train_locked(job: Job, stop: StopRequest, console: Console) -> Run:
-    from tunesmith import training
-    from tunesmith.plan import record_measured
-    from tunesmith.report import write_report
+def _is_finished(job: Job, say: Say) -> bool:
+    """Whether nothing is left to train; else the run directory is made ready, and it is said where the run goes on."""
     from tunesmith.training.resume import finished_result
 
-    say, run_dir, checkpoint = _speaker(console), job.run_dir, job.checkpoint
-    num_steps = job.plan.num_steps
+    run_dir, checkpoint, num_steps = job.run_dir, job.checkpoint, job.plan.num_steps
     result = finished_result(run_dir, checkpoint.step, num_steps) if checkpoint else None
     if result is not None:
         say(f"{run_dir.path}: already finished at step {num_steps}. --fresh trains it again.")
-        if run_dir.has(REPORT):
-            return Run(run_dir.path)
+        if not run_dir.has(REPORT):
+            run_dir.write(job.plan)
+            _conclude(run_dir, result, say)
+        return True
     run_dir.write(job.plan)
-    if result is None:
-        if checkpoint is not None:
-            say(f"resuming {run_dir.path} from step {checkpoint.step} of {num_steps}; --fresh would start over")
-        run_dir.remove(COMPARE, REPORT)  # of the model before, where a finished run is made longer
-        result = training.train(job, stop, console)
+    if checkpoint is not None:
+        say(f"resuming {run_dir.path} from step {checkpoint.step} of {num_steps}; --fresh would start over")
+    run_dir.remove(COMPARE, REPORT)  # of the model before, where a finished run is made longer
+    return False
+
+
+def _conclude(run_dir: RunDir, result: Result, say: Say) -> None:
+    """What was planned and what it took, and the report."""
+    from tunesmith.plan import record_measured
+    from tunesmith.report import write_report
+
     if run_dir.writes:
         say(record_measured(run_dir, result))
         write_report(run_dir)
-    return Run(run_dir.path)
 
 
 def _job(
@@ -216,6 +226,7 @@ def _measure(recipe: Recipe, console: Console | None) -> list[Measured]:
     from rich.console import Console
 
     from tunesmith.plan import detect_machine, make_plan
+    from tunesmith.run.observer import Silent
     from tunesmith.training import Job, calibrate
 
     source, tokenizer, data = _prepare(recipe, console or Console(quiet=True), small=False)
@@ -223,7 +234,7 @@ def _measure(recipe: Recipe, console: Console | None) -> list[Measured]:
         run_dir = RunDir(Path(folder))
         decided = make_plan(recipe, data, detect_machine())
         job = Job(recipe, decided, source, tokenizer, data, run_dir, {}, None)
-        return calibrate(job, console or Console(quiet=True))
+        return calibrate(job, Silent())
 
 
 def evaluate_file(name: str, path: str, *, text: str | None = None, max_length: int = 1024) -> dict[str, float]:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fault_zygote import Child, Zygote
 
-TIMES = ("time", "tokens_per_second", "peak_bytes")
+TIMES = ("time", "tokens_per_second", "fed_tokens_per_second", "peak_bytes")
 
 
 @dataclass

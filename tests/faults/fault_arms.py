@@ -37,8 +37,8 @@ def import_everything() -> None:
     import tunesmith.pipeline
     import tunesmith.plan
     import tunesmith.report
-    import tunesmith.training.rehearsal
-    import tunesmith.training.trainer  # noqa: F401
+    import tunesmith.show.progress
+    import tunesmith.training.rehearsal  # noqa: F401
 
     gc.collect()
     gc.freeze()  # a child's collections need not look through all of this again: a third of its time

@@ -65,9 +65,9 @@ class _Countdown:
 
 def kill_in_save(save: int, at: int | None = None, count_to: str | None = None) -> None:
     """Kill before the `at`-th change on disk of the `save`-th checkpoint, its removal of older ones included."""
-    from tunesmith.training import trainer
+    from tunesmith.training import saves
 
-    countdown, calls, original = _Countdown(at, count_to), [0], trainer.save_checkpoint
+    countdown, calls, original = _Countdown(at, count_to), [0], saves.save_checkpoint
 
     def save_checkpoint(*args: Any, **kwargs: Any) -> Path:
         calls[0] += 1
@@ -79,7 +79,7 @@ def kill_in_save(save: int, at: int | None = None, count_to: str | None = None) 
         finally:
             countdown.disarm()
 
-    trainer.save_checkpoint = save_checkpoint
+    saves.save_checkpoint = save_checkpoint
 
 
 def kill_plain_save(save: int, at: int) -> None:
@@ -123,9 +123,10 @@ def kill_in_end(at: int | None = None, count_to: str | None = None) -> None:
 
 def kill_in_file(save: int, file: int, share: float) -> None:
     """Kill when `share` of the `file`-th tensor file of the `save`-th checkpoint is on disk."""
-    from tunesmith.training import state, trainer
+    from tunesmith.training import saves as module
+    from tunesmith.training import state
 
-    saves, files, original, save_file = [0], [0], trainer.save_checkpoint, state.save_file
+    saves, files, original, save_file = [0], [0], module.save_checkpoint, state.save_file
 
     def save_checkpoint(*args: Any, **kwargs: Any) -> Path:
         saves[0] += 1
@@ -139,7 +140,7 @@ def kill_in_file(save: int, file: int, share: float) -> None:
                 os.truncate(path, int(Path(path).stat().st_size * share))
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    trainer.save_checkpoint, state.save_file = save_checkpoint, write
+    module.save_checkpoint, state.save_file = save_checkpoint, write
 
 
 def send(number: int, at: str, nth: int = 1, again: bool = False) -> None:
@@ -174,7 +175,7 @@ def lose_terminal(nth: int) -> None:
     os.dup2(slave, 2)
     os.close(slave)
 
-    def lose(trainer: Any) -> None:
+    def lose(loop: Any) -> None:
         os.kill(reader, signal.SIGKILL)
         os.waitpid(reader, 0)
         os.kill(os.getpid(), signal.SIGHUP)
@@ -203,7 +204,7 @@ def bad_number(what: str, step: int, value: float = float("nan")) -> None:
     """A weight, gradient or loss of `step`, or the `step`-th held-out loss, becomes `value`."""
     import torch
 
-    from tunesmith.training import trainer
+    from tunesmith.training.loop import Loop
 
     def spoil(tensor: torch.Tensor) -> None:
         with torch.no_grad():
@@ -214,32 +215,32 @@ def bad_number(what: str, step: int, value: float = float("nan")) -> None:
     elif what == "eval":
         _spoil_evaluation(step, value)
     else:
-        training, inner = _training_flag(), trainer.FlatTrainer._forward_backward
+        training, inner = _training_flag(), Loop._forward_backward
 
-        def forward_backward(self: Any, model: Any, inputs: Any) -> Any:
-            loss = inner(self, model, inputs)
-            if training[0] and self.state.global_step + 1 == step:
+        def forward_backward(self: Any, documents: Any) -> Any:
+            loss = inner(self, documents)
+            if training[0] and self.step + 1 == step:
                 if what == "loss":
                     return loss * value
                 spoil(next(p.grad for p in self.model.parameters() if p.grad is not None))
             return loss
 
-        trainer.FlatTrainer._forward_backward = forward_backward  # type: ignore[method-assign]
+        Loop._forward_backward = forward_backward  # type: ignore[method-assign]
 
 
 def _spoil_evaluation(nth: int, value: float) -> None:
     from dataclasses import replace
 
-    from tunesmith.training import trainer
+    from tunesmith.training import held_out
 
-    calls, inner = [0], trainer.evaluate
+    calls, inner = [0], held_out.evaluate
 
     def evaluate(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
         scores = inner(*args, **kwargs)
         return replace(scores, loss=value) if calls[0] == nth else scores
 
-    trainer.evaluate = evaluate
+    held_out.evaluate = evaluate
 
 
 def out_of_memory(
@@ -248,10 +249,11 @@ def out_of_memory(
     """Allocation fails in forward, backward (after gradients were added), optimizer or eval: once at `step`, or with
     `limit` at and after `step` for every batch of more tokens. `host`: the error of torch on a CPU. `kill_at`: a kill
     before that step."""
-    from accelerate import Accelerator
+    import torch
 
     from tunesmith.fast import layout
-    from tunesmith.training import trainer
+    from tunesmith.training.batches import Batches
+    from tunesmith.training.loop import Loop
 
     fired, tokens = [False], [0]
     training = _training_flag()
@@ -269,22 +271,27 @@ def out_of_memory(
     elif where == "eval":
         _fail_in_evaluation(step, limit, host)
     else:
-        inner, backward, current = trainer.FlatTrainer.flat_batch, Accelerator.backward, [0]
+        inner, step_of, backward, current = Batches.flat, Loop._forward_backward, torch.Tensor.backward, [0]
 
-        def flat_batch(self: Any, indices: Any) -> layout.FlatBatch:
-            batch = inner(self, indices)
-            current[0], tokens[0] = self.state.global_step + 1, len(batch.input_ids)
+        def forward_backward(self: Any, documents: Any) -> Any:
+            current[0] = self.step + 1
+            return step_of(self, documents)
+
+        def flat(self: Any, part: Any) -> layout.FlatBatch:
+            batch = inner(self, part)
+            tokens[0] = len(batch.input_ids)
             if where == "forward":
                 fail(current[0])
             return batch
 
-        def fail_after_backward(self: Any, loss: Any, **kwargs: Any) -> None:
-            backward(self, loss, **kwargs)
+        def fail_after_backward(loss: Any, *args: Any, **kwargs: Any) -> None:
+            backward(loss, *args, **kwargs)
             if where == "backward":
                 fail(current[0])
 
-        trainer.FlatTrainer.flat_batch = flat_batch  # type: ignore[method-assign]
-        Accelerator.backward = fail_after_backward
+        Batches.flat = flat  # type: ignore[method-assign]
+        Loop._forward_backward = forward_backward  # type: ignore[method-assign]
+        torch.Tensor.backward = fail_after_backward  # type: ignore[method-assign]
 
 
 def _allocation_error(host: bool) -> BaseException:
@@ -324,9 +331,9 @@ def _fail_in_optimizer(host: bool) -> None:
 
 def _fail_in_evaluation(nth: int, limit: int | None, host: bool) -> None:
     from tunesmith import evaluate as module
-    from tunesmith.training import trainer
+    from tunesmith.training import held_out
 
-    evaluations, fired, flatten, inner = [0], [False], module.flatten, trainer.evaluate
+    evaluations, fired, flatten, inner = [0], [False], module.flatten, held_out.evaluate
 
     def evaluate(*args: Any, **kwargs: Any) -> Any:
         evaluations[0] += 1
@@ -340,43 +347,44 @@ def _fail_in_evaluation(nth: int, limit: int | None, host: bool) -> None:
             raise _allocation_error(host)
         return batch
 
-    trainer.evaluate, module.flatten = evaluate, failing
+    held_out.evaluate, module.flatten = evaluate, failing
 
 
 def _training_flag() -> list[bool]:
     """[False] until step 1 of the run is about to begin: the rehearsal before it does not count."""
-    from tunesmith.training import trainer
+    from tunesmith.training.loop import Loop
 
-    flag, inner = [False], trainer.FlatTrainer.train
+    flag, inner = [False], Loop.run
 
-    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def run(self: Any) -> None:
         flag[0] = True
-        return inner(self, *args, **kwargs)
+        inner(self)
 
-    trainer.FlatTrainer.train = train  # type: ignore[method-assign]
+    Loop.run = run  # type: ignore[method-assign]
     return flag
 
 
 def _before_step(step: int, work: Callable[[Any], None]) -> None:
-    """Call `work(trainer)` before the forward pass of `step`, once, never in the rehearsal."""
-    from tunesmith.training import trainer
+    """Call `work(loop)` before the forward pass of `step`, once, never in the rehearsal."""
+    from tunesmith.training.loop import Loop
 
-    training, inner, done = _training_flag(), trainer.FlatTrainer.training_step, [False]
+    training, inner, done = _training_flag(), Loop.forward_backward, [False]
 
-    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if training[0] and not done[0] and self.state.global_step + 1 == step:
+    def forward_backward(self: Any, documents: Any) -> Any:
+        if training[0] and not done[0] and self.step + 1 == step:
             done[0] = True
             work(self)
-        return inner(self, *args, **kwargs)
+        return inner(self, documents)
 
-    trainer.FlatTrainer.training_step = training_step  # type: ignore[method-assign]
+    Loop.forward_backward = forward_backward  # type: ignore[method-assign]
 
 
 def _at_place(at: str, nth: int, ring: Callable[[], None]) -> None:
     """Call `ring` once, in the `nth` visit of a place."""
     from tunesmith import training
     from tunesmith.models import tokenizer
-    from tunesmith.training import trainer
+    from tunesmith.training import held_out
+    from tunesmith.training.saves import Saves
 
     visits = [0]
 
@@ -401,7 +409,7 @@ def _at_place(at: str, nth: int, ring: Callable[[], None]) -> None:
     elif at == "tokenise":
         before(tokenizer.TextTokenizer, "encode_batch")
     elif at == "eval":
-        inner = trainer.evaluate
+        inner = held_out.evaluate
 
         def evaluate(*args: Any, progress: Any, **kwargs: Any) -> Any:
             first = [True]
@@ -414,13 +422,13 @@ def _at_place(at: str, nth: int, ring: Callable[[], None]) -> None:
 
             return inner(*args, progress=in_the_middle, **kwargs)
 
-        trainer.evaluate = evaluate
+        held_out.evaluate = evaluate
     elif at == "generate":
         from tunesmith.generate import text as generate
 
         before(generate, "_choose")
     elif at == "save":
-        before(trainer.FlatTrainer, "_write_state")
+        before(Saves, "write_state")
     elif at == "end":
         before(training, "_save")
     else:

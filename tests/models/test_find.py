@@ -13,7 +13,7 @@ import pytest
 
 from tunesmith.cache import cache_dir
 from tunesmith.errors import ModelError
-from tunesmith.models import find as source
+from tunesmith.models import gguf as module
 from tunesmith.models.find import EMBEDDED, ModelSource, find_model
 from tunesmith.recipe import Recipe
 from tunesmith.run.directory import RunDir
@@ -267,8 +267,8 @@ def test_the_cache_is_written_once_and_again_when_broken(
     gguf_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
-    real = source._write_dequantised
-    monkeypatch.setattr(source, "_write_dequantised", lambda file, folder: (written.append(file), real(file, folder)))
+    real = module._write_dequantised
+    monkeypatch.setattr(module, "_write_dequantised", lambda file, folder: (written.append(file), real(file, folder)))
     folder = Path(find_model(str(gguf_file)).path)
     find_model(str(gguf_file))
     assert len(written) == 1
@@ -288,7 +288,7 @@ def test_a_write_that_fails_leaves_nothing(gguf_file: Path, cache: Path, monkeyp
         (folder / "model.safetensors").write_bytes(b"half")
         raise ModelError("disk full")
 
-    monkeypatch.setattr(source, "_write_dequantised", fail)
+    monkeypatch.setattr(module, "_write_dequantised", fail)
     message(gguf_file)
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 

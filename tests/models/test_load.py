@@ -13,15 +13,9 @@ import torch
 
 from tunesmith import fast
 from tunesmith.errors import ModelError
+from tunesmith.models.adapters import attach_lora, linear_layer_names
 from tunesmith.models.find import ModelSource, find_model
-from tunesmith.models.load import (
-    attach_lora,
-    count_parameters,
-    linear_layer_names,
-    load_for_generation,
-    load_model,
-    save_model,
-)
+from tunesmith.models.load import count_parameters, load_for_generation, load_model, save_model
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.recipe import LoraSection
 

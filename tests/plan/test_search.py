@@ -153,7 +153,7 @@ def test_a_larger_gpu_is_the_smallest_that_fits(
 def test_a_step_is_traced_once_for_many_devices(
     shape: ModelShape, workload: Workload, new_recipe: NewRecipe, new_target: NewTarget, monkeypatch: Any
 ) -> None:
-    from tunesmith.plan import search as module
+    from tunesmith.forecast import forecaster as module
 
     traced = []
     trace_step = module.trace_step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from tunesmith import Recipe, RunError
 from tunesmith.models.find import find_model
+from tunesmith.run.artefacts import Result
 from tunesmith.run.directory import RESULT, RunDir
 from tunesmith.training.checkpoint import save_checkpoint
 from tunesmith.training.resume import begun_recipe, check_recipe, finished_result, model_fingerprint
@@ -71,14 +73,16 @@ def test_the_same_model_elsewhere_has_the_same_fingerprint_and_a_trained_one_ano
     assert model_fingerprint(find_model(str(copy), None)) != fingerprint
 
 
-def test_a_result_counts_when_it_is_whole_and_of_the_last_step(tmp_path: Path) -> None:
+def test_a_result_counts_when_it_is_whole_and_of_the_last_step(
+    tmp_path: Path, new_result: Callable[..., Result]
+) -> None:
     run_dir = RunDir.create(tmp_path / "run")
     run_dir.model.mkdir()
     assert finished_result(run_dir, 5, 5) is None
-    run_dir.write_json(RESULT, {"steps": 5, "stopped": None})
-    assert finished_result(run_dir, 5, 5) == {"steps": 5, "stopped": None}
+    run_dir.write(new_result())
+    assert finished_result(run_dir, 5, 5) == new_result()
     assert finished_result(run_dir, 5, 6) is None
-    run_dir.write_json(RESULT, {"steps": 5, "stopped": "SIGTERM"})
+    run_dir.write(new_result(stopped="SIGTERM"))
     assert finished_result(run_dir, 5, 5) is None
     run_dir.file(RESULT).write_text('{"steps": 5')
     assert finished_result(run_dir, 5, 5) is None

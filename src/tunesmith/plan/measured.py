@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tunesmith.run.directory import PLAN, RunDir
+from tunesmith.run.artefacts import MeasuredRun, Plan, Result
+from tunesmith.run.directory import RunDir
 from tunesmith.units import format_bytes, format_seconds
 
 SHOWN: dict[str, Callable[[float], str]] = {
@@ -16,16 +17,16 @@ SHOWN: dict[str, Callable[[float], str]] = {
 FORECASTS = ("peak_bytes", "train_seconds", "total_seconds", "tokens_per_second")
 
 
-def record_measured(run_dir: RunDir, result: dict[str, Any]) -> str:
+def record_measured(run_dir: RunDir, result: Result) -> str:
     """Add what was measured, and its ratio to the forecast, to plan.json. Returns one line for the end of the run.
 
-    result: the content of result.json. A forecast that was not made has no ratio.
+    A forecast that was not made has no ratio.
     """
-    plan = run_dir.read_json(PLAN)
-    predicted = plan.get("predicted") or {}
-    measured = {name: result.get(name) for name in FORECASTS}
-    ratio = {name: measured[name] / predicted[name] for name in FORECASTS if measured.get(name) and predicted.get(name)}
-    run_dir.write_json(PLAN, {**plan, "measured": {**measured, "of_predicted": ratio}})
+    plan = run_dir.read(Plan)
+    predicted = {name: getattr(plan.predicted, name, None) for name in FORECASTS}
+    measured = {name: getattr(result, name) for name in FORECASTS}
+    ratio = {name: measured[name] / predicted[name] for name in FORECASTS if measured[name] and predicted[name]}
+    run_dir.write(plan.model_copy(update={"measured": MeasuredRun(**measured, of_predicted=ratio)}))
     return _summary(predicted, measured)
 
 

@@ -351,7 +351,9 @@ class Result(Artefact):
 
     FILE: ClassVar[str] = "result.json"
     VERSION: ClassVar[int] = 2
-    OLDER: ClassVar[Mapping[str, Any]] = MappingProxyType({"version": 1, "fed_tokens_per_second": None})
+    OLDER: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"version": 1, "fed_tokens_per_second": None, "test_loss": None}
+    )
 
     version: int = 2
     train_loss: float | None
@@ -363,6 +365,8 @@ class Result(Artefact):
     eval_bits_per_byte_base: float | None
     eval_token_accuracy: float | None
     eval_token_accuracy_base: float | None
+    test_loss: float | None
+    """Of the test rows, scored once at the end."""
     best_eval_loss: float | None
     best_step: int | None
     train_tokens: int
@@ -597,7 +601,8 @@ class Manifest(Artefact):
     format: Literal["tunesmith-checkpoint"]
     version: int
     step: int
-    info: CheckpointInfo
+    info: JsonObject
+    """A `CheckpointInfo`."""
     files: dict[str, FileEntry]
     manifest_sha256: str
 

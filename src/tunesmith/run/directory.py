@@ -43,6 +43,8 @@ STATUS = "status.json"
 LOCK = "lock"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+TRACKERS = "trackers"
+"""What trackers of train.report_to keep here, such as the files of tensorboard."""
 
 
 def _by_the_writer(method: Callable[..., None]) -> Callable[..., None]:
@@ -202,7 +204,7 @@ class RunDir:
     @_by_the_writer
     def clear(self) -> None:
         """Delete every artefact of a run, and nothing else. A kill meanwhile leaves no half of it to go on from."""
-        for folder in (self.checkpoints, self.model):
+        for folder in (self.checkpoints, self.model, self.file(TRACKERS)):
             if folder.is_symlink():
                 raise RunError(f"{folder}: is a symbolic link. It is not followed; remove it yourself.")
             if folder.is_dir():

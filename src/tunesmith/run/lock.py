@@ -138,7 +138,7 @@ def _describe_self() -> dict[str, Any]:
         "host": socket.gethostname(),
         "start": process_start(os.getpid()),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "boot": _text_of("/proc/sys/kernel/random/boot_id"),
+        "boot": boot_id(),
         "space": _link_of("/proc/self/ns/pid"),
         "command": redact(shlex.join(sys.argv))[:200],
     }
@@ -167,6 +167,11 @@ def _guard(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def boot_id() -> str:
+    """Another text each time this machine starts, where it says so; else empty."""
+    return _text_of("/proc/sys/kernel/random/boot_id")
 
 
 def _text_of(path: str) -> str:

@@ -1,36 +1,39 @@
 """Training: the only path from a Plan to a tuned model, whatever the method, the device or the number of processes.
 
-trainer.py      one optimizer step: micro-batches, token-weighted loss, retry after out of memory
-optimizer.py    AdamW, its state made before step 1
-rehearsal.py    the largest batch tried before step 1, then rolled back
-checkpoint.py   checkpoints that are whole or absent; state.py holds their content
+loop.py         the loop: one turn is one optimizer step, retried after out of memory
+batches.py      documents -> steps -> flat batches; clock.py: seconds, and what is due
+recovery.py numbers.py    what is survived, and what ends a run at once
+held_out.py     scores of the held-out documents
+saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
-lock.py numbers.py memory.py               one writer, bad numbers, out of memory
-progress.py card.py                        what a person sees; the model card
+rehearsal.py    the largest batch tried before step 1, then rolled back
+distributed.py  the processes that train together, and trackers
 """
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import Stopped
 from tunesmith.recipe import Recipe
-from tunesmith.run.artefacts import Plan
-from tunesmith.run.directory import RESULT, RunDir
+from tunesmith.run.artefacts import EvalScores, Plan, Result
+from tunesmith.run.directory import RunDir
+from tunesmith.run.observer import Observer
+from tunesmith.run.recorder import Recorder
+from tunesmith.run.signals import StopRequest
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from tunesmith.data import Data
     from tunesmith.models.find import ModelSource
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured
-    from tunesmith.run.signals import StopRequest
-    from tunesmith.show.progress import Progress
     from tunesmith.training.checkpoint import Checkpoint
-    from tunesmith.training.trainer import FlatTrainer
+    from tunesmith.training.loop import Loop
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Job:
     """Everything that training needs, decided before it starts."""
 
     recipe: Recipe
+    """As it was asked; checkpoints keep it. What is decided stands in the plan."""
     plan: Plan
     source: ModelSource
     tokenizer: TextTokenizer
@@ -49,59 +53,41 @@ class Job:
     """Where the run goes on; None at its beginning."""
 
 
-def train(job: Job, stop: StopRequest, console: Console) -> dict[str, Any]:
-    """Train from the beginning, or from `job.checkpoint`, to the end. Returns the content of result.json.
+def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
+    """Train from the beginning, or from `job.checkpoint`, to the end. Writes model/ and result.json.
 
     Raises Stopped when a signal ended the run early (a checkpoint was saved), TrainingError when it cannot go on.
     """
-    from tunesmith.show.progress import Progress
-
-    checkpoint = job.checkpoint
-    with stop.at_once():
-        model = build_model(job)
-    num_steps = job.plan.num_steps
-    with Progress(job.run_dir, num_steps, console) as progress:
-        trainer = _trainer(job, model, stop, progress)
-        _banner(job, trainer, progress)
-        job.run_dir.keep_metrics_until(checkpoint.step if checkpoint else -1)
+    checkpoint, run_dir = job.checkpoint, job.run_dir
+    with Recorder(run_dir, job.plan.num_steps, observer) as recorder:
+        with stop.at_once():
+            model = build_model(job)
+            loop = _loop(job, model, stop, recorder)
+        _introduce(job, model, recorder)
+        run_dir.keep_metrics_until(checkpoint.step if checkpoint else -1)
         if checkpoint is None:
-            _begin(job, trainer, stop)
-        progress.start(checkpoint.step if checkpoint else 0)
-        if not stop.requested:
-            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-        result = _result(job, trainer, stop)
-        if result["stopped"] is not None:
-            job.run_dir.write_json(RESULT, result)
-            raise Stopped(f"{result['stopped']} at step {result['steps']}/{num_steps}", stop.resume)
-        _save(job, trainer, result)
-    job.run_dir.write_json(RESULT, result)
+            _begin(job, loop)
+        else:
+            loop.saves.restore(loop, checkpoint)
+        recorder.started(loop.step)
+        loop.team.start_trackers(job.recipe.model_dump(mode="json"))
+        loop.run()
+        loop.team.end_trackers()
+        result = _result(job, loop)
+        if result.stopped is not None:
+            run_dir.write(result)
+            raise Stopped(f"{result.stopped} at step {result.steps}/{job.plan.num_steps}", stop.resume)
+        _save(job, loop, result)
+        run_dir.write(result)
     return result
 
 
-def calibrate(job: Job, console: Console) -> list[Measured]:
+def calibrate(job: Job, observer: Observer) -> list[Measured]:
     """Time a few real optimizer steps of a job; `job.run_dir` may be a temporary one. About 13 steps."""
-    from tunesmith.run.signals import StopRequest
-    from tunesmith.show.progress import Progress
     from tunesmith.training.rehearsal import time_steps
 
-    progress = Progress(job.run_dir, job.plan.num_steps, console)
-    return time_steps(_trainer(job, build_model(job), StopRequest("the same command"), progress))
-
-
-def _trainer(job: Job, model: Any, stop: StopRequest, progress: Progress) -> FlatTrainer:
-    from tunesmith.training.trainer import FlatTrainer
-
-    return FlatTrainer(
-        model,
-        recipe=job.recipe,
-        plan=job.plan,
-        documents=job.data.train,
-        eval_documents=job.data.eval,
-        run_dir=job.run_dir,
-        stop=stop,
-        progress=progress,
-        fingerprints=job.fingerprints,
-    )
+    recorder = Recorder(job.run_dir, job.plan.num_steps, observer)
+    return time_steps(_loop(job, build_model(job), StopRequest("the same command"), recorder))
 
 
 def build_model(job: Job) -> Any:
@@ -112,41 +98,100 @@ def build_model(job: Job) -> Any:
     from tunesmith.models.adapters import attach_lora
     from tunesmith.models.load import load_model
 
-    torch.manual_seed(job.recipe.train.seed)
-    model = load_model(job.source, dtype=job.plan.dtype, device=job.plan.device, quantize=job.plan.method == "qlora")
-    fast.apply(model, compile=job.plan.compile)
-    if job.plan.method in ("lora", "qlora"):
-        model = attach_lora(model, job.recipe.lora, job.plan.method)
+    plan = job.plan
+    torch.manual_seed(plan.seed)
+    model: Any = load_model(job.source, dtype=plan.dtype, device=plan.device, quantize=plan.method == "qlora")
+    fast.apply(model, compile=plan.compile)
+    if plan.lora is not None:
+        model = attach_lora(model, plan.lora, plan.method)
         fast.fuse_adapters(model)
-    if job.plan.gradient_checkpointing:
+    if plan.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if job.plan.method != "full":
+        if plan.lora is not None:
             model.enable_input_require_grads()
     return model.train()
 
 
-def _begin(job: Job, trainer: FlatTrainer, stop: StopRequest) -> None:
-    """What happens once, before step 1: prove the batches right, rehearse the largest, score the base model."""
-    from tunesmith.selftest import check_invariance
-    from tunesmith.training.memory import release_memory
-    from tunesmith.training.rehearsal import rehearse
+def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
+    import torch
 
-    check_invariance(trainer.model, job.data.train, precision=job.plan.precision)
-    if job.recipe.train.rehearse:
-        rehearse(trainer)
-    release_memory()
-    if not stop.requested:
-        trainer.run_state.base_eval = trainer.evaluate()
-
-
-def _banner(job: Job, trainer: FlatTrainer, progress: Any) -> None:
-    from tunesmith.training.trainer import trained_tensors
+    from tunesmith.training.batches import Batches
+    from tunesmith.training.clock import Clock
+    from tunesmith.training.distributed import Team
+    from tunesmith.training.held_out import HeldOut
+    from tunesmith.training.loop import Loop
+    from tunesmith.training.optimizer import make_optimizer
+    from tunesmith.training.recovery import Recovery
+    from tunesmith.training.saves import Saves
 
     plan = job.plan
-    trained = sum(tensor.numel() for tensor in trained_tensors(trainer.model).values())
-    total = sum(parameter.numel() for parameter in trainer.model.parameters())
-    data = job.data
-    progress.note(
+    team = Team(plan, job.run_dir)
+    arithmetic = _arithmetic(plan)
+    _seed(plan.seed)
+
+    def scored(done: int, total: int) -> None:
+        recorder.evaluating(done, total)
+        if team.size == 1:  # with more, all must leave together: they do at the next step
+            stop.check()
+
+    return Loop(
+        plan=plan,
+        model=model,
+        arithmetic=arithmetic,
+        optimizer=make_optimizer(model, plan),
+        scaler=torch.amp.GradScaler(plan.device, enabled=plan.precision == "fp16"),
+        team=team,
+        batches=Batches(job.data.train, plan, team.device),
+        clock=Clock(plan),
+        recovery=Recovery(plan.micro_batch_tokens, recorder.note),
+        saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
+        held_out=HeldOut(model, job.data.eval, arithmetic, plan.micro_batch_tokens, scored),
+        recorder=recorder,
+        stop=stop,
+    )
+
+
+def _arithmetic(plan: Plan) -> Callable[[], Any]:
+    import contextlib
+
+    import torch
+
+    from tunesmith.forecast.step import AUTOCAST
+
+    kind = AUTOCAST.get(plan.precision)
+    return contextlib.nullcontext if kind is None else partial(torch.autocast, plan.device, dtype=kind)
+
+
+def _seed(seed: int) -> None:
+    """Random numbers from here on, dropout's among them."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _begin(job: Job, loop: Loop) -> None:
+    """What happens once, before step 1: prove the batches right, rehearse the largest, score the base model."""
+    from tunesmith.evaluate import release_memory
+    from tunesmith.selftest import check_invariance
+    from tunesmith.training.rehearsal import rehearse
+
+    check_invariance(loop.model, job.data.train, precision=job.plan.precision)
+    if job.plan.rehearse:
+        rehearse(loop)
+    release_memory()
+    if not loop.stop.requested:
+        loop.evaluate()
+
+
+def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
+    from tunesmith.models.load import count_parameters
+
+    plan, data = job.plan, job.data
+    trained, total = count_parameters(model)
+    recorder.note(
         f"model      {job.source.name}: {total / 1e6:,.1f}M parameters, {trained / 1e6:,.1f}M trained ({plan.method})\n"
         f"data       {len(data.train):,} training and {len(data.eval):,} held-out documents, "
         f"{data.train.num_targets:,} supervised tokens an epoch\n"
@@ -157,51 +202,59 @@ def _banner(job: Job, trainer: FlatTrainer, progress: Any) -> None:
     )
 
 
-def _result(job: Job, trainer: FlatTrainer, stop: StopRequest) -> dict[str, Any]:
+def _result(job: Job, loop: Loop) -> Result:
     from tunesmith.training.memory import peak_bytes
 
-    state, steps = trainer.run_state, trainer.state.global_step
-    seconds = trainer.training_seconds()
-    finished = steps >= job.plan.num_steps and not state.eval_is_pending
-    reason = None if finished else (stop.reason or "stopped")
-    base = state.base_eval
-    return {
-        "train_loss": state.loss_sum / steps if steps else None,
-        "eval_loss": state.last_eval.get("eval_loss"),
-        "eval_loss_base": base.get("eval_loss"),
-        "eval_perplexity": state.last_eval.get("eval_perplexity"),
-        "eval_perplexity_base": base.get("eval_perplexity"),
-        "eval_bits_per_byte": state.last_eval.get("eval_bits_per_byte"),
-        "eval_bits_per_byte_base": base.get("eval_bits_per_byte"),
-        "eval_token_accuracy": state.last_eval.get("eval_token_accuracy"),
-        "eval_token_accuracy_base": base.get("eval_token_accuracy"),
-        "best_eval_loss": state.best_eval_loss,
-        "best_step": state.best_step,
-        "train_tokens": state.train_tokens,
-        "train_seconds": seconds,
-        "tokens_per_second": state.train_tokens / seconds if seconds > 0 else None,
-        "samples_per_second": state.train_samples / seconds if seconds > 0 else None,
-        "total_seconds": trainer.elapsed(),
-        "save_seconds": state.save_seconds,
-        "eval_seconds": state.eval_seconds,
-        "peak_bytes": peak_bytes(trainer.args.device),
-        "steps": steps,
-        "stopped": reason,
-        "events": state.events,
-    }
+    scores, counts, steps, spent = loop.held_out.so_far, loop.counts, loop.step, loop.clock.spent()
+    seconds, last, base = loop.clock.training_seconds(), scores.last, scores.base
+    finished = steps >= job.plan.num_steps and not scores.is_pending
+
+    def rate(number: int) -> float | None:
+        return number / seconds if seconds > 0 else None
+
+    return Result(
+        train_loss=counts.loss_sum / steps if steps else None,
+        eval_loss=_value(last, "eval_loss"),
+        eval_loss_base=_value(base, "eval_loss"),
+        eval_perplexity=_value(last, "eval_perplexity"),
+        eval_perplexity_base=_value(base, "eval_perplexity"),
+        eval_bits_per_byte=_value(last, "eval_bits_per_byte"),
+        eval_bits_per_byte_base=_value(base, "eval_bits_per_byte"),
+        eval_token_accuracy=_value(last, "eval_token_accuracy"),
+        eval_token_accuracy_base=_value(base, "eval_token_accuracy"),
+        test_loss=loop.held_out.score(job.data.test).loss if finished and job.data.test.num_targets else None,
+        best_eval_loss=scores.best_loss,
+        best_step=scores.best_step,
+        train_tokens=counts.tokens,
+        train_seconds=seconds,
+        tokens_per_second=rate(counts.tokens),
+        fed_tokens_per_second=rate(counts.fed_tokens),
+        samples_per_second=rate(counts.samples),
+        total_seconds=spent.total,
+        save_seconds=spent.saving,
+        eval_seconds=spent.evaluating,
+        peak_bytes=peak_bytes(loop.team.device),
+        steps=steps,
+        stopped=None if finished else (loop.stop.reason or "stopped"),
+        events=tuple(loop.recovery.events),
+    )
 
 
-def _save(job: Job, trainer: FlatTrainer, result: dict[str, Any]) -> None:
+def _value(scores: EvalScores | None, name: str) -> float | None:
+    return None if scores is None else float(getattr(scores, name))
+
+
+def _save(job: Job, loop: Loop, result: Result) -> None:
     """Write model/ so that plain transformers loads it."""
     from tunesmith.models.card import model_card
     from tunesmith.models.load import save_model
 
-    if not trainer.is_world_process_zero():
+    if not loop.team.is_first:
         return
     started = time.monotonic()
-    card = model_card(job.recipe, job.source, job.data.audit, result)
-    save_model(trainer.accelerator.unwrap_model(trainer.model), job.tokenizer, job.run_dir.model, card)
-    trainer.progress.note(f"saved {job.run_dir.model} in {time.monotonic() - started:.0f} s")
+    card = model_card(job.recipe, job.source, job.data.audit, result.to_json())
+    save_model(loop.model, job.tokenizer, job.run_dir.model, card)
+    loop.recorder.note(f"saved {job.run_dir.model} in {time.monotonic() - started:.0f} s")
 
 
 __all__ = ["Job", "calibrate", "train"]

@@ -17,21 +17,20 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from tunesmith.disk import disk_errors, finite
 from tunesmith.errors import RunError
 from tunesmith.redact import redact
+from tunesmith.run.artefacts import FileEntry, JsonObject, Manifest
 from tunesmith.units import format_bytes
 
 MANIFEST = "MANIFEST.json"
 FORMAT = "tunesmith-checkpoint"
-VERSION = 1
 MAX_MANIFEST_BYTES = 10_000_000
 
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,11})")
@@ -43,15 +42,21 @@ class Checkpoint:
     """A checkpoint whose every byte was checked against its manifest."""
 
     path: Path
-    step: int
-    info: dict[str, Any]
-    """What the caller of `save_checkpoint` gave: fingerprints, metrics, position in the data."""
-    manifest: dict[str, Any]
+    manifest: Manifest
+
+    @property
+    def step(self) -> int:
+        return self.manifest.step
+
+    @property
+    def info(self) -> JsonObject:
+        """What the caller of `save_checkpoint` gave: fingerprints, plan, scores."""
+        return self.manifest.info
 
     def file(self, name: str) -> Path:
         """The path of a file that the manifest lists. Raises RunError on any other name."""
-        if name not in self.manifest["files"]:
-            listed = ", ".join(sorted(self.manifest["files"]))
+        if name not in self.manifest.files:
+            listed = ", ".join(sorted(self.manifest.files))
             raise RunError(f"{self.path}: holds no {name} (found {listed}). It was written by another version.")
         return self.path / name
 
@@ -61,7 +66,7 @@ def save_checkpoint(
     step: int,
     write: Callable[[Path], None],
     *,
-    info: Mapping[str, Any],
+    info: JsonObject,
     keep: int,
     best_step: int | None = None,
     required_bytes: int | None = None,
@@ -114,8 +119,7 @@ def newest_valid_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
         path = root / f"step-{step}"
         found = _problems(path, hashes=True)
         if not found:
-            manifest = _read_manifest(path)
-            return Checkpoint(path, step, manifest["info"], manifest), problems
+            return Checkpoint(path, _read_manifest(path)), problems
         problems += [f"{path}: {problem}" for problem in found]
     if steps:
         lines = "\n".join(f"  {problem}" for problem in problems)
@@ -133,12 +137,11 @@ def checkpoint_steps(root: Path) -> list[int]:
     return sorted(int(match[1]) for entry in root.iterdir() if (match := _STEP.fullmatch(entry.name)))
 
 
-def newest_info(root: Path) -> dict[str, Any] | None:
+def newest_info(root: Path) -> JsonObject | None:
     """What the newest manifest that is whole says of its run; the files that it lists are not looked at."""
     for step in reversed(checkpoint_steps(root)):
         with suppress(ValueError):
-            info: dict[str, Any] = _read_manifest(root / f"step-{step}")["info"]
-            return info
+            return _read_manifest(root / f"step-{step}").info
     return None
 
 
@@ -191,7 +194,7 @@ def _make_root(root: Path) -> None:
     root.mkdir(mode=0o700, exist_ok=True)
 
 
-def _seal(staging: Path, step: int, info: Mapping[str, Any]) -> None:
+def _seal(staging: Path, step: int, info: JsonObject) -> None:
     """Make the staging folder durable and write its manifest, the last file, over it."""
     files, folders = _walk(staging)
     with ThreadPoolExecutor(max_workers=8) as pool:  # hashlib and fsync both release the GIL
@@ -199,12 +202,12 @@ def _seal(staging: Path, step: int, info: Mapping[str, Any]) -> None:
         entries = list(pool.map(lambda name: _entry(staging / name), files))
         for future in synced:
             future.result()
-    manifest = {
+    manifest: JsonObject = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": Manifest.VERSION,
         "step": step,
-        "info": json.loads(redact(json.dumps(finite(dict(info))))),
-        "files": dict(zip(files, entries, strict=True)),
+        "info": json.loads(redact(json.dumps(finite(info)))),
+        "files": {name: entry.to_json() for name, entry in zip(files, entries, strict=True)},
     }
     manifest["manifest_sha256"] = _digest_of(manifest)
     path = staging / MANIFEST
@@ -228,10 +231,10 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
     return files, folders[::-1]
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _entry(path: Path) -> FileEntry:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": file.tell(), "sha256": digest}
+        return FileEntry(bytes=file.tell(), sha256=digest)
 
 
 def _sync_file(path: Path) -> None:
@@ -251,13 +254,13 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _digest_of(manifest: Mapping[str, Any]) -> str:
+def _digest_of(manifest: JsonObject) -> str:
     """sha256 of the manifest without its own line, so that a flipped bit in the manifest itself is seen."""
     rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint. Raises ValueError that says what is wrong with it."""
     path = folder / MANIFEST
     try:
@@ -274,24 +277,24 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{MANIFEST} is damaged: it is not valid JSON") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{MANIFEST} is not a manifest of a tunesmith checkpoint")
-    if manifest.get("version") != VERSION:
-        raise ValueError(f"{MANIFEST} has version {manifest.get('version')!r}, this tunesmith reads {VERSION}")
+    if manifest.get("version") != Manifest.VERSION:
+        raise ValueError(
+            f"{MANIFEST} has version {manifest.get('version')!r}, this tunesmith reads {Manifest.VERSION}: go on with "
+            "the tunesmith that began the run"
+        )
     if manifest.get("manifest_sha256") != _digest_of(manifest):
         raise ValueError(f"{MANIFEST} is damaged: its content does not match its own sha256")
-    _check_shape(manifest)
-    return manifest
-
-
-def _check_shape(manifest: dict[str, Any]) -> None:
-    files = manifest.get("files")
-    if not isinstance(manifest.get("step"), int) or not isinstance(manifest.get("info"), dict) or not files:
-        raise ValueError(f"{MANIFEST} lacks step, info or files")
-    for name, entry in files.items():
+    try:
+        found = Manifest.parse(manifest, MANIFEST)
+    except RunError as error:
+        raise ValueError(str(error)) from None
+    if not found.files:
+        raise ValueError(f"{MANIFEST} lists no files")
+    for name in found.files:
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or name != pure.as_posix():
             raise ValueError(f"{MANIFEST} names {name!r}, which is outside the checkpoint")
-        if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int) or "sha256" not in entry:
-            raise ValueError(f"{MANIFEST} has no size and sha256 for {name!r}")
+    return found
 
 
 def _problems(folder: Path, *, hashes: bool) -> list[str]:
@@ -305,27 +308,27 @@ def _problems(folder: Path, *, hashes: bool) -> list[str]:
         manifest = _read_manifest(folder)
     except ValueError as error:
         return [str(error)]
-    if folder.name != f"step-{manifest['step']}" and _STEP.fullmatch(folder.name):
-        return [f"{MANIFEST} is of step {manifest['step']}: the folder was renamed"]
+    if folder.name != f"step-{manifest.step}" and _STEP.fullmatch(folder.name):
+        return [f"{MANIFEST} is of step {manifest.step}: the folder was renamed"]
 
-    def problem(item: tuple[str, dict[str, Any]]) -> str | None:
+    def problem(item: tuple[str, FileEntry]) -> str | None:
         return _file_problem(folder, *item, hashes=hashes)
 
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return [found for found in pool.map(problem, manifest["files"].items()) if found]
+        return [found for found in pool.map(problem, manifest.files.items()) if found]
 
 
-def _file_problem(folder: Path, name: str, expected: dict[str, Any], *, hashes: bool) -> str | None:
+def _file_problem(folder: Path, name: str, expected: FileEntry, *, hashes: bool) -> str | None:
     path = folder / name
     if any(part.is_symlink() for part in (path, *path.parents[: len(PurePosixPath(name).parts) - 1])):
         return f"{name} is behind a symbolic link, which is not followed"
     try:
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} is cut short or changed: expected {expected['bytes']} bytes, found {path.stat().st_size}"
-        if hashes and (found := _entry(path)["sha256"]) != expected["sha256"]:
-            return f"{name} is damaged: expected sha256 {str(expected['sha256'])[:12]}, found {found[:12]}"
+        if path.stat().st_size != expected.bytes:
+            return f"{name} is cut short or changed: expected {expected.bytes} bytes, found {path.stat().st_size}"
+        if hashes and (found := _entry(path).sha256) != expected.sha256:
+            return f"{name} is damaged: expected sha256 {expected.sha256[:12]}, found {found[:12]}"
     except FileNotFoundError:
-        return f"{name} is missing: expected {expected['bytes']} bytes"
+        return f"{name} is missing: expected {expected.bytes} bytes"
     except OSError as error:
         return f"{name} cannot be read ({error.strerror})"
     return None
@@ -344,7 +347,7 @@ def _is_ours(folder: Path) -> bool:
 
 def _num_bytes(folder: Path) -> int:
     try:
-        return sum(int(entry["bytes"]) for entry in _read_manifest(folder)["files"].values())
+        return sum(entry.bytes for entry in _read_manifest(folder).files.values())
     except ValueError:
         return 0
 

@@ -12,7 +12,8 @@ from tunesmith.errors import RecipeError, RunError
 from tunesmith.models.find import ModelSource
 from tunesmith.recipe import Recipe
 from tunesmith.redact import redact
-from tunesmith.run.directory import RESULT, RunDir
+from tunesmith.run.artefacts import CheckpointInfo, Result
+from tunesmith.run.directory import RunDir
 from tunesmith.training.checkpoint import Checkpoint, newest_info, newest_valid_checkpoint
 
 SAFE_CHANGES = ("train.epochs", "train.max_steps", "train.report_to", "train.rehearse", "eval.", "save.", "compare.")
@@ -38,7 +39,7 @@ def find_checkpoint(
         return None
     if not force:
         _check_same(checkpoint, recipe, fingerprints, run_dir.path)
-    if changes := environment_changes(checkpoint.info.get("environment", {})):
+    if changes := environment_changes(begun(checkpoint).environment):
         say(
             f"{checkpoint.path.name} was written under other conditions ({'; '.join(changes)}). The run goes on; its "
             "numbers may differ in the last digits from those of a run that was never stopped."
@@ -46,15 +47,17 @@ def find_checkpoint(
     return checkpoint
 
 
-def finished_result(run_dir: RunDir, step: int, num_steps: int) -> dict[str, Any] | None:
+def begun(checkpoint: Checkpoint) -> CheckpointInfo:
+    """What a checkpoint knows of its run. Raises RunError when it was written otherwise than by training."""
+    return CheckpointInfo.parse(checkpoint.info, str(checkpoint.path))
+
+
+def finished_result(run_dir: RunDir, step: int, num_steps: int) -> Result | None:
     """result.json of a run that was finished with this length; it is written after the model. None: train on."""
     if step < num_steps or not run_dir.model.is_dir():
         return None
-    try:
-        result = run_dir.read_json(RESULT)
-    except RunError:  # missing or damaged: the last checkpoint holds what it takes to write it again
-        return None
-    return result if result.get("stopped") is None and result.get("steps") == step else None
+    result = run_dir.find(Result)  # missing or damaged: the last checkpoint holds what it takes to write it again
+    return result if result is not None and result.stopped is None and result.steps == step else None
 
 
 def begun_recipe(run_dir: RunDir) -> Recipe | None:
@@ -103,12 +106,13 @@ def model_fingerprint(source: ModelSource) -> str:
 
 
 def _check_same(checkpoint: Checkpoint, recipe: Recipe, fingerprints: Mapping[str, str], path: Path) -> None:
-    check_recipe(path, Recipe.parse(checkpoint.info["recipe"], str(checkpoint.path)), recipe)
-    for what in ("data", "model"):
-        if checkpoint.info.get(what) != fingerprints[what]:
+    before = begun(checkpoint)
+    check_recipe(path, Recipe.parse(before.recipe, str(checkpoint.path)), recipe)
+    for what, old in (("data", before.data), ("model", before.model)):
+        if old != fingerprints[what]:
             raise RunError(
                 f"{path}: the {what} changed since {checkpoint.path.name} was written "
-                f"(fingerprint {str(checkpoint.info.get(what))[:12]}, now {fingerprints[what][:12]}). "
+                f"(fingerprint {old[:12]}, now {fingerprints[what][:12]}). "
                 f"Bring the old {what} back, start over with --fresh, or go on with --force."
             )
 

@@ -1,0 +1,68 @@
+"""The documents of a run in optimizer steps, and each step's tokens as flat batches on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tunesmith.data import TokenizedDocuments
+from tunesmith.data.tokens.steps import Indices, micro_batches, rank_share, run_steps
+from tunesmith.fast.layout import FlatBatch, flatten, row_multiple
+from tunesmith.run.artefacts import Plan
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What is trained on, cut as the plan says. The order follows from the seed alone."""
+
+    documents: TokenizedDocuments
+    plan: Plan
+    device: torch.device
+
+    @cached_property
+    def fed_tokens(self) -> NDArray[np.int64]:
+        """[N] tokens that each document feeds: all but its last."""
+        return np.asarray(self.documents.lengths, dtype=np.int64) - 1
+
+    @cached_property
+    def steps(self) -> list[Indices]:
+        """The documents of each optimizer step of the run."""
+        plan = self.plan
+        return run_steps(
+            self.fed_tokens, plan.tokens_per_step, seed=plan.seed, epochs=plan.epochs, max_steps=plan.num_steps
+        )
+
+    @cached_property
+    def fed_before(self) -> NDArray[np.int64]:
+        """[num_steps + 1] tokens that were fed before each step, and in all."""
+        return np.concatenate([[0], np.cumsum([self.num_fed(step) for step in self.steps])])
+
+    def epoch(self, step: int) -> float:
+        """How often the data was seen after `step` steps."""
+        return float(self.fed_before[step] / max(1, self.fed_tokens.sum()))
+
+    def num_fed(self, step: Indices) -> int:
+        return int(self.fed_tokens[step].sum())
+
+    def num_targets(self, step: Indices) -> int:
+        """Supervised tokens of a whole step, over all processes."""
+        return int(self.documents.targets_per_document[step].sum())
+
+    def parts(self, step: Indices, max_tokens: int, rank: int, num_processes: int) -> list[Indices]:
+        """This process's share of a step in micro-batches; none where there are fewer documents than processes."""
+        mine = rank_share(step, self.fed_tokens, rank, num_processes)
+        return micro_batches(mine, self.fed_tokens, max_tokens) if len(mine) else []
+
+    def flat(self, part: Indices) -> FlatBatch:
+        """The documents of one micro-batch, on this process's device."""
+        return flatten([self.documents[int(index)] for index in part], row_multiple(self.device)).to(self.device)
+
+    def worst(self) -> Indices:
+        """The largest step of the run, with the longest document in it."""
+        largest = max(self.steps, key=self.num_fed)
+        longest = max(self.steps, key=lambda step: int(self.fed_tokens[step].max()))
+        return np.unique(np.concatenate([largest, longest[np.argmax(self.fed_tokens[longest])][None]]))

@@ -1,0 +1,106 @@
+"""Seconds of a run, whatever they were spent on, and what is due."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tunesmith.recipe import Every, duration_seconds
+from tunesmith.run.artefacts import Plan
+
+LOG_LINES = 200
+"""Lines of metrics.jsonl that a run on a GPU writes at least; on a CPU every step has one."""
+
+
+@dataclass
+class Spent:
+    """Seconds of the run so far, those before a resume included; evaluations and saves are part of `total`."""
+
+    total: float = 0.0
+    evaluating: float = 0.0
+    saving: float = 0.0
+
+
+@dataclass
+class Window:
+    """Tokens since the last line of metrics.jsonl, and when it was written; evaluations and saves do not count."""
+
+    targets: int = 0
+    fed: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+
+class Clock:
+    """The time of one run in this process. A clock differs between processes: what is due must be agreed on."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.before = Spent()
+        self.window = Window()
+        self._log_every = max(1, plan.num_steps // LOG_LINES) if plan.device == "cuda" else 1
+        self._begun = self._last_save = self._last_eval = time.monotonic()
+        self._evaluating = self._saving = 0.0
+
+    def spent(self) -> Spent:
+        """Up to now."""
+        return Spent(
+            self.before.total + time.monotonic() - self._begun,
+            self.before.evaluating + self._evaluating,
+            self.before.saving + self._saving,
+        )
+
+    def training_seconds(self) -> float:
+        """Seconds in optimizer steps."""
+        spent = self.spent()
+        return max(0.0, spent.total - spent.evaluating - spent.saving)
+
+    def restore(self, spent: Spent) -> None:
+        """Go on from what was spent before."""
+        self.before, self._evaluating, self._saving = spent, 0.0, 0.0
+        self._begun = self._last_save = self._last_eval = time.monotonic()
+        self.window = Window()
+
+    def count(self, num_targets: int, num_fed: int) -> None:
+        """A step was made of so many tokens."""
+        self.window.targets += num_targets
+        self.window.fed += num_fed
+
+    def close_window(self) -> tuple[float, float]:
+        """Supervised and fed tokens a second since the last line; the next line is measured from now on."""
+        now, window = time.monotonic(), self.window
+        seconds = max(now - window.begun, 1e-9)
+        self.window = Window(begun=now)
+        return window.targets / seconds, window.fed / seconds
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """What happens inside is an evaluation."""
+        started = time.monotonic()
+        yield
+        self._last_eval = time.monotonic()
+        self._evaluating += self._last_eval - started
+        self.window.begun += self._last_eval - started
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """What happens inside is a save."""
+        started = time.monotonic()
+        yield
+        self._last_save = time.monotonic()
+        self._saving += self._last_save - started
+        self.window.begun += self._last_save - started
+
+    def log_is_due(self, step: int) -> bool:
+        return step % self._log_every == 0
+
+    def eval_is_due(self, step: int) -> bool:
+        return _is_due(self.plan.eval_every, step, self._last_eval)
+
+    def save_is_due(self, step: int) -> bool:
+        return _is_due(self.plan.save_every, step, self._last_save)
+
+
+def _is_due(every: Every, step: int, last: float) -> bool:
+    return step % every == 0 if isinstance(every, int) else time.monotonic() - last >= duration_seconds(every)

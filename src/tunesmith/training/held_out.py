@@ -1,0 +1,80 @@
+"""Scores of the held-out documents: of the base model, the last ones, and the best."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunesmith.data import TokenizedDocuments
+from tunesmith.evaluate import Scores, evaluate, release_memory
+from tunesmith.run.artefacts import EvalScores
+from tunesmith.training.state import rng_state, set_rng_state
+
+
+@dataclass
+class ScoresSoFar:
+    """What a run that goes on must know of its evaluations."""
+
+    base: EvalScores | None = None
+    last: EvalScores | None = None
+    best_loss: float | None = None
+    best_step: int | None = None
+    is_pending: bool = False
+    """A stop cut the evaluation of the saved step short; it is made before the next step."""
+
+
+@dataclass
+class HeldOut:
+    """Scores documents with the model as it is, in the arithmetic of the steps, and never disturbs training.
+
+    max_tokens: fed tokens of a batch; it shrinks by itself where memory runs out. progress(done, total) is told
+    documents and may raise.
+    """
+
+    model: Any
+    documents: TokenizedDocuments
+    arithmetic: Callable[[], contextlib.AbstractContextManager[Any]]
+    max_tokens: int
+    progress: Callable[[int, int], None]
+    so_far: ScoresSoFar = field(default_factory=ScoresSoFar)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was held out."""
+        return self.documents.num_targets == 0
+
+    def score(self, documents: TokenizedDocuments | None = None) -> Scores:
+        """Scores of the held-out documents, or of others. Random numbers are as before."""
+        random_state = rng_state()
+        self.model.eval()
+        try:
+            with self.arithmetic():
+                return evaluate(
+                    self.model, documents or self.documents, max_tokens=self.max_tokens, progress=self.progress
+                )
+        finally:
+            self.model.train()
+            set_rng_state(random_state)
+            release_memory()
+
+    def keep(self, step: int, scores: Scores) -> EvalScores:
+        """Remember the scores of a step."""
+        found = eval_scores(scores)
+        self.so_far.last, self.so_far.is_pending = found, False
+        if step == 0:
+            self.so_far.base = found
+        if self.so_far.best_loss is None or scores.loss < self.so_far.best_loss:
+            self.so_far.best_loss, self.so_far.best_step = scores.loss, step
+        return found
+
+
+def eval_scores(scores: Scores) -> EvalScores:
+    """Held-out scores under the names of metrics.jsonl and result.json."""
+    return EvalScores(
+        eval_loss=scores.loss,
+        eval_perplexity=scores.perplexity,
+        eval_bits_per_byte=scores.bits_per_byte,
+        eval_token_accuracy=scores.token_accuracy,
+    )

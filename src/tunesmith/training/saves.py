@@ -1,0 +1,107 @@
+"""Checkpoints of a run: what they hold, and how a run goes on from one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from tunesmith.run.artefacts import CheckpointInfo, EvalScores, Event, JsonObject, Plan
+from tunesmith.run.directory import RunDir
+from tunesmith.training.checkpoint import Checkpoint, save_checkpoint
+from tunesmith.training.clock import Spent
+from tunesmith.training.held_out import ScoresSoFar
+from tunesmith.training.state import (
+    environment,
+    load_optimizer,
+    load_rng_state,
+    load_trainable,
+    load_tree,
+    rng_state,
+    save_optimizer,
+    save_trainable,
+    save_tree,
+)
+
+if TYPE_CHECKING:
+    from tunesmith.training.loop import Loop
+
+MODEL_STATE = "model.safetensors"
+OPTIMIZER_STATE = "optimizer.safetensors"
+PROGRESS_STATE = "progress.safetensors"
+RANDOM_STATE = "rng.safetensors"
+
+
+@dataclass(frozen=True)
+class Saves:
+    """Where checkpoints go, and what each says of its run. `info` lacks what only a step knows: its scores."""
+
+    run_dir: RunDir
+    plan: Plan
+    info: CheckpointInfo
+
+    @classmethod
+    def of(cls, run_dir: RunDir, plan: Plan, *, data: str, model: str, recipe: JsonObject) -> Saves:
+        """data, model: fingerprints. recipe: as it was asked."""
+        info = CheckpointInfo(data=data, model=model, recipe=recipe, plan=plan, environment=environment(), eval=None)
+        return cls(run_dir, plan, info)
+
+    def save(self, loop: Loop) -> None:
+        """Write step-N whole or not at all. Raises RunError when the disk is full."""
+        last = loop.held_out.so_far.last
+        save_checkpoint(
+            self.run_dir.checkpoints,
+            loop.step,
+            lambda folder: self.write_state(loop, folder),
+            info=self.info.model_copy(update={"eval": last}).to_json(),
+            keep=self.plan.save_keep,
+            best_step=loop.held_out.so_far.best_step,
+            required_bytes=self.num_bytes(loop.model),
+        )
+
+    def write_state(self, loop: Loop, folder: Path) -> None:
+        """Weights, optimizer, random numbers, and where the run stands."""
+        save_trainable(loop.model, folder / MODEL_STATE)
+        save_optimizer(loop.optimizer, folder / OPTIMIZER_STATE)
+        save_tree(rng_state(), folder / RANDOM_STATE)
+        so_far = loop.held_out.so_far
+        progress = {
+            "counts": asdict(loop.counts),
+            "spent": asdict(loop.clock.spent()),
+            "scores": {
+                **vars(so_far),
+                "base": so_far.base and so_far.base.to_json(),
+                "last": so_far.last and so_far.last.to_json(),
+            },
+            "micro_batch_tokens": loop.recovery.micro_batch_tokens,
+            "events": [event.to_json() for event in loop.recovery.events],
+            "scaler": loop.scaler.state_dict(),
+        }
+        save_tree(progress, folder / PROGRESS_STATE)
+
+    def restore(self, loop: Loop, checkpoint: Checkpoint) -> None:
+        """Put the run where it stood, bit for bit. Raises RunError when the checkpoint is of another model."""
+        from tunesmith.training.loop import Counts
+
+        folder = checkpoint.path
+        load_trainable(loop.model, folder / MODEL_STATE)
+        load_optimizer(loop.optimizer, folder / OPTIMIZER_STATE)
+        progress = load_tree(folder / PROGRESS_STATE)
+        scores = progress["scores"]
+        for name in ("base", "last"):
+            scores[name] = scores[name] and EvalScores(**scores[name])
+        loop.step = checkpoint.step
+        loop.counts = Counts(**progress["counts"])
+        loop.held_out.so_far = ScoresSoFar(**scores)
+        loop.recovery.micro_batch_tokens = progress["micro_batch_tokens"]
+        loop.recovery.events = [Event(**event) for event in progress["events"]]
+        loop.scaler.load_state_dict(progress["scaler"])
+        loop.clock.restore(Spent(**progress["spent"]))
+        load_rng_state(folder / RANDOM_STATE)
+
+    def num_bytes(self, model: torch.nn.Module) -> int:
+        """Bytes that one checkpoint takes on disk: trained weights and the optimizer's two moments, all of one type."""
+        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        return 3 * trained + 1_000_000
