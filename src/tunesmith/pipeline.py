@@ -110,6 +110,10 @@ def train(
     use_huge_pages()
     recipe, path = _recipe_and_path(recipe, out, overrides, small)
     _check_out(path, recipe, resume=resume, fresh=fresh, force=force)
+    if recipe.train.report_to:
+        from tunesmith.training.distributed import check_trackers
+
+        check_trackers(recipe.train.report_to)
     first = is_first_process()
     console = (console or Console(stderr=True)) if first else Console(quiet=True)
     say = _speaker(console)

@@ -156,7 +156,7 @@ class TrainSection(_Section):
     rehearse: bool = True
     """Try the largest batch (forward, backward, step, evaluation, save) before step 1, then roll back."""
     report_to: tuple[str, ...] = ()
-    """Trackers of transformers' Trainer: tensorboard, wandb, trackio."""
+    """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ..."""
     seed: int = Field(default=7, ge=0)
 
 

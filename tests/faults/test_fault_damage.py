@@ -19,7 +19,6 @@ FILES = (
     "optimizer.safetensors",
     "progress.safetensors",
     "rng.safetensors",
-    "trainer_state.json",
 )
 DAMAGES = ("truncated", "empty", "missing", "flipped")
 
