@@ -32,7 +32,7 @@ def test_an_unknown_tracker_is_named_with_those_there_are() -> None:
 
 def test_a_tracker_that_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TrainingError, match="wandb is not installed. Run: pip install wandb"):
+    with pytest.raises(TrainingError, match=r"wandb is not installed\. Run: pip install wandb"):
         check_trackers(("wandb",))
 
 
