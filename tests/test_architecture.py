@@ -14,7 +14,7 @@ import tunesmith
 SRC = Path(tunesmith.__file__).parent
 FLOORS = [
     {"errors"},
-    {"units", "redact"},
+    {"units", "redact", "foreign"},
     {"disk"},
     {"cache"},
     {"compat"},

@@ -128,3 +128,17 @@ def test_shipped_recipes_are_valid() -> None:
     assert len(paths) >= 6
     for path in paths:
         Recipe.load(path)
+
+
+def test_one_text_stands_for_a_section_or_a_list_of_one() -> None:
+    recipe = Recipe(
+        model="m", data="a.csv", train={"method": "LoRA", "report_to": "wandb"}, compare={"prompts": "One fine morning"}
+    )
+    assert (recipe.model.name, recipe.data.path, recipe.train.method) == ("m", "a.csv", "lora")
+    assert (recipe.train.report_to, recipe.compare.prompts) == (("wandb",), ("One fine morning",))
+
+
+@pytest.mark.parametrize("key", ["data.seed=20261127150000123456789", "train.seed=4294967296", "compare.seed=-1"])
+def test_a_seed_that_generators_cannot_take_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(RecipeError, match=key.split("=")[0]):
+        Recipe.load(write(tmp_path, MINIMAL), [key])

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tunesmith.errors import RecipeError
+from tunesmith.foreign import explain_foreign
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_RECIPE_DEPTH = 20
@@ -51,12 +52,35 @@ def duration_seconds(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def _one_or_many(value: Any) -> Any:
+    """`x` where a list of one is meant."""
+    return [value] if isinstance(value, str) else value
+
+
+def _lower(value: Any) -> Any:
+    """`LoRA` where `lora` is meant."""
+    return value.lower() if isinstance(value, str) else value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, protected_namespaces=())
+
+    ALONE: ClassVar[str | None] = None
+    """The key that a plain text in the place of the section means."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_alone(cls, value: Any) -> Any:
+        return {cls.ALONE: value} if cls.ALONE is not None and isinstance(value, str) else value
 
 
 class ModelSection(_Section):
     """Which model is tuned."""
+
+    ALONE: ClassVar[str | None] = "name"
 
     name: str = Field(min_length=1)
     """`smollm2-135m` (embedded), a hub id, a local directory, a GGUF file, or a tunesmith run directory."""
@@ -76,6 +100,8 @@ class Source(_Section):
 
 class DataSection(_Section):
     """Where the text comes from, what a row is, and how rows are split."""
+
+    ALONE: ClassVar[str | None] = "path"
 
     path: Annotated[str | tuple[Source, ...], BeforeValidator(lambda value: "-" if value == [None] else value)]
     """A file, folder, glob, `hub:owner/name[:split]`, `-` for standard input, or a list of {path, weight}."""
@@ -109,7 +135,7 @@ class DataSection(_Section):
     max_rows: int | None = Field(default=None, ge=2)
     max_bad_rows: float | None = Field(default=None, ge=0, le=1)
     """Share of rows that may be unreadable; unset: 0 for broken encodings and JSON, 0.01 for empty rows."""
-    seed: int = Field(default=7, ge=0)
+    seed: int = Field(default=7, ge=0, lt=2**64)
 
     @model_validator(mode="after")
     def _check_kind(self) -> DataSection:
@@ -130,7 +156,7 @@ class DataSection(_Section):
 class TrainSection(_Section):
     """How the model is trained."""
 
-    method: Literal["full", "lora", "qlora", "auto"] = "full"
+    method: Annotated[Literal["full", "lora", "qlora", "auto"], BeforeValidator(_lower)] = "full"
     epochs: float = Field(default=1, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
     """Ends the run after this many optimizer steps, before `epochs` if that is later."""
@@ -155,9 +181,9 @@ class TrainSection(_Section):
     `tunesmith plan` prices for comparison and `tunesmith train` refuses."""
     rehearse: bool = True
     """Try the largest batch (forward, backward, step, evaluation, save) before step 1, then roll back."""
-    report_to: tuple[str, ...] = ()
+    report_to: Texts = ()
     """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ..."""
-    seed: int = Field(default=7, ge=0)
+    seed: int = Field(default=7, ge=0, lt=2**32)
 
 
 class LoraSection(_Section):
@@ -187,13 +213,13 @@ class SaveSection(_Section):
 class CompareSection(_Section):
     """What base and tuned model are asked to write."""
 
-    prompts: tuple[str, ...] = ("One fine morning", "A boy and a girl")
+    prompts: Texts = ("One fine morning", "A boy and a girl")
     num_samples: int = Field(default=64, ge=1)
     """Held-out openings and unconditional samples that the scores are computed on."""
     max_new_tokens: int = Field(default=80, gt=0)
     temperature: float = Field(default=0.8, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    seed: int = Field(default=7, ge=0)
+    seed: int = Field(default=7, ge=0, lt=2**32)
 
 
 class Recipe(_Section):
@@ -291,7 +317,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     section, dot, name = key.strip().partition(".")
     if not (equals and section and dot and name):
-        raise RecipeError(f"--set {override}: expected section.key=value, such as train.epochs=2.")
+        known = explain_foreign(section) if equals and not dot else None
+        raise RecipeError(f"--set {override}: {known or 'expected section.key=value, such as train.epochs=2.'}")
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError):
@@ -333,7 +360,8 @@ def _explain(error: ValidationError, where: str) -> str:
         location = tuple(part for part in problem["loc"] if not _is_union_tag(part))
         key = ".".join(str(part) for part in location)
         if problem["type"] == "extra_forbidden":
-            lines[f"{where}: {key}: unknown key.{_did_you_mean(location)}"] = None
+            known = explain_foreign(str(location[-1]))
+            lines[f"{where}: {key}: {known or 'unknown key.' + _did_you_mean(location)}"] = None
         elif problem["type"] == "missing":
             lines[f"{where}: {key}: missing. It is required."] = None
         else:
