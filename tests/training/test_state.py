@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tunesmith.errors import RunError
+from tunesmith.training.optimizer import ReadyAdamW
 from tunesmith.training.state import (
     load_optimizer,
     load_trainable,
@@ -123,3 +124,29 @@ def test_the_optimizer_of_another_model_is_refused(tmp_path: Path) -> None:
     save_optimizer(torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=1), tmp_path / "o.safetensors")
     with pytest.raises(RunError, match=r"expected parameter groups of \[1\], found \[2\]"):
         load_optimizer(torch.optim.SGD([torch.zeros(1)], lr=1), tmp_path / "o.safetensors")
+
+
+def test_a_state_that_is_there_is_filled_in_place(tmp_path: Path) -> None:
+    """A run that goes on takes no more memory than one that was never stopped."""
+    first, second = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+    saved = ReadyAdamW([{"params": list(first.parameters()), "weight_decay": 0.1}], 0.5)
+    first(torch.ones(2, 8)).sum().backward()
+    saved.step()
+    save_optimizer(saved, tmp_path / "o.safetensors")
+    resumed = ReadyAdamW([{"params": list(second.parameters()), "weight_decay": 0.0}], 0.1)
+    held = [tensor for state in resumed.state.values() for tensor in state.values()]
+    load_optimizer(resumed, tmp_path / "o.safetensors")
+    now = [tensor for state in resumed.state.values() for tensor in state.values()]
+    wanted = [tensor for state in saved.state.values() for tensor in state.values()]
+    assert all(tensor is before for tensor, before in zip(now, held, strict=True))
+    assert all(torch.equal(tensor, other) for tensor, other in zip(now, wanted, strict=True))
+    assert (resumed.param_groups[0]["lr"], resumed.param_groups[0]["weight_decay"]) == (0.5, 0.1)
+
+
+def test_a_state_of_another_type_is_not_filled_in_place(tmp_path: Path) -> None:
+    saved = ReadyAdamW([{"params": [torch.nn.Parameter(torch.ones(4))]}], 0.5)
+    save_optimizer(saved, tmp_path / "o.safetensors")
+    parameter = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    resumed = ReadyAdamW([{"params": [parameter]}], 0.5)
+    load_optimizer(resumed, tmp_path / "o.safetensors")
+    assert resumed.state[parameter]["exp_avg"].dtype == torch.bfloat16

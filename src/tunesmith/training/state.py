@@ -7,8 +7,10 @@ code.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from tunesmith import __version__
 from tunesmith.errors import RunError
 
 _TREE = "tree"
+_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.int64: "I64"}
+"""What safetensors calls them."""
 
 
 def save_tree(tree: Any, path: Path) -> None:
@@ -36,13 +40,18 @@ def load_tree(path: Path) -> Any:
 
     Raises RunError when the file is not such a file.
     """
+    with _reading(path) as (file, encoded):
+        # A clone, not the mapped file: the checkpoint may be removed while its tensors are in use, and kernels round
+        # alike only on memory that is aligned alike.
+        return _decode(encoded, {name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The open file that `save_tree` wrote, and its tree in JSON."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            # A clone, not the mapped file: the checkpoint may be removed while its tensors are in use, and kernels
-            # round alike only on memory that is aligned alike.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            encoded = json.loads((file.metadata() or {})[_TREE])
-        return _decode(encoded, tensors)
+            yield file, json.loads((file.metadata() or {})[_TREE])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: cannot be read back ({error}). Resume from an older checkpoint.") from None
 
@@ -53,16 +62,59 @@ def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Restore what `save_optimizer` wrote. Raises RunError when it belongs to other parameters."""
-    state = load_tree(path)
-    expected = [len(group["params"]) for group in optimizer.param_groups]
-    try:
-        found = [len(group["params"]) for group in state["param_groups"]]
-    except (KeyError, TypeError):
-        raise RunError(f"{path}: holds no optimizer state. Resume from an older checkpoint.") from None
-    if found != expected:
-        raise RunError(f"{path}: expected parameter groups of {expected}, found {found}. It is of another model.")
-    optimizer.load_state_dict(state)
+    """Restore what `save_optimizer` wrote. Raises RunError when it belongs to other parameters.
+
+    Tensors that the optimizer holds already are filled one after another, so a run that goes on needs no more memory
+    than one that was never stopped.
+    """
+    with _reading(path) as (file, encoded):
+        state = _decode(encoded, _Names())
+        expected = [len(group["params"]) for group in optimizer.param_groups]
+        try:
+            found = [len(group["params"]) for group in state["param_groups"]]
+        except (KeyError, TypeError):
+            raise RunError(f"{path}: holds no optimizer state. Resume from an older checkpoint.") from None
+        if found != expected:
+            raise RunError(f"{path}: expected parameter groups of {expected}, found {found}. It is of another model.")
+        if _fill(optimizer, state, file):
+            return
+    optimizer.load_state_dict(load_tree(path))
+
+
+def _fill(optimizer: torch.optim.Optimizer, state: Any, file: Any) -> bool:
+    """Copy stored tensors into those of the optimizer; False, with nothing changed, when they are not of one kind."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    pairs: list[tuple[torch.Tensor, str]] = []
+    for parameter, number in zip(parameters, numbers, strict=True):
+        held, stored = optimizer.state.get(parameter, {}), state["state"].get(number, {})
+        if held.keys() != stored.keys():
+            return False
+        for name, tensor in held.items():
+            place = stored[name]
+            if not (isinstance(tensor, torch.Tensor) and isinstance(place, _Name)):
+                return False
+            found = file.get_slice(place)
+            if (found.get_shape(), found.get_dtype()) != (list(tensor.shape), _TYPES.get(tensor.dtype)):
+                return False
+            pairs.append((tensor, place))
+    with torch.no_grad():
+        for tensor, place in pairs:
+            tensor.copy_(file.get_tensor(place))
+    for group, stored in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        group.update({name: value for name, value in stored.items() if name != "params"})
+    return True
+
+
+class _Name(str):
+    """Where a tensor stands in a file."""
+
+
+class _Names(dict[str, _Name]):
+    """In the place of the tensors of a file: their names."""
+
+    def __missing__(self, name: str) -> _Name:
+        return _Name(name)
 
 
 def save_trainable(model: torch.nn.Module, path: Path) -> None:
@@ -182,7 +234,7 @@ def _key(key: Any) -> int | str:
     raise TypeError(f"a key of type {type(key).__name__} is not saved")
 
 
-def _decode(encoded: Any, tensors: dict[str, torch.Tensor]) -> Any:
+def _decode(encoded: Any, tensors: Mapping[str, Any]) -> Any:
     if not isinstance(encoded, dict):
         return encoded
     ((kind, content),) = encoded.items()
