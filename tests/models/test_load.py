@@ -254,7 +254,9 @@ def test_an_adapter_is_saved_alone_and_names_its_base(source: ModelSource, tmp_p
     torch.testing.assert_close(logits(merged, own), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_adapter_of_the_embedded_model_names_no_folder(tiny_llama: Path, tmp_path: Path) -> None:
+def test_the_adapter_of_the_embedded_model_names_no_folder_and_is_found(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = replace(find_model(str(tiny_llama)), name=EMBEDDED, kind="embedded")
     adapted = attach_lora(load_model(source), LoraSection(rank=2), "lora")
     save_model(adapted, load_tokenizer(source), tmp_path / "adapter", "# Card\n")
@@ -262,6 +264,9 @@ def test_the_adapter_of_the_embedded_model_names_no_folder(tiny_llama: Path, tmp
     assert config["base_model_name_or_path"] == EMBEDDED
     for file in (tmp_path / "adapter").glob("*.json"):
         assert str(tiny_llama) not in file.read_text(encoding="utf-8"), file.name
+    monkeypatch.setattr("tunesmith.models.find._find_embedded", lambda weights: source)
+    merged, own = load_for_generation(str(tmp_path / "adapter"))
+    torch.testing.assert_close(logits(merged, own), logits(adapted, own), atol=1e-5, rtol=1e-4)
 
 
 def test_the_adapter_of_a_hub_model_names_the_hub_and_the_commit(tiny_llama: Path, tmp_path: Path) -> None:

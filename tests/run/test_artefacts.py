@@ -101,6 +101,20 @@ def test_a_part_that_may_not_be_null_goes_with_what_holds_it_and_the_rest_stays(
     assert "samples.*.base.text" in told
 
 
+def test_damage_all_over_a_list_leaves_its_whole_items(tiny_run: RunDir) -> None:
+    before = tiny_run.read(Comparison).samples
+    values = tiny_run.read_json(Comparison.FILE)
+    for number, sample in enumerate(values["samples"][:12]):
+        if number % 4 == 0:
+            values["samples"][number] = number
+        elif number % 4 == 1:
+            sample["tuned"] = 3
+        elif number % 4 == 2:
+            sample["base"]["text"] = None
+    found, _ = salvaged(values)
+    assert found.samples == (before[3], before[7], before[11], *before[12:])
+
+
 def test_what_cannot_be_used_at_all_is_none(tiny_run: RunDir) -> None:
     values = tiny_run.read_json(Comparison.FILE)
     del values["counts"]

@@ -727,12 +727,9 @@ def _without_damage(values: JsonObject, error: ValidationError, tries: Counter[P
         changes[place] = _GONE if tries[place] or not place or isinstance(place[-1], int) else None
     if () in changes:
         return None
-    tries.update(changes.keys())
+    tries.update(place for place in changes if isinstance(place[-1], str))  # a list's next item takes its position
     for place in sorted(changes, key=lambda place: [(isinstance(part, int), part) for part in place], reverse=True):
         values = _changed(values, place, changes[place])
-        if isinstance(place[-1], int):  # the items behind it have other positions now
-            for known in [known for known in tries if known[: len(place) - 1] == place[:-1]]:
-                del tries[known]
     return values
 
 

@@ -27,7 +27,7 @@ METRICS = {
     "copied_texts": "texts that copy",
     "general_loss": "general text, change",
     "train_seconds": "training time",
-    "tokens_per_second": "tokens/s",
+    "tokens_per_second": "supervised tokens/s",
     "peak_bytes": "peak memory",
     "steps": "steps",
 }
