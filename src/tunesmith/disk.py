@@ -19,12 +19,14 @@ from tunesmith.redact import redact
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """errno of a write that a full disk or a quota refused."""
+NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+"""Do not open what is a symbolic link; Windows, where only administrators make links, cannot ask for it."""
 
 
 @contextlib.contextmanager
 def open_private(path: Path, flags: int) -> Iterator[Any]:
     with disk_errors(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | NO_FOLLOW | flags, 0o600)
         with os.fdopen(descriptor, "a" if flags & os.O_APPEND else "w", encoding="utf-8") as file:
             yield file
 
