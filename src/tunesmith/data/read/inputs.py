@@ -88,6 +88,11 @@ def _local_input(file: InputFile, section: DataSection) -> Input:
     return Input(file.name, digest_file(file), partial(open_table, file, section))
 
 
+def is_elsewhere(path: str) -> bool:
+    """Whether reading `path` needs a network: a data set of the hub, or an address."""
+    return path.startswith(PREFIX) or is_remote(path)
+
+
 def _named_columns(section: DataSection) -> str:
     named = [name for name in (section.text, section.prompt, section.completion, section.messages) if name is not None]
     return f"the column{'s' * (len(named) > 1)} {list_columns(named)}" if named else "the same columns"
