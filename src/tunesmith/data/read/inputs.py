@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import IO
 
 from tunesmith.cache import CACHE_ELSEWHERE, cache_dir
+from tunesmith.compat import dataset_fingerprint
 from tunesmith.data.read.archive import ENDING, is_archive, list_members
 from tunesmith.data.read.bytes import InputFile, guard
 from tunesmith.data.read.csv import open_csv
@@ -72,7 +73,7 @@ def find_inputs(path: str, section: DataSection) -> list[Input]:
     """
     if path.startswith(PREFIX):
         name, dataset, notes = load_hub(path, _named_columns(section))
-        return [Input(name, dataset._fingerprint, partial(open_dataset, name, dataset, notes))]
+        return [Input(name, dataset_fingerprint(dataset), partial(open_dataset, name, dataset, notes))]
     if path == STDIN:
         spooled = spool_stdin()
         return [_local_input(InputFile(spooled, "stdin", section.encoding), section)]
