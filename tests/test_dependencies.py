@@ -28,7 +28,6 @@ DISTRIBUTION = {
 COMES_WITH = {"triton": "torch"}
 """Imported only where another requirement has brought it."""
 NOT_IMPORTED = {
-    "accelerate": "transformers' training loop asks for it",
     "gcsfs": "fsspec imports it for gs://",
     "s3fs": "fsspec imports it for s3://",
 }
@@ -82,8 +81,9 @@ def test_what_is_imported_is_declared() -> None:
 
 
 def test_what_is_declared_is_imported() -> None:
-    used = {distribution(package) for package, _ in imported()} | NOT_IMPORTED.keys()
-    assert requirements(*for_users()).keys() <= used
+    used = {distribution(package) for package, _ in imported()}
+    assert requirements(*for_users()).keys() <= used | NOT_IMPORTED.keys()
+    assert not used & NOT_IMPORTED.keys()
 
 
 def test_what_is_tested_is_allowed_and_pinned() -> None:

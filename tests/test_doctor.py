@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
+import psutil
 import pytest
 
 from tunesmith.doctor import Check, Examination, examine, hardware, places, software
@@ -287,7 +288,7 @@ def test_an_emulated_type_is_measured_on_a_small_product(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(("load", "status"), [(0.3, "ok"), (4.1, "ok"), (9.0, "warn")])
 def test_load(monkeypatch: pytest.MonkeyPatch, load: float, status: str) -> None:
     monkeypatch.setattr(hardware, "detect_machine", _machine)
-    monkeypatch.setattr(hardware.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (load, 0.0, 0.0))
     assert hardware.check_load().status == status
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock
 
-from tunesmith.disk import NO_FOLLOW, disk_errors
+from tunesmith.disk import PLAIN_FILE, disk_errors
 from tunesmith.errors import RunError
 from tunesmith.redact import redact
 from tunesmith.run.directory import LOCK, RunDir
@@ -74,7 +74,7 @@ class RunLock:
         self._mine = None
 
     def _create(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o600)
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAIN_FILE, 0o600)
 
     def _why_stale(self, mine: dict[str, Any]) -> str:
         """Why the lock that stands here may be taken over. Raises RunError when it may not."""
@@ -149,7 +149,7 @@ def _describe_self() -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any] | None:
     """The content of a lock, or None when there is none or its writer did not finish it."""
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | NO_FOLLOW), "rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | PLAIN_FILE), "rb") as file:
             lock = json.loads(file.read(MAX_LOCK_BYTES))
     except (OSError, ValueError):
         return None

@@ -243,7 +243,7 @@ def spool_stdin() -> Path:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
                 file.write(chunk)
-        return temporary.rename(folder / digest.hexdigest())
+        return temporary.replace(folder / digest.hexdigest())
     finally:
         temporary.unlink(missing_ok=True)
 
