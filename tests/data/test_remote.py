@@ -16,7 +16,7 @@ import pytest
 from tunesmith.data import Data
 from tunesmith.data.read import remote as module
 from tunesmith.data.read.inputs import find_inputs
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, Stopped
 from tunesmith.recipe import DataSection
 
 SECTION = DataSection(path="unused", text="text")
@@ -154,6 +154,16 @@ def test_an_error_of_a_client_is_one_message(error: Exception, says: str, monkey
     with pytest.raises(DataError, match=says) as raised:
         find_inputs("s3://bucket/a.csv", SECTION)
     assert str(raised.value).startswith("s3://bucket/a.csv: ")
+
+
+def test_a_signal_while_files_are_fetched_is_no_error_of_theirs(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Any, there: str, here: str) -> None:
+        raise Stopped("SIGTERM", "tunesmith train")
+
+    bucket.pipe("/bucket/a.csv", CSV)
+    monkeypatch.setattr(type(bucket), "get_file", interrupted)
+    with pytest.raises(Stopped):
+        find_inputs("memory://bucket/a.csv", SECTION)
 
 
 def test_an_object_that_ends_early_is_no_copy(bucket: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

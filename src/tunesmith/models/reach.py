@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from tunesmith.errors import Stopped
 from tunesmith.redact import redact
 
 TIMEOUT_SECONDS = 4.0
@@ -37,6 +38,8 @@ def why_silent() -> str | None:
     """Why the hub cannot be asked; None when it answered, be it with a refusal. One request, 4 seconds at most."""
     try:
         status = _ask("HEAD", "/api/models/gpt2").status_code
+    except Stopped:
+        raise
     except Exception as error:  # the session's kinds of exception change with the release
         return redact(str(error) or type(error).__name__)[:120]
     return None if status < 500 else f"status {status}"
@@ -57,7 +60,7 @@ def whoami(token: str) -> str:
         if answer.status_code >= 400:
             raise Refused(answer.status_code)
         return str(answer.json()["name"])
-    except Refused:
+    except (Refused, Stopped):
         raise
     except Exception as error:
         raise OSError(redact(str(error))[:200]) from None

@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from tunesmith.cache import CACHE_ELSEWHERE, cache_dir
 from tunesmith.disk import NO_ROOM, disk_errors
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, Stopped
 from tunesmith.redact import first_line
 
 EXTRAS = {"s3": "s3", "gs": "gs", "gcs": "gs"}
@@ -114,7 +114,7 @@ def _find(
     system: Any, place: str, path: str, is_data: Callable[[PurePosixPath], bool]
 ) -> list[tuple[str, str, dict[str, Any]]]:
     """Name, place and description of every file that `path` means."""
-    if path.startswith("http"):  # a ? belongs to the address, and a page of links is no folder
+    if path.lower().startswith("http"):  # a ? belongs to the address, and a page of links is no folder
         return [(_shown(path), place, system.info(place))]
     if any(sign in place for sign in "*?["):
         infos = {name: info for name, info in system.glob(place, detail=True).items() if info["type"] == "file"}
@@ -162,8 +162,9 @@ def _forget_old(folder: Path) -> None:
     """Remove the copies that no run asked for in a week."""
     now = time.time()
     for copy in folder.iterdir():
-        if now - copy.stat().st_mtime > KEEP_SECONDS:
-            copy.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process forgets too
+            if now - copy.stat().st_mtime > KEEP_SECONDS:
+                copy.unlink()
 
 
 def _shown(path: str) -> str:
@@ -180,7 +181,7 @@ def _explained(path: str, scheme: str) -> Iterator[None]:
     shown = _shown(path)
     try:
         yield
-    except DataError:
+    except (DataError, Stopped):
         raise
     except ImportError as error:
         how = f"'tunesmith[{EXTRAS[scheme]}]'" if scheme in EXTRAS else "--upgrade tunesmith"
