@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Found = TypeVar("Found")
 
@@ -43,6 +43,24 @@ def private(name: str, sentence: str, check: Callable[[], object] | None = None)
     return register
 
 
+@private(
+    "datasets.Dataset._fingerprint",
+    "The key of a data set's content: equal for equal rows and steps, without reading the rows.",
+    check=lambda: _check_fingerprint(),
+)
+def dataset_fingerprint(dataset: object) -> str:
+    """What `datasets` calls the content of a data set."""
+    return str(dataset._fingerprint)  # type: ignore[attr-defined]
+
+
+def _check_fingerprint() -> None:
+    from datasets import Dataset
+
+    first, second, other = (dataset_fingerprint(Dataset.from_dict({"text": [text]})) for text in "aab")
+    if first != second or first == other:
+        raise RuntimeError(f"behaves otherwise: {first}, {second}, {other}")
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """transformers and peft without their progress bars, notes and deprecation warnings about each other."""
@@ -59,22 +77,3 @@ def quiet_transformers() -> Iterator[None]:
         their_logging.set_verbosity(level)
         if bars:
             their_logging.enable_progress_bar()
-
-
-@private(
-    "datasets.Dataset._fingerprint",
-    "The key of a data set's content: equal for equal rows and steps, without reading the rows.",
-    check=lambda: _check_fingerprint(),
-)
-def dataset_fingerprint(dataset: Any) -> str:
-    """What `datasets` calls this content."""
-    return str(dataset._fingerprint)
-
-
-def _check_fingerprint() -> None:
-    from datasets import Dataset
-
-    first, second, other = (Dataset.from_dict({"text": [text]}) for text in "aab")
-    prints = [dataset_fingerprint(dataset) for dataset in (first, second, other)]
-    if prints[0] != prints[1] or prints[0] == prints[2]:
-        raise RuntimeError(f"behaves otherwise: {prints}")
