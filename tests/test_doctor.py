@@ -16,10 +16,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
+import psutil
 import pytest
 
 from tunesmith.doctor import Check, Examination, examine, hardware, places, software
 from tunesmith.machine.detect import Machine
+from tunesmith.models import reach
 from tunesmith.show.doctor import print_examination
 
 TOKEN = "hf_" + "q7Zk" * 8
@@ -285,7 +288,7 @@ def test_an_emulated_type_is_measured_on_a_small_product(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(("load", "status"), [(0.3, "ok"), (4.1, "ok"), (9.0, "warn")])
 def test_load(monkeypatch: pytest.MonkeyPatch, load: float, status: str) -> None:
     monkeypatch.setattr(hardware, "detect_machine", _machine)
-    monkeypatch.setattr(hardware.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (load, 0.0, 0.0))
     assert hardware.check_load().status == status
 
 
@@ -368,6 +371,7 @@ def _hub(monkeypatch: pytest.MonkeyPatch, status: int, body: bytes = b"{}", **he
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
             monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # it reads the environment once
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
         yield handler
         server.shutdown()
@@ -381,7 +385,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_offline_asks_nobody(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(places, "_open", lambda request: pytest.fail("asked although offline"))
+    monkeypatch.setattr(reach, "_ask", lambda *args: pytest.fail("asked although offline"))
     assert "offline" in places.check_hub().found
     assert "offline" in places.check_login().found
 
@@ -394,7 +398,9 @@ def test_the_hub_answers_or_not(monkeypatch: pytest.MonkeyPatch, status: int, ex
 
 def test_a_hub_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert not reach.answers()
     check = places.check_hub()
     assert (check.status, check.is_fatal) == ("warn", False)
     monkeypatch.setenv("HF_ENDPOINT", "file:///etc/passwd")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from tunesmith.disk import disk_errors
 
@@ -27,10 +28,12 @@ def cache_dir() -> Path:
 
 @contextmanager
 def cache_lock(path: Path) -> Iterator[None]:
-    """Let one process at a time go on. Raises RunError when the cache cannot be written."""
-    with disk_errors(path.parent, CACHE_ELSEWHERE):
+    """Let one process at a time go on. Raises RunError when the cache cannot be written, or cannot be locked."""
+    lock = FileLock(path, mode=0o600)
+    with disk_errors(path, CACHE_ELSEWHERE):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = path.open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

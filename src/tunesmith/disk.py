@@ -19,12 +19,14 @@ from tunesmith.redact import redact
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """errno of a write that a full disk or a quota refused."""
+PLAIN_FILE: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+"""For os.open: follow no symbolic link, which Windows cannot do, and translate no byte, as only Windows does."""
 
 
 @contextlib.contextmanager
 def open_private(path: Path, flags: int) -> Iterator[Any]:
     with disk_errors(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | PLAIN_FILE | flags, 0o600)
         with os.fdopen(descriptor, "a" if flags & os.O_APPEND else "w", encoding="utf-8") as file:
             yield file
 
@@ -102,7 +104,9 @@ def _flush_private(folder: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -104,7 +104,8 @@ class DataSection(_Section):
     ALONE: ClassVar[str | None] = "path"
 
     path: Annotated[str | tuple[Source, ...], BeforeValidator(lambda value: "-" if value == [None] else value)]
-    """A file, folder, glob, `hub:owner/name[:split]`, `-` for standard input, or a list of {path, weight}."""
+    """A file, folder or glob, here or at s3://, gs://, hf:// or https://; `hub:owner/name[:split]`; `-` for standard
+    input; or a list of {path, weight}."""
     text: str | None = None
     """Column that holds the text, or a template such as "{title} ({release_year}): {description}"."""
     prompt: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tunesmith.audit import language
 from tunesmith.audit.language import guess_language
 from tunesmith.audit.text import count_emails, count_misread, count_phones, holds_private, scan_texts
 from tunesmith.redact import count_secrets
@@ -90,10 +91,29 @@ def test_rows_are_named_and_counted() -> None:
         ("Japanese", "これは日本語の文章です。"),
         ("Chinese", "这是一个中文句子。"),
         ("Korean", "한국어 문장입니다."),
-        (None, "مرحبا بالعالم"),
+        ("Arabic", "ذهب الولد إلى البحر في صباح جميل وكان أفضل يوم في حياته."),
+        ("Danish", "Hunden er ikke i huset, men på gaden og gør ad de andre."),
+        ("Finnish", "Koira ei ole talossa vaan kadulla ja haukkuu muita."),
+        ("Hindi", "एक सुंदर सुबह लड़का समुद्र के पास गया।"),
+        (None, "SELECT id, name FROM users WHERE age > 3;"),
+        (None, "CC(=O)OC1=CC=CC=C1C(=O)O CN1C=NC2=C1C(=O)N(C(=O)N2C)C " * 30),
         (None, "def f(x): return x + 1"),
         (None, "12345 !!"),
     ],
 )
 def test_language_guess(language: str | None, text: str) -> None:
     assert guess_language(text).language == language
+
+
+def test_every_language_of_the_model_has_a_name() -> None:
+    labels = language._identifier().labels
+    assert {code for code in labels if language._name(code) == code} == set()
+    assert language._names().keys() | {"zxx"} == set(labels)
+
+
+def test_a_guess_says_how_sure_it_is() -> None:
+    guess = guess_language("One fine morning the boy went to the sea, and it was the best day of his life.")
+    assert guess.share > 0.9
+    assert guess.evidence.startswith("most likely of 140 languages (English 99.")
+    assert guess_language("x = 1").evidence.startswith("no language stands out (")
+    assert guess_language("1 2 3").evidence == "no letters"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from tunesmith.compare.copying import find_copies, find_nearest
 from tunesmith.compare.intervals import Bootstrap, interval, weighted_mean, wilson_interval
@@ -196,6 +197,21 @@ def test_what_cannot_be_told_is_none_and_not_nan() -> None:
     assert interval(1.0, math.nan, math.inf) == Interval(value=1.0, low=None, high=None)
     nothing = Bootstrap(4).interval(weighted_mean(np.full(4, math.nan)))
     assert nothing == Interval(value=None, low=None, high=None)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 7, 40, 1000])
+def test_wilson_interval_is_scipys_for_whole_counts(trials: int) -> None:
+    for wins in {0, 1, trials // 3, trials - 1, trials}:
+        theirs = binomtest(wins, trials).proportion_ci(0.95, method="wilson")
+        interval = wilson_interval(wins, trials)
+        assert (interval.low, interval.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_a_tie_counts_half_in_wilsons_interval() -> None:
+    less, half, more = (wilson_interval(wins, 10) for wins in (5, 5.5, 6))
+    assert half.value == 0.55
+    assert less.low < half.low < more.low
+    assert less.high < half.high < more.high
 
 
 def losses(base: list[float], tuned: list[float], tokens: list[int]) -> DocumentLosses:

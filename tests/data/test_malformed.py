@@ -5,9 +5,11 @@ Nothing is loaded beyond the tokenizer, and the input is as it was.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -127,6 +129,11 @@ CASES = [
     Case("gzip-cut", "a.csv.gz", gzip.compress(CSV.encode() * 50)[:-30], ["a.csv.gz", "cut short or damaged"]),
     Case("gzip-damaged", "a.jsonl.gz", b"\x1f\x8b" + b"x" * 50, ["a.jsonl.gz", "cut short or damaged"]),
     Case("zstd-damaged", "a.csv.zst", zstandard.compress(CSV.encode())[:9] + b"xx", ["a.csv.zst"]),
+    Case("bzip2-cut", "a.csv.bz2", bz2.compress(CSV.encode() * 50)[:-30], ["a.csv.bz2", "cut short or damaged"]),
+    Case("bzip2-damaged", "a.jsonl.bz2", b"BZh9" + b"x" * 50, ["a.jsonl.bz2", "cut short or damaged"]),
+    Case("xz-cut", "a.csv.xz", lzma.compress(CSV.encode() * 50)[:-30], ["a.csv.xz", "cut short or damaged"]),
+    Case("xz-damaged", "a.csv.xz", b"\xfd7zXZ\x00" + b"x" * 50, ["a.csv.xz", "cut short or damaged"]),
+    Case("bzip2-in-gzip", "a.csv.gz", gzip.compress(bz2.compress(CSV.encode())), ["a.csv.gz", "bzip2 archive"]),
     # csv
     Case("header-only", "a.csv", "title,text\n", ["a.csv: holds no rows"]),
     Case("one-row", "a.csv", "title,text\nx,only one\n", ["a.csv: holds one usable row"]),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,9 +57,26 @@ def test_an_object_with_one_list_is_its_rows(prepared: Prepared, tmp_path: Path,
     assert all_texts(prepared(path)) == set(texts)
 
 
+def zipped(content: bytes, name: str = "inner") -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return sink.getvalue()
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".zst": zstandard.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zip": zipped,
+}
+
+
 def write(path: Path, texts: list[str]) -> Path:
     """Texts in the format that the name asks for."""
-    name = path.name.removesuffix(".gz").removesuffix(".zst")
+    name, packed = (path.stem, path.suffix) if path.suffix in PACK else (path.name, "")
     if name.endswith(".parquet"):
         sink = io.BytesIO()
         pyarrow.parquet.write_table(pyarrow.table({"text": texts, "n": list(range(len(texts)))}), sink)
@@ -72,19 +92,11 @@ def write(path: Path, texts: list[str]) -> Path:
         content = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
     else:
         content = "\n".join(texts).encode()
-    if path.name.endswith(".gz"):
-        content = gzip.compress(content)
-    if path.name.endswith(".zst"):
-        content = zstandard.compress(content)
-    path.write_bytes(content)
+    path.write_bytes(PACK[packed](content))
     return path
 
 
-NAMES = [
-    f"a.{kind}{ending}"
-    for kind in ("csv", "tsv", "json", "jsonl", "ndjson", "parquet", "txt")
-    for ending in ("", ".gz", ".zst")
-]
+NAMES = [f"a.{kind}{ending}" for kind in ("csv", "tsv", "json", "jsonl", "ndjson", "parquet", "txt") for ending in PACK]
 
 
 @pytest.mark.parametrize("name", NAMES)

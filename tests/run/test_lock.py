@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -186,3 +187,41 @@ def test_a_secret_on_the_command_line_is_not_in_the_lock(run_dir: RunDir, monkey
     monkeypatch.setattr(module.sys, "argv", ["tunesmith", "train", f"--token={secret}"])
     with RunLock(run_dir):
         assert secret not in run_dir.file("lock").read_text()
+
+
+def test_the_guard_leaves_nothing_and_a_left_one_is_no_hindrance(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.path.mkdir()
+    left = run_dir.file(module.GUARD)
+    left.write_text("")
+    assert RunDir.create(run_dir.path).path == run_dir.path  # a killed writer's guard is not somebody's file
+    run_dir.remove_leftovers()
+    assert not left.exists()
+    with RunLock(run_dir):
+        assert [path.name for path in run_dir.path.iterdir()] == ["lock"]
+    assert list(run_dir.path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_still_has_one_writer(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, fork: Callable[..., int]
+) -> None:
+    class NoLocks(module.FileLock):  # type: ignore[misc, valid-type]
+        def acquire(self, *args: object, **kwargs: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(module, "FileLock", NoLocks)
+    child = fork(lambda: hold(run_dir))
+    with pytest.raises(RunError, match=f"written by process {child}"):
+        RunLock(run_dir).__enter__()
+
+
+def test_the_guard_keeps_others_out(run_dir: RunDir) -> None:
+    with module._guard(run_dir.path):
+        child = os.fork()
+        if child == 0:
+            try:
+                module.FileLock(run_dir.file(module.GUARD), timeout=0).acquire()
+            except TimeoutError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0

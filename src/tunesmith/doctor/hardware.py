@@ -211,8 +211,10 @@ def _median_seconds(call: Callable[[], Any], device: str) -> float:
 
 def check_load() -> Check:
     """Work of others on the cores; it slows training, and makes every timing wrong by as much."""
+    import psutil
+
     cores = detect_machine().num_cores
-    load = os.getloadavg()[0]
+    load = psutil.getloadavg()[0]  # Windows has none of its own
     found = f"load {load:.1f} on {cores} cores"
     numbers = {"load_average": load, "cores": cores}
     if load > max(1.0, (1 + BUSY_SHARE) * cores):

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import tempfile
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 from tunesmith.cache import cache_dir
 from tunesmith.doctor.checks import Check
 from tunesmith.doctor.software import package_folder
 from tunesmith.errors import RunError
+from tunesmith.models import reach
 from tunesmith.models.find import EMBEDDED
 from tunesmith.redact import redact
 from tunesmith.units import format_bytes
 
 LEAST_DISK_BYTES = 500_000_000
 SMALL_DISK_BYTES = 10_000_000_000
-HUB_TIMEOUT_SECONDS = 4.0
 
 
 def check_output(out: Path) -> Check:
@@ -86,49 +81,14 @@ def check_embedded() -> Check:
 # -------------------------------------------------------------------------------------------------------------- the hub
 
 
-def is_offline() -> bool:
-    """Whether the hub's library was told to stay offline."""
-    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    return any(os.environ.get(name, "").strip().upper() in {"1", "ON", "YES", "TRUE"} for name in names)
-
-
 def check_hub() -> Check:
-    if is_offline():
+    if reach.is_offline():
         return Check("hub", "ok", "offline by HF_HUB_OFFLINE; local and embedded models work")
-    endpoint = _endpoint()
-    problem = _problem_of(f"{endpoint}/api/models/gpt2")
+    problem = reach.why_silent()
     if problem is None:
-        return Check("hub", "ok", f"{redact(endpoint)} answers")
+        return Check("hub", "ok", f"{redact(reach.endpoint())} answers")
     fix = "Local and embedded models work. For downloads look at the network, HTTPS_PROXY and HF_ENDPOINT."
-    return Check("hub", "warn", f"{redact(endpoint)} does not answer ({problem})", fix)
-
-
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
-
-
-def _problem_of(address: str) -> str | None:
-    """Why an address cannot be asked; None when something answered."""
-    try:
-        with _open(urllib.request.Request(address, method="HEAD")):
-            return None
-    except urllib.error.HTTPError as error:  # a redirection or a refusal is an answer too
-        return None if error.code < 500 else f"status {error.code}"
-    except (OSError, ValueError) as error:
-        return redact(str(getattr(error, "reason", error)) or type(error).__name__)[:120]
-
-
-class _NoRedirection(urllib.request.HTTPRedirectHandler):
-    """A token goes to the hub that was named and nowhere else."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-def _open(request: urllib.request.Request) -> Any:
-    if request.type not in ("http", "https"):
-        raise ValueError(f"HF_ENDPOINT is no web address ({request.type})")
-    return urllib.request.build_opener(_NoRedirection).open(request, timeout=HUB_TIMEOUT_SECONDS)
+    return Check("hub", "warn", f"{redact(reach.endpoint())} does not answer ({problem})", fix)
 
 
 def check_login() -> Check:
@@ -138,16 +98,14 @@ def check_login() -> Check:
     token = get_token()
     if not token:
         return Check("login", "ok", "not logged in: public models only; `hf auth login` for private and gated ones")
-    if is_offline():
+    if reach.is_offline():
         return Check("login", "ok", "a token is there; not tried, since offline")
     try:
-        headers = {"Authorization": f"Bearer {token}"}
-        with _open(urllib.request.Request(f"{_endpoint()}/api/whoami-v2", headers=headers)) as answer:
-            name = json.loads(answer.read(100_000)).get("name", "?")
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
+        name = reach.whoami(token)
+    except reach.Refused as error:
+        if error.status in (401, 403):
             return Check("login", "warn", "the token is not accepted", "Log in again: hf auth login")
-        return Check("login", "warn", f"a token is there; the hub answered {error.code}", "Try again later.")
-    except (OSError, ValueError, AttributeError):
+        return Check("login", "warn", f"a token is there; the hub answered {error.status}", "Try again later.")
+    except OSError:
         return Check("login", "ok", "a token is there; the hub did not answer, so it was not tried")
-    return Check("login", "ok", f"logged in as {redact(str(name))[:80]}")
+    return Check("login", "ok", f"logged in as {redact(name)[:80]}")

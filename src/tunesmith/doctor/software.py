@@ -14,6 +14,8 @@ LEAST_PYTHON = (3, 11)
 OPTIONAL = {
     "bitsandbytes": "train.method qlora and the 8-bit optimizer: pip install 'tunesmith[qlora]'",
     "pypdf": "pdf, docx and md files: pip install 'tunesmith[documents]'",
+    "s3fs": "data at s3://: pip install 'tunesmith[s3]'",
+    "gcsfs": "data at gs://: pip install 'tunesmith[gs]'",
     "lm_eval": "public benchmarks: pip install 'tunesmith[lm-eval]'",
 }
 _ESSENTIAL = {"torch", "transformers", "safetensors", "numpy", "pydantic", "pyyaml", "pyarrow", "accelerate"}

@@ -6,7 +6,6 @@ plain transformers (and peft, for an adapter) reads: `from_pretrained(path)` and
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,16 +171,17 @@ def _check_loaded(source: ModelSource, info: Any) -> None:
 def _name_base(model: Any, source: ModelSource) -> None:
     """How an adapter trained on this model will cite it: a name that is found elsewhere too, or an absolute path."""
     model.name_or_path = source.base_name
-    model.config._name_or_path = source.base_name
+    model.config.name_or_path = source.base_name
     model.base_revision = source.revision
 
 
 def _save_whole(model: Any, tokenizer: TextTokenizer, path: Path) -> None:
-    generation, own = model.generation_config, copy.deepcopy(model.generation_config)
+    generation = model.generation_config
+    values = {key: value for key, value in generation.to_dict().items() if not key.startswith("_")}
+    own = type(generation).from_dict(values)  # a copy that no longer counts as derived from the model's config
     also = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     ends = list(dict.fromkeys([tokenizer.end_id, *(token for token in also if token is not None)]))
     own.eos_token_id = ends if len(ends) > 1 else ends[0]
-    own._from_model_config = False
     own.bos_token_id, own.pad_token_id, own.use_cache = tokenizer.start_id, tokenizer.pad_id, True
     if own.temperature not in (None, 1.0) or own.top_p not in (None, 1.0):
         own.do_sample = True  # some published files set one without the other, which is refused when saving

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlparse
 
 from tunesmith.errors import DataError, ModelError, PlanError
 from tunesmith.forecast.forecaster import Forecaster, Found, Target
@@ -20,6 +17,7 @@ from tunesmith.forecast.time import Measured, refit
 from tunesmith.forecast.workload import Workload
 from tunesmith.machine.detect import detect_machine
 from tunesmith.machine.gpus import Gpu, find_gpu, gpu_of_device, gpus
+from tunesmith.models import reach
 from tunesmith.models.find import EMBEDDED, find_model
 from tunesmith.plan.decide import decide, describe
 from tunesmith.plan.search import alternatives, larger_gpu
@@ -175,7 +173,7 @@ def _workload(recipe: Recipe, data: Data | None) -> tuple[Workload, list[str]]:
         return Workload.from_data(data), []
     path = recipe.data.path
     paths = [path] if isinstance(path, str) else [source.path for source in path]
-    if any(name.startswith("hub:") for name in paths) and not _hub_answers():
+    if any(name.startswith(("hub:", "hf://")) for name in paths) and not reach.answers():
         why = "data.path is on the hub, which does not answer (download the file and set data.path to it)"
         return Workload.assume(recipe, why), []
     tokenizer, notes = _tokenizer(recipe)
@@ -183,11 +181,12 @@ def _workload(recipe: Recipe, data: Data | None) -> tuple[Workload, list[str]]:
         why = "no tokenizer is at hand (put the model's tokenizer.json beside its config.json)"
         return Workload.assume(recipe, why), []
     from tunesmith.data import prepare
+    from tunesmith.data.read.inputs import is_elsewhere
 
     try:
         return Workload.from_data(prepare(recipe.data, tokenizer, recipe.train.max_length)), notes
     except DataError as error:
-        if any(name.startswith("hub:") for name in paths):
+        if any(is_elsewhere(name) for name in paths):
             return Workload.assume(recipe, str(error)), []
         raise
 
@@ -197,24 +196,10 @@ def _tokenizer(recipe: Recipe) -> tuple[TextTokenizer | None, list[str]]:
     from tunesmith.models.tokenizer import load_tokenizer
 
     asked = recipe.model
-    if Path(asked.name).exists() or asked.name == EMBEDDED or _hub_answers():
+    if Path(asked.name).exists() or asked.name == EMBEDDED or reach.answers():
         with contextlib.suppress(ModelError):
             return load_tokenizer(find_model(asked.name, asked.revision, weights=False)), []
     with contextlib.suppress(ModelError):
         tokenizer = load_tokenizer(find_model(EMBEDDED, weights=False))
         return tokenizer, [f"tokens are counted with the tokenizer of {EMBEDDED}; that of {asked.name} is not at hand"]
     return None, []
-
-
-def _hub_answers() -> bool:
-    """Whether asking the hub gets an answer soon: its client would try for half a minute."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "ALL_PROXY")):
-        return True
-    host = urlparse(constants.ENDPOINT)
-    try:
-        socket.create_connection((host.hostname or "", host.port or 443), timeout=3).close()
-    except OSError:
-        return False
-    return True

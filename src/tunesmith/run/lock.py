@@ -1,14 +1,13 @@
 """One writer a run: a lock file that says who, where and since when.
 
 The lock of a process that is gone is taken over with a note. A process is the same one only when its start time is the
-same too: process ids are used again. Locks are taken under flock on the run directory, so that of two processes that
-both find a stale lock only one wins; the kernel ends a flock with its process.
+same too: process ids are used again. Locks are taken under a guard, a file lock that the system ends with its process,
+so that of two processes that both find a stale lock only one wins.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -21,13 +20,16 @@ from types import TracebackType
 from typing import Any, Literal
 
 import psutil
+from filelock import FileLock
 
-from tunesmith.disk import disk_errors
+from tunesmith.disk import PLAIN_FILE, disk_errors
 from tunesmith.errors import RunError
 from tunesmith.redact import redact
 from tunesmith.run.directory import LOCK, RunDir
 
 MAX_LOCK_BYTES = 100_000
+GUARD = ".lock.guard.tmp"
+"""Named as what a killed writer leaves, so that the next one removes it."""
 
 
 class RunLock:
@@ -72,7 +74,7 @@ class RunLock:
         self._mine = None
 
     def _create(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAIN_FILE, 0o600)
 
     def _why_stale(self, mine: dict[str, Any]) -> str:
         """Why the lock that stands here may be taken over. Raises RunError when it may not."""
@@ -147,7 +149,7 @@ def _describe_self() -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any] | None:
     """The content of a lock, or None when there is none or its writer did not finish it."""
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | PLAIN_FILE), "rb") as file:
             lock = json.loads(file.read(MAX_LOCK_BYTES))
     except (OSError, ValueError):
         return None
@@ -159,14 +161,18 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _guard(folder: Path) -> Iterator[None]:
-    """Let one process at a time look at and change the lock of a run directory."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Let one process at a time look at and change the lock of a run directory. Nothing of it stays there."""
+    guard = FileLock(folder / GUARD, mode=0o600, poll_interval=0.01)
+    with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks: O_EXCL still stands
+        guard.acquire()
     try:
-        with contextlib.suppress(OSError):  # a file system without flock: O_EXCL still stands
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        if guard.is_locked:
+            with contextlib.suppress(OSError):
+                (folder / GUARD).unlink(missing_ok=True)  # who waits for this file sees that, and makes another
+        with contextlib.suppress(OSError):
+            guard.release()
 
 
 def boot_id() -> str:

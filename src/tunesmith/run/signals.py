@@ -18,7 +18,8 @@ from typing import Any
 
 from tunesmith.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+SIGNALS = tuple(number for number in (signal.SIGTERM, signal.SIGINT, _HANGUP) if number is not None)
 _SAME_REQUEST_SECONDS = 0.25
 """Launchers pass a signal on that the terminal has already sent to the whole group; that is one request."""
 
@@ -83,14 +84,14 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if number == signal.SIGHUP:
+        if number == _HANGUP:
             _let_go_of_terminal()
         if self.reason is None:
             self.reason, self._time = name, time.monotonic()
             if self._raise:
                 raise self.stopped()
             _tell(f"\n{name}: saving at the end of this step. Once more to exit at once, losing what is not saved.\n")
-        elif number != signal.SIGHUP and time.monotonic() - self._time > _SAME_REQUEST_SECONDS:
+        elif number != _HANGUP and time.monotonic() - self._time > _SAME_REQUEST_SECONDS:
             _tell(f"\n{name} again: exiting at once.\n")
             os._exit(128 + number)  # nothing is released: the lock is seen to be stale, a half save is not a checkpoint
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tunesmith.disk import disk_errors, finite
+from tunesmith.disk import PLAIN_FILE, disk_errors, finite
 from tunesmith.errors import RunError
 from tunesmith.redact import redact
 from tunesmith.run.artefacts import FileEntry, JsonObject, Manifest
@@ -232,21 +232,24 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _entry(path: Path) -> FileEntry:
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+    with os.fdopen(os.open(path, os.O_RDONLY | PLAIN_FILE), "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileEntry(bytes=file.tell(), sha256=digest)
 
 
 def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    descriptor = os.open(path, os.O_RDWR | PLAIN_FILE)
     try:
-        os.fchmod(descriptor, 0o600)
+        if hasattr(os, "fchmod"):  # not on Windows
+            os.fchmod(descriptor, 0o600)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def _sync_folder(path: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no folders
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -264,7 +267,7 @@ def _read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint. Raises ValueError that says what is wrong with it."""
     path = folder / MANIFEST
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | PLAIN_FILE), "rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
         if len(data) > MAX_MANIFEST_BYTES:
             raise ValueError(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 from tunesmith.evaluate import is_out_of_memory, release_memory
@@ -21,5 +21,10 @@ def peak_bytes(device: torch.device) -> int:
     if status.exists():  # getrusage keeps the peak of the process that started this one
         line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -6,16 +6,20 @@ names that byte and the encoding that would read it.
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import difflib
 import gzip
 import io
+import lzma
+import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from tunesmith.data.read.archive import open_member
 from tunesmith.errors import DataError
 
 HEAD_BYTES = 1 << 16
@@ -48,29 +52,39 @@ _COMMON_ENCODINGS = ("utf-8", "latin-1", "cp1252", "utf-16", "utf-16-le", "utf-1
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file to read. name: as messages show it; encoding: as the recipe asked for it (auto or a codec)."""
+    """A file to read. name: as messages show it; encoding: as the recipe asked for it (auto or a codec).
+
+    path: where it, or its copy, lies on this machine; member: its name in the zip archive at `path`.
+    """
 
     path: Path
     name: str
     encoding: str = "auto"
+    member: str | None = None
 
     def open(self) -> IO[bytes]:
         """The decompressed bytes. Raises DataError when the file cannot be opened."""
         raw = self.open_raw()
-        magic = raw.read(4)
-        raw.seek(0)
-        if magic == b"\x28\xb5\x2f\xfd":
+        with guard(self):
+            magic = raw.read(6)
+            raw.seek(0)
+        if magic[:4] == b"\x28\xb5\x2f\xfd":
             import zstandard
 
             reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True)
             return io.BufferedReader(reader)
         if magic[:2] == b"\x1f\x8b":
-            raw.close()
-            return io.BufferedReader(gzip.GzipFile(self.path))
+            return _Unpacked(gzip.GzipFile(fileobj=raw), raw)
+        if magic[:3] == b"BZh":
+            return _Unpacked(bz2.BZ2File(raw), raw)
+        if magic == b"\xfd7zXZ\x00":
+            return _Unpacked(lzma.LZMAFile(raw), raw)
         return raw
 
     def open_raw(self) -> IO[bytes]:
-        """The bytes as they lie on disk. Raises DataError when the file cannot be opened."""
+        """The bytes as they lie on disk, or in the archive. Raises DataError when the file cannot be opened."""
+        if self.member is not None:
+            return open_member(self.path, self.member, self.name)
         try:
             return self.path.open("rb")
         except OSError as error:
@@ -87,6 +101,18 @@ class InputFile:
         return head
 
 
+class _Unpacked(io.BufferedReader):
+    """A decompressor that ends its file with itself."""
+
+    def __init__(self, decompressor: Any, packed: IO[bytes]) -> None:
+        super().__init__(decompressor)
+        self._packed = packed
+
+    def close(self) -> None:
+        super().close()
+        self._packed.close()
+
+
 class guard:
     """Turns the errors of damaged archives and disks into a DataError that names the file."""
 
@@ -99,7 +125,9 @@ class guard:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if error is None:
             return
-        damaged = isinstance(error, EOFError | zlib.error | gzip.BadGzipFile) or type(error).__name__ == "ZstdError"
+        kinds = EOFError | zlib.error | gzip.BadGzipFile | lzma.LZMAError | zipfile.BadZipFile
+        damaged = isinstance(error, kinds) or type(error).__name__ == "ZstdError"
+        damaged = damaged or (isinstance(error, OSError) and str(error) == "Invalid data stream")  # bz2
         if damaged:
             raise DataError(
                 f"{self.file.name}: the archive is cut short or damaged ({error}). Copy or download it again, or "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.read.table import About, Rows, Table
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, Stopped
 from tunesmith.redact import redact
 
 PREFIX = "hub:"
@@ -40,6 +40,8 @@ def load_hub(path: str, columns: str) -> tuple[str, Any, list[str]]:
         import datasets
 
         loaded = datasets.load_dataset(name, config, split=split)
+    except Stopped:
+        raise
     except Exception as error:  # ten kinds of exception say that there is no connection
         raise _explain(path, name, split, columns, error) from None
     return _one_split(f"{PREFIX}{name}" + (f":{split}" if split else ""), loaded, f"{PREFIX}{name}:")
@@ -51,6 +53,8 @@ def load_saved(path: str) -> tuple[str, Any, list[str]]:
         import datasets
 
         loaded = datasets.load_from_disk(path)
+    except Stopped:
+        raise
     except Exception as error:
         raise DataError(
             f"{path}: was saved by `datasets`, but cannot be read ({_first_line(error)}). Copy the directory again, "

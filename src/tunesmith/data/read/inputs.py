@@ -1,4 +1,4 @@
-"""A path becomes tables: files, folders, globs, data sets of the hub, standard input.
+"""A path becomes tables: files, folders, globs, archives, addresses, data sets of the hub, standard input.
 
 Every file is named as the user wrote it, and listed in a fixed order. What is wrong with a path is said here, before
 anything is read: no such file (with the nearest name), a folder with nothing to read, an unknown format.
@@ -15,16 +15,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 from tunesmith.cache import CACHE_ELSEWHERE, cache_dir
+from tunesmith.compat import dataset_fingerprint
+from tunesmith.data.read.archive import ENDING, is_archive, list_members
 from tunesmith.data.read.bytes import InputFile, guard
 from tunesmith.data.read.csv import open_csv
 from tunesmith.data.read.documents import open_document
 from tunesmith.data.read.hub import PREFIX, is_saved, load_hub, load_saved, open_dataset
 from tunesmith.data.read.json import open_json
 from tunesmith.data.read.parquet import open_parquet
+from tunesmith.data.read.remote import fetch, is_remote
 from tunesmith.data.read.table import Table, list_columns
 from tunesmith.data.read.text import open_text
 from tunesmith.disk import disk_errors
@@ -49,9 +52,9 @@ FORMATS = {
     ".pdf": "pdf",
     ".docx": "docx",
 }
-COMPRESSED = (".gz", ".zst")
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ENDING)
 _ABOUT_FILES = ("readme", "license", "licence", "changelog", "copying", "notice")
-_EXPECTED = "csv, tsv, json, jsonl, parquet, txt, md, html, pdf or docx, each also .gz or .zst"
+_EXPECTED = "csv, tsv, json, jsonl, parquet, txt, md, html, pdf or docx, each also .gz, .zst, .bz2, .xz or .zip"
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def find_inputs(path: str, section: DataSection) -> list[Input]:
     """
     if path.startswith(PREFIX):
         name, dataset, notes = load_hub(path, _named_columns(section))
-        return [Input(name, dataset._fingerprint, partial(open_dataset, name, dataset, notes))]
+        return [Input(name, dataset_fingerprint(dataset), partial(open_dataset, name, dataset, notes))]
     if path == STDIN:
         spooled = spool_stdin()
         return [_local_input(InputFile(spooled, "stdin", section.encoding), section)]
@@ -86,19 +89,35 @@ def _local_input(file: InputFile, section: DataSection) -> Input:
     return Input(file.name, digest_file(file), partial(open_table, file, section))
 
 
+def is_elsewhere(path: str) -> bool:
+    """Whether reading `path` needs a network: a data set of the hub, or an address."""
+    return path.startswith(PREFIX) or is_remote(path)
+
+
 def _named_columns(section: DataSection) -> str:
     named = [name for name in (section.text, section.prompt, section.completion, section.messages) if name is not None]
     return f"the column{'s' * (len(named) > 1)} {list_columns(named)}" if named else "the same columns"
 
 
 def find_files(path: str, encoding: str = "auto") -> list[InputFile]:
-    """The files that `path` (a file, a folder or a glob) means, sorted by name.
+    """The files that `path` (a file, a folder, a glob or an address of one) means, sorted by name.
 
     Raises DataError when there is none.
     """
+    if is_remote(path):
+        files = [InputFile(copy.path, copy.name, encoding) for copy in fetch(path, _is_data)]
+    else:
+        files = [InputFile(file, str(file), encoding) for file in _find_local(path)]
+    inputs = [found for file in files for found in _members(file)]
+    if not inputs:
+        raise DataError(f"{path}: the archive holds no file that can be read. Expected files in {_EXPECTED}.")
+    return inputs
+
+
+def _find_local(path: str) -> list[Path]:
     place = Path(path).expanduser()
     if place.is_dir():
-        found = [file for file in sorted(place.rglob("*")) if _is_data(file, place)]
+        found = [file for file in sorted(place.rglob("*")) if _is_data(file.relative_to(place)) and file.is_file()]
         if not found:
             raise DataError(f"{path}: {_inside(place)}. Expected files in {_EXPECTED}.")
     elif place.exists():
@@ -110,14 +129,22 @@ def find_files(path: str, encoding: str = "auto") -> list[InputFile]:
             raise DataError(f"{path}: no file matches. Check the pattern and the folder it starts in ({Path.cwd()}).")
     else:
         raise DataError(f"{path}: no such file.{_did_you_mean(place)}")
-    return [InputFile(file, str(file), encoding) for file in found]
+    return found
 
 
-def _is_data(file: Path, root: Path) -> bool:
+def _members(file: InputFile) -> list[InputFile]:
+    """The file itself, or the data files in it when it is a zip archive."""
+    if not is_archive(file.name):
+        return [file]
+    names = list_members(file.path, file.name, _is_data)
+    return [InputFile(file.path, f"{file.name}/{name}", file.encoding, member=name) for name in names]
+
+
+def _is_data(file: PurePath) -> bool:
     """Whether a file of a folder is data: of a known format, not hidden, and no README or LICENSE about the data."""
-    hidden = any(part.startswith((".", "_")) for part in file.relative_to(root).parts)
+    hidden = any(part.startswith((".", "_")) for part in file.parts)
     about = file.name.lower().startswith(_ABOUT_FILES)
-    return not hidden and not about and file.is_file() and _format_of(file) is not None
+    return not hidden and not about and (is_archive(file.name) or _format_of(file) is not None)
 
 
 def _inside(folder: Path) -> str:
@@ -139,11 +166,19 @@ def _did_you_mean(place: Path) -> str:
     return f" {'The folder holds ' + list_columns(names, 8) + '.' if names else 'The folder holds no data files.'}"
 
 
-def _format_of(path: Path) -> str | None:
+def _format_of(path: PurePath) -> str | None:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     return FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def _format_by_name(file: InputFile) -> str | None:
+    """By the file's own ending; the only file of `a.csv.zip` may have none."""
+    own = _format_of(PurePath(file.name))
+    if own is None and file.member is not None:
+        own = _format_of(PurePath(file.name.removesuffix(f"/{file.member}")))
+    return own
 
 
 def open_table(file: InputFile, section: DataSection) -> Table:
@@ -153,7 +188,7 @@ def open_table(file: InputFile, section: DataSection) -> Table:
     """
     kind: str = section.format
     if kind == "auto":
-        kind = _sniff_stdin(file, section) if file.name == "stdin" else _format_of(file.path) or "auto"
+        kind = _sniff_stdin(file, section) if file.name == "stdin" else _format_by_name(file) or "auto"
     if kind in ("csv", "tsv"):
         table = open_csv(file, section.delimiter, kind)
     elif kind in ("json", "jsonl"):
@@ -165,7 +200,8 @@ def open_table(file: InputFile, section: DataSection) -> Table:
     elif kind in ("md", "html", "pdf", "docx"):
         table = open_document(file, kind, section.by)
     else:
-        ending = f"the ending {file.path.suffix!r} is not known" if file.path.suffix else "the name has no ending"
+        suffix = PurePath(file.name).suffix
+        ending = f"the ending {suffix!r} is not known" if suffix else "the name has no ending"
         raise DataError(f"{file.name}: {ending}. Expected {_EXPECTED}; or say which with data.format.")
     table.take_sample()
     return table
@@ -207,7 +243,7 @@ def spool_stdin() -> Path:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
                 file.write(chunk)
-        return temporary.rename(folder / digest.hexdigest())
+        return temporary.replace(folder / digest.hexdigest())
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -49,7 +49,7 @@ def _open(file: InputFile) -> Iterator[Any]:
 def _seekable(file: InputFile) -> IO[bytes]:
     """The file, or its unpacked copy in a temporary file: Parquet is read from its end."""
     raw = file.open_raw()
-    is_plain = raw.read(4) == b"PAR1"
+    is_plain = file.member is None and raw.read(4) == b"PAR1"
     raw.seek(0)
     if is_plain:
         return raw
