@@ -17,15 +17,15 @@ import torch
 
 from tunesmith.data.tokens.steps import Indices
 from tunesmith.errors import Stopped
-from tunesmith.evaluate import is_out_of_memory, release_memory
+from tunesmith.machine.memory import is_out_of_memory, peak_bytes, release_memory
 from tunesmith.run.artefacts import MetricsLine, Plan
 from tunesmith.run.recorder import Recorder
 from tunesmith.run.signals import StopRequest
+from tunesmith.step import clip_gradients
 from tunesmith.training.batches import Batches
 from tunesmith.training.clock import Clock, Window
 from tunesmith.training.distributed import Team
 from tunesmith.training.held_out import HeldOut
-from tunesmith.training.memory import peak_bytes
 from tunesmith.training.numbers import check_finite, check_weights
 from tunesmith.training.recovery import Recovery
 from tunesmith.training.saves import Saves
@@ -131,7 +131,7 @@ class Loop:
     def clip(self) -> torch.Tensor:
         """Clip the gradients; returns their norm before. One that is not finite ends the run within a step."""
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self._trained, self.plan.max_grad_norm)
+        norm = clip_gradients(self._trained, self.plan.max_grad_norm)
         where = self.step + 1
         if self.team.device.type == "cpu":
             self._check_norm(where, norm)

@@ -1,16 +1,32 @@
-"""The peak of memory use; recognising and surviving its end is shared with `evaluate`."""
+"""Memory of the device: its peak, recognising that it ran out, and giving back what is cached."""
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
 import psutil
 import torch
 
-from tunesmith.evaluate import is_out_of_memory, release_memory
+from tunesmith.machine.heap import give_back
 
-__all__ = ["is_out_of_memory", "peak_bytes", "release_memory"]
+_ALLOCATION_FAILED = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on the GPU or on the host (torch raises a plain RuntimeError for the host)."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _ALLOCATION_FAILED)
+
+
+def release_memory() -> None:
+    """Give cached memory back to the device and the system, after a phase or a failed attempt dropped its tensors."""
+    gc.collect()
+    give_back()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def peak_bytes(device: torch.device) -> int:
