@@ -384,6 +384,39 @@ def test_a_run_from_another_machine_finds_its_base_by_the_recipe(tiny_llama: Pat
     assert find_model(str(run_dir.path)).path == str(tiny_llama)
 
 
+def test_an_adapter_finds_the_embedded_model_by_name(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded = ModelSource(EMBEDDED, str(tiny_llama), "embedded")
+    monkeypatch.setattr("tunesmith.models.find._find_embedded", lambda weights: embedded)
+    former = "/home/somebody/.cache/tunesmith/models/smollm2-135m-0.1.2-94512032"
+    for number, base in enumerate((EMBEDDED, former)):
+        write_adapter(tmp_path / f"adapter{number}", base)
+        found = find_model(str(tmp_path / f"adapter{number}"))
+        assert (found.path, found.adapter) == (str(tiny_llama), str(tmp_path / f"adapter{number}"))
+        run_dir = make_run(tmp_path / f"run{number}", EMBEDDED)
+        write_adapter(run_dir.model, base)
+        assert find_model(str(run_dir.path)).path == str(tiny_llama)
+
+
+def test_the_run_of_a_gguf_file_finds_it_again(gguf_file: Path, cache: Path, tmp_path: Path) -> None:
+    source = find_model(str(gguf_file))
+    assert source.base_name == str(gguf_file.resolve())
+    assert source.title == gguf_file.name
+    run_dir = make_run(tmp_path / "run", str(gguf_file))
+    write_adapter(run_dir.model, source.base_name)
+    assert find_model(str(run_dir.path)).path == source.path
+
+
+def test_a_base_is_named_so_that_it_is_found_elsewhere(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ModelSource(EMBEDDED, "/cache/folder", "embedded").base_name == EMBEDDED
+    assert ModelSource("owner/name", "/cache/folder", "hub").base_name == "owner/name"
+    monkeypatch.chdir(tiny_llama.parent)
+    local = find_model(f"./{tiny_llama.name}")
+    assert local.base_name == str(tiny_llama.resolve())
+    assert local.title == tiny_llama.name
+
+
 def test_an_adapter_directory_gives_base_and_adapter(tiny_llama: Path, tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapter", str(tiny_llama))
     found = find_model(str(tmp_path / "adapter"))

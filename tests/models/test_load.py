@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ import torch
 from tunesmith import fast
 from tunesmith.errors import ModelError
 from tunesmith.models.adapters import attach_lora, linear_layer_names
-from tunesmith.models.find import ModelSource, find_model
+from tunesmith.models.find import EMBEDDED, ModelSource, find_model
 from tunesmith.models.load import count_parameters, load_for_generation, load_model, save_model
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.recipe import LoraSection
@@ -157,6 +159,15 @@ def test_qlora_wants_quantised_weights(tiny_llama: Path) -> None:
         attach_lora(load_model(find_model(str(tiny_llama))), LoraSection(), "qlora")
 
 
+def test_a_weight_that_is_packed_into_four_bits_counts_in_full() -> None:
+    packed = torch.nn.Parameter(torch.zeros(64, 1, dtype=torch.uint8), requires_grad=False)
+    packed.quant_state = SimpleNamespace(shape=torch.Size([16, 8]))  # as bitsandbytes keeps what it packed
+    model = torch.nn.Module()
+    model.register_parameter("packed", packed)
+    model.register_parameter("adapter", torch.nn.Parameter(torch.zeros(4, 8)))
+    assert count_parameters(model) == (32, 128 + 32)
+
+
 def test_qlora_trains_on_packed_weights(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -241,6 +252,16 @@ def test_an_adapter_is_saved_alone_and_names_its_base(source: ModelSource, tmp_p
     assert type(merged) is type(model)
     assert (own.start_id, own.fingerprint) == (tokenizer.start_id, tokenizer.fingerprint)
     torch.testing.assert_close(logits(merged, own), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_adapter_of_the_embedded_model_names_no_folder(tiny_llama: Path, tmp_path: Path) -> None:
+    source = replace(find_model(str(tiny_llama)), name=EMBEDDED, kind="embedded")
+    adapted = attach_lora(load_model(source), LoraSection(rank=2), "lora")
+    save_model(adapted, load_tokenizer(source), tmp_path / "adapter", "# Card\n")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == EMBEDDED
+    for file in (tmp_path / "adapter").glob("*.json"):
+        assert str(tiny_llama) not in file.read_text(encoding="utf-8"), file.name
 
 
 def test_the_adapter_of_a_hub_model_names_the_hub_and_the_commit(tiny_llama: Path, tmp_path: Path) -> None:

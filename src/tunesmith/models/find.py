@@ -17,12 +17,13 @@ import re
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tunesmith.errors import ModelError
 from tunesmith.models.gguf import dequantise, gguf_licence
 from tunesmith.models.hub import snapshot
 from tunesmith.redact import first_line, redact
+from tunesmith.run.artefacts import JsonObject
 from tunesmith.run.directory import RunDir
 
 EMBEDDED = "smollm2-135m"
@@ -57,6 +58,19 @@ class ModelSource:
     revision: str | None = None
     licence: str | None = None
     adapter: str | None = None
+
+    @property
+    def base_name(self) -> str:
+        """How an adapter of this model names it, so that `find_model` finds it again: on any machine where that can be,
+        and never a folder of the cache."""
+        if self.kind in ("embedded", "hub"):
+            return self.name
+        return str(Path(self.name if self.kind == "gguf" else self.path).expanduser().resolve())
+
+    @property
+    def title(self) -> str:
+        """The name for people: of a local model that of its file or folder, without the way there."""
+        return self.name if self.kind in ("embedded", "hub") else Path(self.name).expanduser().resolve().name
 
 
 def find_model(name: str, revision: str | None = None, *, weights: bool = True) -> ModelSource:
@@ -127,7 +141,7 @@ def _find_run(name: str, path: Path) -> ModelSource:
         return replace(_find_directory(name, run_dir.model), kind="run")
     asked = run_dir.recipe().model
     base = _adapter_base(run_dir.model)
-    if asked.name == EMBEDDED or not _is_model(base):  # the cache was cleared, or the run came from another machine
+    if not _is_model(base):  # the run came from another machine
         base, revision = asked.name, asked.revision
     else:
         revision = asked.revision
@@ -162,12 +176,17 @@ def _adapter_base(path: Path) -> str:
     config = _read_json(path / "adapter_config.json")
     if config.get("auto_mapping"):
         raise ModelError(f"model {path}: the adapter brings its own code (auto_mapping), which is never run.")
-    return str(config.get("base_model_name_or_path") or "")
+    base = str(config.get("base_model_name_or_path") or "")
+    return EMBEDDED if _FORMER_EMBEDDED.search(base) else base
+
+
+_FORMER_EMBEDDED = re.compile(rf"tunesmith/models/{EMBEDDED}-[^/]*$")
+"""The folder of somebody's cache that adapters of the embedded model named in former versions."""
 
 
 def _is_model(base: str) -> bool:
-    """Whether an adapter's base is there, or is a hub id."""
-    return bool(base) and (Path(base).is_dir() or not _looks_like_path(base))
+    """Whether an adapter's base is there, or is the embedded model or a hub id."""
+    return bool(base) and (Path(base).exists() or not _looks_like_path(base))
 
 
 def _check_config(name: str, path: Path) -> None:
@@ -191,7 +210,7 @@ def _check_config(name: str, path: Path) -> None:
         )
 
 
-def _is_native(config: dict[str, Any]) -> bool:
+def _is_native(config: JsonObject) -> bool:
     """Whether transformers has the architecture itself, and so ignores the code that comes with the model."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -242,7 +261,7 @@ def _card_licence(path: Path) -> str | None:
     return found[1] if found else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

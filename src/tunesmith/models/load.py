@@ -170,10 +170,9 @@ def _check_loaded(source: ModelSource, info: Any) -> None:
 
 
 def _name_base(model: Any, source: ModelSource) -> None:
-    """How an adapter trained on this model will cite it: the hub id and commit, or an absolute path."""
-    base = source.name if source.kind == "hub" else str(Path(source.path).resolve())
-    model.name_or_path = base
-    model.config._name_or_path = base
+    """How an adapter trained on this model will cite it: a name that is found elsewhere too, or an absolute path."""
+    model.name_or_path = source.base_name
+    model.config._name_or_path = source.base_name
     model.base_revision = source.revision
 
 
