@@ -154,7 +154,7 @@ def token_counts(recipe: Path) -> list[int]:
 
     asked = Recipe.load(recipe)
     data = prepare(asked.data, load_tokenizer(find_model(asked.model.name)), asked.train.max_length)
-    return [split["tokens"] for split in data.audit["splits"].values()]
+    return [split.tokens for split in data.account.splits.values()]
 
 
 def cpu_seconds() -> float:

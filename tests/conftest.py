@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tunesmith.data import Data, prepare
 from tunesmith.forecast.forecaster import Target
@@ -26,6 +27,7 @@ from tunesmith.models.find import find_model
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.recipe import DataSection, Recipe
 from tunesmith.run.artefacts import Plan, Result
+from tunesmith.run.directory import RunDir
 
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:  # as nohup leaves them; runs would ignore them too
@@ -122,6 +124,38 @@ def tiny_gpt_neo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     GPTNeoForCausalLM(config).save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_llama: Path, shows_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run of the whole pipeline, compared and reported: 72 training and 18 held-out shows by genre, two epochs of a
+    two-layer model, 12 scored samples. For reading alone; `copied_run` may be changed."""
+    import tunesmith
+
+    recipe = Recipe(
+        model={"name": str(tiny_llama)},
+        data={"path": str(shows_csv), "text": "description", "slice": "genre", "max_rows": 90, "eval_fraction": 0.2},
+        train={"epochs": 2, "learning_rate": 5e-3, "tokens_per_step": 1024, "max_length": 256},
+        eval={"every": 4},
+        save={"every": 8},
+        compare={"num_samples": 12, "max_new_tokens": 12, "prompts": ["One fine morning"]},
+    )
+    run = tunesmith.train(recipe, out=tmp_path_factory.mktemp("runs") / "tiny", console=Console(quiet=True))
+    run.compare()
+    run.report()
+    return run.dir
+
+
+@pytest.fixture
+def copied_run(tiny_run: RunDir, tmp_path: Path) -> RunDir:
+    """A copy of the tiny run without its checkpoints."""
+    return copy_run(tiny_run, tmp_path)
+
+
+def copy_run(run_dir: RunDir, folder: Path) -> RunDir:
+    """A copy of a run in `folder`, without its checkpoints."""
+    shutil.copytree(run_dir.path, folder / run_dir.path.name, ignore=shutil.ignore_patterns("checkpoints"))
+    return RunDir.open(folder / run_dir.path.name)
 
 
 CHATML = (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import CheckpointInfo
-from tunesmith.run.directory import COMPARE, DATA, RECIPE, REPORT, RESULT, RunDir, check_run_path
+from tunesmith.run.directory import COMPARE, RECIPE, REPORT, RESULT, RunDir, check_run_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tunesmith.models.find import ModelSource
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured, PlanReport
-    from tunesmith.run.artefacts import Plan, Result
+    from tunesmith.run.artefacts import Finding, Plan, Result
     from tunesmith.training import Job
     from tunesmith.training.checkpoint import Checkpoint
 
@@ -71,7 +71,7 @@ class Run:
         """Base against tuned: writes and returns compare.json."""
         from tunesmith.compare import compare
 
-        return compare(self.dir, prompts)
+        return compare(self.dir, prompts).to_json()
 
     def report(self) -> Path:
         """Write report.html and return its path."""
@@ -130,7 +130,7 @@ def train(
             stop.resume = _resume_command(path, small=small, force=force)
             job = _job(recipe, source, tokenizer, data, run_dir, say, force=force)
             run_dir.write_recipe(recipe)
-            run_dir.write_json(DATA, {**data.audit, "findings": findings})
+            run_dir.write(data.account.model_copy(update={"findings": findings}))
             if _is_finished(job, say):
                 return Run(path)
             with Progress(console) as progress:
@@ -144,7 +144,7 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _audit(recipe: Recipe, tokenizer: TextTokenizer, data: Data, say: Say) -> list[dict[str, Any]]:
+def _audit(recipe: Recipe, tokenizer: TextTokenizer, data: Data, say: Say) -> tuple[Finding, ...]:
     """Say what the audit warns of and refuse what it blocks. Returns the findings for data.json."""
     from tunesmith.audit.findings import describe
     from tunesmith.audit.stage import audit
@@ -153,8 +153,7 @@ def _audit(recipe: Recipe, tokenizer: TextTokenizer, data: Data, say: Say) -> li
     report.check()
     for finding in report.warnings:
         say(f"data: {describe(finding)}")
-    found: list[dict[str, Any]] = report.to_json()["findings"]
-    return found
+    return report.findings
 
 
 def _is_finished(job: Job, say: Say) -> bool:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from tunesmith.audit.findings import AuditReport, Finding
+from tunesmith.audit.findings import AuditReport
 from tunesmith.audit.stage import audit, audit_recipe
 from tunesmith.data import prepare
 from tunesmith.errors import DataError
 from tunesmith.models.find import find_model
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.recipe import DataSection, Recipe
+from tunesmith.run.artefacts import Finding
 from tunesmith.show.audit import page, render, summary
 
 KEY = "sk-" + "abcdefghij0123456789"
@@ -70,7 +71,7 @@ def test_sound_data_only_meets_the_tiny_vocabulary(shows_csv: Path, tiny_llama: 
     assert [finding.number for finding in report.findings] == list(range(1, 19))
     assert [finding.name for finding in report.warnings] == ["tokenisation"]
     assert report.num_documents == report.num_sampled == 750
-    assert sum(report.histogram["counts"]) == 678
+    assert sum(report.histogram.counts) == 678
     assert "English" in named(report, "language").found
     assert "750 rows" in named(report, "rows").found
     assert "description" in named(report, "rows").found

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from tunesmith.audit.examples import FIRST_TOKENS, LAST_TOKENS, Example, choose_examples, decode_example
-from tunesmith.audit.findings import AuditReport, Finding
+from tunesmith.audit.findings import AuditReport
 from tunesmith.data.tokens.documents import TokenizedDocuments
 from tunesmith.data.tokens.long import vocabulary_bytes
 from tunesmith.models.find import find_model
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
+from tunesmith.run.artefacts import Finding, Histogram
 from tunesmith.show.audit import page, render_example
 
 
@@ -93,8 +94,10 @@ def test_private_rows_are_passed_over(tokenizer: TextTokenizer, vocabulary: list
 def test_the_page_runs_nothing_and_loads_nothing(tokenizer: TextTokenizer, vocabulary: list[bytes]) -> None:
     hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>\"' {{ 7 * 7 }} \0"
     example = _example(tokenizer, vocabulary, hostile, "</div><style>*{}</style>")
-    finding = Finding("rows", "warns", "found <b>bold</b>", rows=('"><script>x</script>.csv:1',), number=1)
-    report = AuditReport((finding,), (example,), {"edges": [0, 10], "counts": [3]}, 3, 3, 0.1)
+    finding = Finding(
+        name="rows", status="warns", found="found <b>bold</b>", rows=('"><script>x</script>.csv:1',), number=1
+    )
+    report = AuditReport((finding,), (example,), Histogram(edges=(0, 10), counts=(3,)), 3, 3, 0.1)
     html = page(report, '<script>"title"')
     assert html.count("<script") == 0
     assert html.count("<style>") == 1
@@ -109,7 +112,7 @@ def test_the_style_hash_of_the_page_is_that_of_its_style(tokenizer: TextTokenize
     import base64
     import hashlib
 
-    html = page(AuditReport((), (), {"edges": [0, 1], "counts": [0]}, 0, 0, 0.0))
+    html = page(AuditReport((), (), Histogram(edges=(0, 1), counts=(0,)), 0, 0, 0.0))
     style = html.split("<style>")[1].split("</style>")[0]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert f"sha256-{digest}" in html.replace("&#43;", "+")

@@ -5,26 +5,39 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from tunesmith.compare.blind import BlindTest, run_blind_test, summarise
 from tunesmith.errors import RunError
-from tunesmith.run.directory import COMPARE, RunDir
+from tunesmith.run.artefacts import Comparison, Sample
+from tunesmith.run.directory import RunDir
+
+MakeComparison = Callable[..., Comparison]
 
 
-def comparison(num_samples: int = 40) -> dict[str, Any]:
-    samples = [
-        {"kind": "prompt", "prompt": f"p{n} ", "base": {"text": f"base {n}"}, "tuned": {"text": f"tuned {n}"}}
-        for n in range(num_samples)
-    ]
-    samples.append({"kind": "prompt", "prompt": "same", "base": {"text": "x "}, "tuned": {"text": " x"}})
-    return {"samples": samples}
+@pytest.fixture
+def comparison(tiny_run: RunDir) -> MakeComparison:
+    """comparison(num_samples): that of the tiny run with so many samples that differ, and one whose texts are alike."""
+    known = tiny_run.read(Comparison)
+
+    def sample(prompt: str, base: str, tuned: str) -> Sample:
+        one = known.samples[0]
+        sides = {
+            "base": one.base.model_copy(update={"text": base}),
+            "tuned": one.tuned.model_copy(update={"text": tuned}),
+        }
+        return one.model_copy(update={"prompt": prompt, **sides})
+
+    def make(num_samples: int = 40) -> Comparison:
+        samples = [sample(f"p{n} ", f"base {n}", f"tuned {n}") for n in range(num_samples)]
+        return known.model_copy(update={"samples": (*samples, sample("same", "x ", " x"))})
+
+    return make
 
 
-def test_pairs_are_shuffled_by_seed_and_hide_who_wrote_what() -> None:
+def test_pairs_are_shuffled_by_seed_and_hide_who_wrote_what(comparison: MakeComparison) -> None:
     test = BlindTest.of(comparison(), num_pairs=40, seed=1)
     assert [pair.tuned for pair in test.pairs].count("a") in range(10, 31)
     for pair in test.pairs:
@@ -36,7 +49,7 @@ def test_pairs_are_shuffled_by_seed_and_hide_who_wrote_what() -> None:
     assert len({pair.prompt for pair in test.pairs}) == 40
 
 
-def test_wins_losses_and_ties_are_counted() -> None:
+def test_wins_losses_and_ties_are_counted(comparison: MakeComparison) -> None:
     test = BlindTest.of(comparison(), num_pairs=10)
     for pair in test.pairs[:7]:
         test.choose(pair.number, pair.tuned)
@@ -44,14 +57,14 @@ def test_wins_losses_and_ties_are_counted() -> None:
     test.choose(8, "tie")
     assert test.next_pair == test.pairs[9]
     result = test.result()
-    assert (result["wins"], result["losses"], result["ties"], result["num_choices"]) == (7, 1, 1, 9)
-    assert result["win_rate"] == pytest.approx(7.5 / 9)
-    assert result["low"] < result["win_rate"] < result["high"]
-    assert [choice["choice"] for choice in result["choices"]] == ["tuned"] * 7 + ["base", "tie"]
+    assert (result.wins, result.losses, result.ties, result.num_choices) == (7, 1, 1, 9)
+    assert result.win_rate == pytest.approx(7.5 / 9)
+    assert result.low < result.win_rate < result.high
+    assert [choice.choice for choice in result.choices] == ["tuned"] * 7 + ["base", "tie"]
     assert "7 of 9" in summarise(result)
 
 
-def test_the_summary_claims_no_more_than_the_interval() -> None:
+def test_the_summary_claims_no_more_than_the_interval(comparison: MakeComparison) -> None:
     def told(wins: int, total: int) -> str:
         test = BlindTest.of(comparison(), num_pairs=total)
         for pair in test.pairs:
@@ -65,7 +78,7 @@ def test_the_summary_claims_no_more_than_the_interval() -> None:
     assert summarise(BlindTest.of(comparison()).result()) == "No choice was made."
 
 
-def test_unknown_pairs_and_choices_are_refused() -> None:
+def test_unknown_pairs_and_choices_are_refused(comparison: MakeComparison) -> None:
     test = BlindTest.of(comparison(), num_pairs=5)
     with pytest.raises(RunError, match="no pair 5"):
         test.choose(5, "a")
@@ -76,9 +89,9 @@ def test_unknown_pairs_and_choices_are_refused() -> None:
 
 
 @pytest.fixture
-def compared(tmp_path: Path) -> RunDir:
+def compared(tmp_path: Path, comparison: MakeComparison) -> RunDir:
     run_dir = RunDir(tmp_path)
-    run_dir.write_json(COMPARE, comparison())
+    run_dir.write(comparison())
     return run_dir
 
 
@@ -97,22 +110,23 @@ def answers(*given: str) -> Callable[[str], str]:
 def test_the_terminal_loop_asks_again_and_stores_what_was_chosen(compared: RunDir) -> None:
     out = io.StringIO()
     result = run_blind_test(compared, Console(file=out, width=100), num_pairs=6, ask=answers("A", "what?", " = ", "q"))
-    assert result["num_choices"] == 2
-    assert compared.read_json(COMPARE)["blind"] == result
-    assert len(compared.read_json(COMPARE)["samples"]) == 41
+    assert result.num_choices == 2
+    assert compared.read(Comparison).blind == result
+    assert len(compared.read(Comparison).samples) == 41
     assert out.getvalue().count("A: p") == 3
 
 
 def test_quitting_at_once_stores_nothing(compared: RunDir) -> None:
     result = run_blind_test(compared, Console(file=io.StringIO()), ask=answers())
-    assert result["num_choices"] == 0
-    assert "blind" not in compared.read_json(COMPARE)
+    assert result.num_choices == 0
+    assert compared.read(Comparison).blind is None
 
 
-def test_a_text_cannot_move_the_cursor(compared: RunDir) -> None:
-    hostile = comparison(1)
-    hostile["samples"][0]["tuned"]["text"] = "\x1b[2J[red]gone"
-    compared.write_json(COMPARE, hostile)
+def test_a_text_cannot_move_the_cursor(compared: RunDir, comparison: MakeComparison) -> None:
+    plain = comparison(1)
+    sample = plain.samples[0]
+    tuned = sample.tuned.model_copy(update={"text": "\x1b[2J[red]gone"})
+    compared.write(plain.model_copy(update={"samples": (sample.model_copy(update={"tuned": tuned}),)}))
     out = io.StringIO()
     run_blind_test(compared, Console(file=out), ask=answers("a"))
     assert "\x1b" not in out.getvalue()

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from tunesmith.compare.copying import find_copies, find_nearest
-from tunesmith.compare.intervals import Bootstrap, Interval, weighted_mean, wilson_interval
+from tunesmith.compare.intervals import Bootstrap, interval, weighted_mean, wilson_interval
 from tunesmith.compare.losses import DocumentLosses, loss_by_group, score_losses
-from tunesmith.compare.scores import Score, Writing, cut_to, distinct, repetition, score_writing
+from tunesmith.compare.scores import Writing, cut_to, distinct, repetition, score_writing
+from tunesmith.run.artefacts import Interval, Score
 
 NUM_TEXTS = 64
 
@@ -45,14 +46,19 @@ def writing(texts: Sequence[str], train: Sequence[str], *, ended: bool = True) -
     return Writing(texts, [ended] * len(texts), find_copies(texts, train), nearest)
 
 
-def value(interval: Interval | None) -> float:
-    assert interval is not None
-    assert interval.low <= interval.value <= interval.high
-    return interval.value
+def value(of: Interval | None) -> float:
+    assert of is not None
+    assert of.low is not None
+    assert of.value is not None
+    assert of.high is not None
+    assert of.low <= of.value <= of.high
+    return of.value
 
 
 def excludes_zero(score: Score) -> bool:
     assert score.change is not None
+    assert score.change.low is not None
+    assert score.change.high is not None
     return score.change.low > 0 or score.change.high < 0
 
 
@@ -137,7 +143,7 @@ def test_a_model_that_writes_nothing_is_scored_and_does_not_look_real(
     assert value(scores["style_auc"].tuned) == 1.0
     assert value(scores["length"].tuned) == 0
     assert scores["distinct_1"].tuned is not None
-    assert math.isnan(scores["distinct_1"].tuned.value)
+    assert scores["distinct_1"].tuned.value is None
 
 
 def test_too_few_texts_for_a_classifier_leave_style_out(rows: list[str], train: list[str]) -> None:
@@ -171,17 +177,25 @@ def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None
     generator = np.random.default_rng(0)
     covered = 0
     for seed in range(100):
-        interval = Bootstrap(60, seed).interval(weighted_mean(generator.normal(1.0, 2.0, 60)))
-        covered += interval.low <= 1.0 <= interval.high
+        found = Bootstrap(60, seed).interval(weighted_mean(generator.normal(1.0, 2.0, 60)))
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 1.0 <= found.high
     assert 85 <= covered <= 100
 
 
 def test_wilson_interval_matches_the_published_formula() -> None:
-    interval = wilson_interval(8, 10)
-    assert (round(interval.low, 4), round(interval.high, 4)) == (0.4902, 0.9433)
-    assert wilson_interval(0, 10).low == 0
-    assert wilson_interval(10, 10).high == 1
-    assert wilson_interval(0, 0) == Interval(0.5, 0.0, 1.0)
+    share, low, high = wilson_interval(8, 10)
+    assert (share, round(low, 4), round(high, 4)) == (0.8, 0.4902, 0.9433)
+    assert wilson_interval(0, 10)[1] == 0
+    assert wilson_interval(10, 10)[2] == 1
+    assert wilson_interval(0, 0) == (0.5, 0.0, 1.0)
+
+
+def test_what_cannot_be_told_is_none_and_not_nan() -> None:
+    assert interval(1.0, math.nan, math.inf) == Interval(value=1.0, low=None, high=None)
+    nothing = Bootstrap(4).interval(weighted_mean(np.full(4, math.nan)))
+    assert nothing == Interval(value=None, low=None, high=None)
 
 
 def losses(base: list[float], tuned: list[float], tokens: list[int]) -> DocumentLosses:
@@ -200,9 +214,9 @@ def test_held_out_losses_are_means_over_tokens_not_documents() -> None:
 def test_loss_by_group_shows_where_the_model_lost() -> None:
     base, tuned = [3.0] * 12, [2.0] * 8 + [5.0] * 4
     table = loss_by_group(losses(base, tuned, [10] * 12), ["shows"] * 8 + ["code"] * 4)
-    assert [(row["name"], row["num_documents"], row["num_tokens"]) for row in table] == [
+    assert [(row.name, row.num_documents, row.num_tokens) for row in table] == [
         ("shows", 8, 80),
         ("code", 4, 40),
     ]
-    assert table[0]["change"]["value"] == pytest.approx(-1.0)
-    assert table[1]["change"]["low"] == pytest.approx(2.0)
+    assert table[0].change.value == pytest.approx(-1.0)
+    assert table[1].change.low == pytest.approx(2.0)

@@ -65,8 +65,8 @@ def test_only_assistant_turns_are_learned(
         text = chat_tokenizer.decode(ids.tolist(), skip_special_tokens=False)
         assert rendered == text + "\n"  # what follows the last learned token is not fed
         assert data.train.num_bytes[index] == sum(len(turn["content"]) for turn in row if turn["role"] == "assistant")
-    assert data.audit["kind"] == "chat"
-    assert data.audit["chat_template"] == "the model's own"
+    assert data.account.kind == "chat"
+    assert data.account.chat_template == "the model's own"
 
 
 def test_a_prompt_is_fed_as_generation_sees_it(
@@ -91,8 +91,8 @@ def test_a_model_without_template_gets_the_default_and_keeps_it(
     end = "<|endoftext|>"
     assert all_said(data, base) == {f"Answer {n * 7}.0.{end}Answer {n * 7}.1.{end}" for n in range(9)}
     assert base.backend.chat_template == DEFAULT_TEMPLATE
-    assert data.audit["chat_template"] == "default"
-    assert "saved with it" in data.audit["how"]
+    assert data.account.chat_template == "default"
+    assert "saved with it" in data.account.how
     again = with_template(tokenizer, None)
     prepared(path, with_tokenizer=again)  # from the cache
     assert again.backend.chat_template == DEFAULT_TEMPLATE
@@ -147,7 +147,7 @@ def test_sharegpt_is_recognised(prepared: Callable[..., Data], chat_tokenizer: T
         f"Answer {n * 7}.0.<|im_end|>Answer {n * 7}.1.<|im_end|>" for n in range(9)
     }
     assert "<|im_start|>system\nBe brief.<|im_end|>" in (data.train.text(0) or "")
-    assert "ShareGPT" in data.audit["how"]
+    assert "ShareGPT" in data.account.how
 
 
 def test_one_system_prompt_does_not_make_all_conversations_alike(
@@ -171,7 +171,7 @@ def test_alpaca_is_recognised(prepared: Callable[..., Data], chat_tokenizer: Tex
     path.write_text(json.dumps(rows))
     data = prepared(path, with_tokenizer=chat_tokenizer)
     assert all_said(data, chat_tokenizer) == {f"{2 * n}<|im_end|>" for n in range(20)}
-    assert "Alpaca" in data.audit["how"]
+    assert "Alpaca" in data.account.how
     texts = [data.train.text(i) for i in range(len(data.train))]
     assert "<|im_start|>user\nDouble 3.\n\nNow.<|im_end|>\n<|im_start|>assistant\n6<|im_end|>" in texts
 
@@ -214,9 +214,9 @@ def test_rows_without_an_answer_are_counted_as_empty(
 ) -> None:
     rows: list[dict[str, Any]] = [{"messages": conversation(n)} for n in range(30)]
     rows += [{"messages": []}, {"messages": conversation(50)[:1]}]
-    audit = prepared(write(tmp_path / "a.jsonl", rows), with_tokenizer=chat_tokenizer).audit
-    assert audit["empty"] == 2
-    assert audit["examples"]["empty"] == [f"{tmp_path}/a.jsonl:31", f"{tmp_path}/a.jsonl:32"]
+    account = prepared(write(tmp_path / "a.jsonl", rows), with_tokenizer=chat_tokenizer).account
+    assert account.empty == 2
+    assert account.examples.empty == (f"{tmp_path}/a.jsonl:31", f"{tmp_path}/a.jsonl:32")
 
 
 def test_chat_and_text_do_not_mix(prepared: Callable[..., Data], chat_tokenizer: TextTokenizer, tmp_path: Path) -> None:

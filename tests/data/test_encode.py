@@ -180,4 +180,4 @@ def test_completions_are_the_targets(prepared: Callable[..., Data], tokenizer: T
             assert supervised[-1]
             assert documents.num_bytes[index] == len(wanted[prompt])
             assert documents.text(index) == prompt + wanted[prompt]
-    assert data.audit["kind"] == "prompt"
+    assert data.account.kind == "prompt"

@@ -152,8 +152,8 @@ def test_pieces_without_a_target_are_left_out(tokenizer: Any) -> None:
 
 def test_counts_add_up() -> None:
     total = LongCounts(num_documents=2, lost_targets=5) + LongCounts(num_documents=1, num_long=1)
-    assert total.to_json()["num_documents"] == 3
-    assert total.to_json()["lost_targets"] == 5
+    assert total.account().num_documents == 3
+    assert total.account().lost_targets == 5
 
 
 def test_a_limit_without_room_for_a_token_is_refused(tokenizer: Any) -> None:

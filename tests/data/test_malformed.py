@@ -334,10 +334,10 @@ def test_is_tolerated_and_counted(
     prepared: Callable[..., Data], tmp_path: Path, name: str, content: str, counts: dict[str, int]
 ) -> None:
     (tmp_path / name).write_bytes(content.encode("latin-1"))
-    audit = prepared(tmp_path / name, text="text", max_bad_rows=0.2).audit
-    assert {key: audit[key] for key in counts} == counts
+    account = prepared(tmp_path / name, text="text", max_bad_rows=0.2).account
+    assert {key: getattr(account, key) for key in counts} == counts
     for kind in ("bad_rows", "empty"):
-        assert bool(audit["examples"][kind]) == bool(audit[kind])
+        assert bool(getattr(account.examples, kind)) == bool(getattr(account, kind))
 
 
 def test_no_connection_says_which_local_file_would_do(

@@ -133,9 +133,9 @@ def check_targets(whole: Data, cut: Data, long: str) -> None:
 
 def check_ledger(whole: Data, cut: Data) -> None:
     """Every token but the starts is in the pieces, once more as context, or counted as what is gone."""
-    counts, train = cut.audit["long"], cut.train
-    assert train.num_targets == cut.audit["splits"]["train"]["targets"] == int(train.targets_per_document.sum())
-    assert train.num_targets + counts["lost_targets"] == whole.train.num_targets
+    counts, train = cut.account.long, cut.train
+    assert train.num_targets == cut.account.splits["train"].targets == int(train.targets_per_document.sum())
+    assert train.num_targets + counts.lost_targets == whole.train.num_targets
     fed, before = (len(documents.tokens) - len(documents) for documents in (train, whole.train))
-    assert fed == before + counts["context_tokens"] - counts["lost_targets"] - counts["unread_tokens"]
+    assert fed == before + counts.context_tokens - counts.lost_targets - counts.unread_tokens
     assert all(not supervised[0] for _, supervised in train)

@@ -35,7 +35,7 @@ def watch(stage, done, total):
 tokenizer = load_tokenizer(find_model(sys.argv[1]))
 data = prepare(DataSection(path=sys.argv[2], near_duplicates=False), tokenizer, 512, progress=watch)
 watch("end", 0, None)
-assert data.audit["rows_read"] == int(sys.argv[3])
+assert data.account.rows_read == int(sys.argv[3])
 print(peak)
 """
 

@@ -69,18 +69,18 @@ def test_account_counts_every_row(prepared: Prepared, tmp_path: Path, texts: lis
     rows[3]["text"] = " \n"
     rows[9]["text"] = texts[8]
     data = prepared(write_rows(tmp_path / "a.jsonl", rows), near_duplicates=False)
-    audit = data.audit
-    assert audit["rows_read"] == 60
-    assert audit["empty"] == 1
-    assert audit["duplicates"] == 1
-    assert audit["bad_rows"] == 0
-    assert sum(split["documents"] for split in audit["splits"].values()) == 59
-    assert audit["splits"]["train"]["tokens"] == len(data.train.tokens)
-    assert audit["splits"]["train"]["targets"] == data.train.num_targets
-    assert sum(audit["length_histogram"]["counts"]) == len(data.train)
-    assert len(audit["length_histogram"]["edges"]) == len(audit["length_histogram"]["counts"]) + 1
-    assert audit["how"] == "text in column 'text', recognised by its name"
-    json.dumps(audit)
+    account = data.account
+    assert account.rows_read == 60
+    assert account.empty == 1
+    assert account.duplicates == 1
+    assert account.bad_rows == 0
+    assert sum(split.documents for split in account.splits.values()) == 59
+    assert account.splits["train"].tokens == len(data.train.tokens)
+    assert account.splits["train"].targets == data.train.num_targets
+    assert sum(account.length_histogram.counts) == len(data.train)
+    assert len(account.length_histogram.edges) == len(account.length_histogram.counts) + 1
+    assert account.how == "text in column 'text', recognised by its name"
+    json.dumps(account.to_json())
 
 
 def test_adding_rows_moves_none(prepared: Prepared, tmp_path: Path, texts: list[str]) -> None:
@@ -104,8 +104,8 @@ def test_equal_rows_stay_on_one_side(prepared: Prepared, tmp_path: Path, texts: 
     path = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in texts + texts[:30] + texts[:10]])
     data = prepared(path, eval_fraction=0.4, near_duplicates=False)
     assert not set(texts_of(data.train)) & set(texts_of(data.eval))
-    assert data.audit["duplicates"] == 40
-    assert data.audit["straddling_duplicates"] == 0
+    assert data.account.duplicates == 40
+    assert data.account.straddling_duplicates == 0
 
 
 def test_nearly_equal_rows_stay_on_one_side(prepared: Prepared, tmp_path: Path, texts: list[str]) -> None:
@@ -161,7 +161,7 @@ def test_held_out_files(prepared: Prepared, tmp_path: Path, texts: list[str]) ->
     assert texts_of(data.train) == texts[:40]
     assert texts_of(data.eval) == texts[39:50]
     assert texts_of(data.test) == texts[50:]
-    assert data.audit["straddling_duplicates"] == 1
+    assert data.account.straddling_duplicates == 1
     assert data.eval.row_name(0) == f"{held_out}:1"
 
 
@@ -195,8 +195,8 @@ def test_max_rows_is_shared_by_weight(prepared: Prepared, tmp_path: Path, texts:
     first = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in texts[:30]])
     second = write_rows(tmp_path / "b.jsonl", [{"text": text} for text in texts[30:]])
     sources = [{"path": str(first), "weight": 1}, {"path": str(second), "weight": 3}]
-    audit = prepared(sources, max_rows=20).audit
-    assert [file["rows"] for file in audit["files"]] == [5, 15]
+    account = prepared(sources, max_rows=20).account
+    assert [file.rows for file in account.files] == [5, 15]
 
 
 def test_a_second_call_reads_the_cache(
@@ -206,7 +206,7 @@ def test_a_second_call_reads_the_cache(
     first = prepared(path)
     monkeypatch.setattr(TextTokenizer, "encode_batch", None)
     second = prepared(path)
-    assert second.audit == first.audit
+    assert second.account == first.account
     assert np.array_equal(second.train.tokens, first.train.tokens)
     assert texts_of(second.eval) == texts_of(first.eval)
 
@@ -251,7 +251,7 @@ def test_a_killed_run_goes_on_and_gives_the_same(
     assert said[1] == ("tokenising rows", 30, 60)  # the batches before the kill are not tokenised again
     assert said[-1] == ("tokenising rows", 60, 60)
     assert data.fingerprint == whole.fingerprint
-    assert data.audit == whole.audit
+    assert data.account == whole.account
     assert texts_of(data.train) == texts_of(whole.train)
 
 
@@ -303,8 +303,8 @@ def test_long_documents_are_accounted_for(
     total = sum(len(ids) + 1 for ids in tokenizer.encode_batch([row["text"] for row in rows]))
     trained = data.train.num_targets + data.eval.num_targets
     assert data.train.lengths.max() <= 100
-    assert trained + data.audit["truncated_tokens"] == total
-    assert (data.audit["truncated_tokens"] == 0) == (rule == "split")
+    assert trained + data.account.truncated_tokens == total
+    assert (data.account.truncated_tokens == 0) == (rule == "split")
     size = sum(len(row["text"].encode()) for row in rows)
     if rule == "split":
         assert int(data.train.num_bytes.sum() + data.eval.num_bytes.sum()) == size

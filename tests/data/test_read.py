@@ -118,11 +118,11 @@ def test_delimiter_and_encoding_are_found_and_said(
 ) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(content.encode(encoding))
-    audit = prepared(path, text="text").audit
-    assert audit["delimiter"] == delimiter
-    assert audit["encoding"] == encoding
-    assert audit["rows_read"] == 2
-    assert bool(audit["notes"]) == (delimiter != "," or encoding != "utf-8")
+    account = prepared(path, text="text").account
+    assert account.delimiter == delimiter
+    assert account.encoding == encoding
+    assert account.rows_read == 2
+    assert bool(account.notes) == (delimiter != "," or encoding != "utf-8")
 
 
 @pytest.mark.parametrize(
@@ -140,15 +140,15 @@ def test_quoting_is_found_and_said(
     path.write_text(content)
     data = prepared(path, text="text")
     assert all_texts(data) == expected
-    assert said in data.audit["notes"][0]
+    assert said in data.account.notes[0]
 
 
 def test_prompts_that_run_into_completions_are_said(prepared: Prepared, tmp_path: Path, texts: list[str]) -> None:
     rows = [{"prompt": f"Why {text}?", "completion": text} for text in texts]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "run into their completions" in prepared(path).audit["notes"][0]
-    assert prepared(path, prompt="{prompt}\n", completion="completion").audit["notes"] == []
+    assert "run into their completions" in prepared(path).account.notes[0]
+    assert prepared(path, prompt="{prompt}\n", completion="completion").account.notes == ()
 
 
 def test_an_encoding_that_is_asked_for_is_used(prepared: Prepared, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_text_by_line_and_paragraph(prepared: Prepared, tmp_path: Path, by: str,
     (tmp_path / "a.txt").write_bytes(TEXT.replace("\n", "\r\n").encode())
     data = prepared(tmp_path / "a.txt", by=by)
     assert all_texts(data) == expected
-    assert data.audit["empty"] == 0
+    assert data.account.empty == 0
 
 
 def test_text_by_file(prepared: Prepared, tmp_path: Path) -> None:
@@ -211,9 +211,9 @@ def test_a_folder_of_mixed_files(prepared: Prepared, tmp_path: Path, texts: list
         (tmp_path / name).write_text("not a row\n")
     data = prepared(tmp_path)
     assert all_texts(data) == set(texts)
-    assert [file["path"] for file in data.audit["files"]] == [str(tmp_path / name) for name in sorted(names)]
-    assert data.audit["encoding"] == "utf-8"
-    assert data.audit["delimiter"] == ","  # of the one file that has any
+    assert [file.path for file in data.account.files] == [str(tmp_path / name) for name in sorted(names)]
+    assert data.account.encoding == "utf-8"
+    assert data.account.delimiter == ","  # of the one file that has any
 
 
 def test_a_glob(prepared: Prepared, tmp_path: Path, texts: list[str]) -> None:
@@ -240,7 +240,7 @@ def test_standard_input(
         first = prepared("-", text="text")
         assert all_texts(first) == set(texts)
         assert first.train.row_name(0).startswith("stdin:")
-        assert prepared("-", text="text", seed=8).audit["rows_read"] == 60  # what is piped in is read once and kept
+        assert prepared("-", text="text", seed=8).account.rows_read == 60  # what is piped in is read once and kept
     finally:
         spool_stdin.cache_clear()
 
@@ -270,7 +270,7 @@ def test_a_saved_data_set(prepared: Prepared, tmp_path: Path, texts: list[str], 
     data = prepared(path if split is None else path / split)
     assert all_texts(data) == set(parts[split or "train"])
     assert data.train.row_name(0).startswith(str(path))
-    assert bool(data.audit["notes"]) == (split is None)
+    assert bool(data.account.notes) == (split is None)
 
 
 def test_hub_data_is_read_by_split(prepared: Prepared, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

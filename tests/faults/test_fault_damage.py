@@ -122,7 +122,7 @@ def test_what_a_finished_run_lost_is_written_again(lab: Lab, out: Path, name: st
 
 @pytest.mark.row("prepared data damaged in the cache: prepared again")
 @pytest.mark.parametrize("how", sample(DAMAGES, 3))
-@pytest.mark.parametrize("name", sample(["train/tokens.npy", "train/offsets.npy", "audit.json"], 0))
+@pytest.mark.parametrize("name", sample(["train/tokens.npy", "train/offsets.npy", "account.json"], 0))
 def test_damaged_data_in_the_cache_is_made_again(lab: Lab, out: Path, tmp_path: Path, name: str, how: str) -> None:
     lab.stopped_at("full", out, 7)
     arguments = ["train", str(lab.recipe("full")), "--out", str(out)]

@@ -1,42 +1,62 @@
-"""The model card: its snippet runs with plain transformers, on a whole model and on an adapter."""
+"""The model card: what the plan decided, no place of this machine, a snippet that runs with plain transformers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tunesmith import Recipe
 from tunesmith.models.adapters import attach_lora
 from tunesmith.models.card import model_card
-from tunesmith.models.find import find_model
+from tunesmith.models.find import EMBEDDED, ModelSource, find_model
 from tunesmith.models.load import load_model, save_model
 from tunesmith.models.tokenizer import load_tokenizer
+from tunesmith.recipe import LoraSection
+from tunesmith.run.artefacts import DataAccount, Plan, Result
+from tunesmith.run.directory import RunDir
 
-RESULT: dict[str, Any] = {"steps": 3, "train_tokens": 1000, "train_seconds": 2.0, "eval_loss": 2.5}
+MakeCard = Callable[..., str]
 
 
-def card_of(recipe: Recipe) -> str:
-    return model_card(recipe, find_model(recipe.model.name, None), {}, RESULT)
+@pytest.fixture
+def card_of(tiny_run: RunDir, new_plan: Callable[..., Plan]) -> MakeCard:
+    """card_of(recipe, source, **values of the plan), with data and result of the tiny run."""
+
+    def make(recipe: Recipe, source: ModelSource | None = None, **values: Any) -> str:
+        plan = new_plan(**values)
+        account, result = tiny_run.read(DataAccount), tiny_run.read(Result)
+        return model_card(recipe, plan, source or find_model(recipe.model.name), account, result)
+
+    return make
+
+
+def header_of(card: str) -> dict[str, Any]:
+    header: dict[str, Any] = yaml.safe_load(card.split("---")[1])
+    return header
 
 
 @pytest.mark.parametrize("prompts", [["One fine morning"], []])
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_the_snippet_writes_text(
-    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, prompts: list[str]
+    tiny_llama: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    card_of: MakeCard,
+    method: str,
+    prompts: list[str],
 ) -> None:
-    recipe = Recipe(
-        model={"name": str(tiny_llama)},
-        data={"path": "shows.csv"},
-        train={"method": method},
-        compare={"prompts": prompts},
-    )
+    recipe = Recipe(model={"name": str(tiny_llama)}, data={"path": "shows.csv"}, compare={"prompts": prompts})
     source = find_model(str(tiny_llama), None)
     model = load_model(source)
-    if method == "lora":
-        model = attach_lora(model, recipe.lora, method)
-    card = card_of(recipe)
+    lora = LoraSection() if method == "lora" else None
+    if lora is not None:
+        model = attach_lora(model, lora, method)
+    card = card_of(recipe, method=method, lora=lora)
     save_model(model, load_tokenizer(source), tmp_path / "model", card)
     snippet = card.split("```python\n")[1].split("```")[0]
     assert snippet.count("path/to/model") == 1
@@ -46,9 +66,54 @@ def test_the_snippet_writes_text(
     assert names["write"].tokenizer.name_or_path == str(tmp_path / "model")
 
 
-def test_an_adapter_says_what_it_needs_and_a_missing_score_is_not_a_number(tiny_llama: Path) -> None:
-    recipe = Recipe(model={"name": str(tiny_llama)}, data={"path": "shows.csv"}, train={"method": "lora"})
-    card = card_of(recipe)
-    assert "library_name: peft" in card
+def test_the_method_is_the_plans_and_not_the_recipes(tiny_llama: Path, card_of: MakeCard) -> None:
+    recipe = Recipe(model={"name": str(tiny_llama)}, data={"path": "shows.csv"}, train={"method": "auto"})
+    card = card_of(recipe, method="lora", lora=LoraSection())
+    assert header_of(card)["library_name"] == "peft"
+    assert header_of(card)["tags"] == ["tunesmith", "lora"]
+    assert "The folder is an adapter" in card
     assert "needs `pip install peft`" in card
-    assert "| loss (nats a token) | not measured | 2.5 |" in card
+    whole = card_of(recipe, method="full", learning_rate=3e-4, schedule="cosine", precision="bf16")
+    assert header_of(whole)["library_name"] == "transformers"
+    assert header_of(whole)["tags"] == ["tunesmith", "full"]
+    assert "The folder is a whole model." in whole
+    assert "learning rate 0.0003 (cosine), bf16" in whole
+
+
+def test_numbers_come_from_the_result_and_the_account(tiny_run: RunDir, card_of: MakeCard) -> None:
+    account, result = tiny_run.read(DataAccount), tiny_run.read(Result)
+    card = card_of(tiny_run.recipe())
+    assert f"train {account.splits['train'].documents}" in card
+    assert account.fingerprint in card
+    assert f"| loss (nats a token) | {result.eval_loss_base:.4g} | {result.eval_loss:.4g} |" in card
+    unmeasured = result.model_copy(update={"eval_loss_base": None})
+    card = model_card(
+        tiny_run.recipe(), tiny_run.read(Plan), find_model(tiny_run.recipe().model.name), account, unmeasured
+    )
+    assert "| loss (nats a token) | not measured | " in card
+
+
+def test_no_place_of_this_machine_is_in_the_card(tiny_run: RunDir, tiny_llama: Path, card_of: MakeCard) -> None:
+    mixed = [{"path": "/home/anna/one.csv"}, {"path": "hub:owner/two"}]
+    recipe = tiny_run.recipe()
+    data = recipe.data.model_copy(update={"eval_path": "/home/anna/eval.csv"})
+    recipe = recipe.model_copy(update={"data": data})
+    for card in (
+        (tiny_run.model / "README.md").read_text(encoding="utf-8"),
+        card_of(recipe, method="lora", lora=LoraSection()),
+        card_of(Recipe(model={"name": str(tiny_llama)}, data={"path": mixed})),
+    ):
+        assert str(tiny_llama.parent) not in card
+        assert "/home" not in card
+        assert header_of(card)["base_model"] == tiny_llama.name
+    assert "tuned on one.csv + hub:owner/two" in card
+    assert f"name: {tiny_llama.name}" in card
+
+
+def test_an_adapter_of_the_embedded_model_says_what_puts_it_together(tiny_llama: Path, card_of: MakeCard) -> None:
+    source = replace(find_model(str(tiny_llama)), name=EMBEDDED, kind="embedded")
+    recipe = Recipe(model={"name": EMBEDDED}, data={"path": "shows.csv"}, compare={"prompts": ["It's late"]})
+    card = card_of(recipe, source, method="lora", lora=LoraSection())
+    assert header_of(card)["base_model"] == EMBEDDED
+    assert "tunesmith generate path/to/model --prompt 'It'\"'\"'s late'" in card
+    assert "transformers import" not in card

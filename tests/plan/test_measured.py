@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tunesmith.plan.measured import record_measured
-from tunesmith.run.directory import PLAN, RunDir
+from tunesmith.run.artefacts import MeasuredRun, Plan, Result
+from tunesmith.run.directory import RunDir
 
-RESULT = {"peak_bytes": 17.1e9, "train_seconds": 290.0, "total_seconds": 330.0, "tokens_per_second": 310.0}
+TOOK = {"peak_bytes": 17_100_000_000, "train_seconds": 290.0, "total_seconds": 330.0, "tokens_per_second": 310.0}
+PLANNED = {"peak_bytes": 17_300_000_000, "train_seconds": 300.0, "total_seconds": 360.0, "tokens_per_second": 300.0}
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> RunDir:
-    return RunDir.create(tmp_path / "run")
+def result(tiny_run: RunDir) -> Result:
+    return tiny_run.read(Result).model_copy(update=TOOK)
 
 
-def recorded(run_dir: RunDir, predicted: dict[str, Any], result: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    run_dir.write_json(PLAN, {"method": "full", "predicted": predicted})
+def recorded(run_dir: RunDir, result: Result, **planned: Any) -> tuple[str, MeasuredRun]:
+    plan = run_dir.read(Plan)
+    assert plan.predicted is not None
+    predicted = plan.predicted.model_copy(update=planned) if planned else None
+    run_dir.write(plan.model_copy(update={"predicted": predicted, "measured": None}))
     line = record_measured(run_dir, result)
-    return line, run_dir.read_json(PLAN)
+    after = run_dir.read(Plan)
+    assert after.measured is not None
+    assert after == plan.model_copy(update={"predicted": predicted, "measured": after.measured})
+    return line, after.measured
 
 
-def test_memory_time_and_throughput_stand_beside_the_forecast(run_dir: RunDir) -> None:
-    predicted = {"peak_bytes": 17.3e9, "train_seconds": 300.0, "total_seconds": 360.0, "tokens_per_second": 300.0}
-    line, plan = recorded(run_dir, predicted, RESULT)
+def test_memory_time_and_throughput_stand_beside_the_forecast(copied_run: RunDir, result: Result) -> None:
+    line, measured = recorded(copied_run, result, **PLANNED)
     assert line == "planned 17.3 GB, 6 min and 300 tokens/s, took 17.1 GB, 6 min and 310 tokens/s"
-    assert plan["measured"]["tokens_per_second"] == 310.0
-    assert plan["measured"]["of_predicted"]["peak_bytes"] == pytest.approx(17.1 / 17.3)
-    assert plan["method"] == "full"
-    assert plan["predicted"] == predicted
+    assert measured.tokens_per_second == 310.0
+    assert measured.of_predicted["peak_bytes"] == pytest.approx(17.1 / 17.3)
 
 
-def test_what_was_not_planned_is_only_told(run_dir: RunDir) -> None:
-    line, plan = recorded(run_dir, {}, RESULT)
+def test_what_was_not_planned_is_only_told(copied_run: RunDir, result: Result) -> None:
+    line, measured = recorded(copied_run, result)
     assert line.startswith("took 17.1 GB, ")
-    assert plan["measured"]["of_predicted"] == {}
+    assert measured.of_predicted == {}
 
 
-def test_a_run_without_measurements_says_so(run_dir: RunDir) -> None:
-    assert recorded(run_dir, {}, {})[0] == "nothing was measured"
+def test_a_speed_that_was_not_measured_is_left_out(copied_run: RunDir, result: Result) -> None:
+    line, measured = recorded(copied_run, result.model_copy(update={"tokens_per_second": None}), **PLANNED)
+    assert line == "planned 17.3 GB and 6 min, took 17.1 GB and 6 min"
+    assert set(measured.of_predicted) == {"peak_bytes", "train_seconds", "total_seconds"}

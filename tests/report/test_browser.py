@@ -40,16 +40,16 @@ def test_hostile_text_does_nothing_in_a_browser(hostile_run: RunDir, tmp_path: P
     assert console == []
     title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
     assert title is not None
-    assert title[1] == "example: tunesmith report"
+    assert title[1] == "tiny: tunesmith report"
     assert "<script" not in dom
     assert "<img" not in dom
     assert dom.count("&lt;script&gt;document.title='owned'&lt;/script&gt;") > 50
 
 
-def test_the_browser_check_sees_a_page_that_breaks_the_policy(example_run: RunDir, tmp_path: Path) -> None:
-    page = write_report(example_run)
+def test_the_browser_check_sees_a_page_that_breaks_the_policy(copied_run: RunDir, tmp_path: Path) -> None:
+    page = write_report(copied_run)
     broken = page.read_text(encoding="utf-8").replace("<main", "<script>document.title = 'owned'</script><main", 1)
     page.write_text(broken, encoding="utf-8")
     dom, console = browse(page, tmp_path / "profile")
-    assert "<title>example: tunesmith report</title>" in dom
+    assert "<title>tiny: tunesmith report</title>" in dom
     assert any("Content Security Policy" in line for line in console)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tunesmith.redact import redact
 from tunesmith.report import write_report
 from tunesmith.report.page import content_policy
 from tunesmith.report.samples import Piece, split_text
-from tunesmith.run.directory import COMPARE, DATA, LOG, METRICS, PLAN, RECIPE, RESULT, STATUS, RunDir
+from tunesmith.report.tables import data_rows
+from tunesmith.report.verdict import judge
+from tunesmith.run.artefacts import Comparison, DataAccount, Dropped, Finding, NamedRow, Plan, Result, RowNames, Status
+from tunesmith.run.directory import COMPARE, DATA, LOG, METRICS, PLAN, RECIPE, RESULT, RunDir
+
+Change = Callable[..., None]
 
 VOID = {"meta", "link", "br", "img", "input", "line", "rect", "circle", "polygon", "path", "hr"}
 
@@ -54,51 +61,94 @@ def page_of(run_dir: RunDir) -> Page:
     return Page(write_report(run_dir).read_text(encoding="utf-8"))
 
 
-def test_a_finished_run_shows_everything(example_run: RunDir) -> None:
-    page = page_of(example_run)
+def test_a_finished_run_shows_everything(copied_run: RunDir) -> None:
+    plan, data, result = (copied_run.read(kind) for kind in (Plan, DataAccount, Result))
+    comparison = copied_run.read(Comparison)
+    page = page_of(copied_run)
     assert not page.open
     for expected in (
-        "The tuned model predicts your text better than the base",
-        "smollm2-135m, full fine-tuning on shows.csv",
-        "a baker finds a letter in the flour",
-        "8 words in a row from shows.csv:231",
-        "Told apart from real texts",
-        "not clearly more than real",
-        "story of",
+        judge(result, comparison).sentence,
+        "full fine-tuning on shows.csv",
+        *(score.title for score in comparison.scores.values()),
+        *(finding.found for finding in data.findings),
+        *plan.reasons.values(),
         "What it learned, by genre",
         "What it forgot",
         "Gradient norm",
-        "20,480 training tokens",
-        "shows.csv:17, shows.csv:90",
-        "0123456789abcdef",
-        "learning_rate: 0.0002",
-        "step 120/120",
-        "+7.4%",
+        f"{result.tokens_per_second:,.0f} supervised tokens/s",
+        f"training {data.splits['train'].documents}",
+        data.fingerprint,
+        data.how,
+        "learning_rate: 0.005",
+        f"step {plan.num_steps}: held-out loss",
+        comparison.environment["torch"],
     ):
-        assert expected in page.text, expected
+        assert " ".join(expected.split()) in page.text, expected
+    for sample in comparison.samples[:3]:
+        assert " ".join(redact(sample.tuned.text).split()) in page.text
     assert "could not be read" not in page.text
-    assert example_run.file("report.html").stat().st_mode & 0o777 == 0o600
+    assert copied_run.file("report.html").stat().st_mode & 0o777 == 0o600
 
 
-def test_copied_spans_are_marked_where_they_lie(example_run: RunDir) -> None:
-    html = write_report(example_run).read_text(encoding="utf-8")
+def test_every_row_that_was_left_out_has_its_line(copied_run: RunDir, change: Change) -> None:
+    data = copied_run.read(DataAccount)
+    dropped = Dropped(too_long=5, by_weight_or_small=1234)
+    names = RowNames(empty=("shows.csv:17", "shows.csv:90"), bad_rows=("shows.csv:8",))
+    change(copied_run, DataAccount, dropped=dropped, empty=2, bad_rows=1, examples=names)
+    rows = {row.name: (row.value, row.remark) for row in data_rows(copied_run.read(DataAccount))}
+    assert rows["Left out by --small or a weight"] == ("1,234", "")
+    assert rows["Too long, dropped"][0] == "5"
+    assert rows["Empty, left out"] == ("2", "shows.csv:17, shows.csv:90")
+    assert rows["Rows read"][0] == str(data.rows_read)
+    text = page_of(copied_run).text
+    assert "Left out by --small or a weight 1,234" in text
+    assert "Unreadable, left out 1 shows.csv:8" in text
+
+
+def test_what_the_audit_found_stands_first_where_it_warns(copied_run: RunDir, change: Change) -> None:
+    findings = (
+        Finding(name="rows", status="fine", found="80 rows.", number=1, option="never shown"),
+        Finding(name="leakage", status="warns", found="3 rows leak.", option="data.near_duplicates: true", number=2),
+        Finding(name="learned", status="blocks", found="nothing is learned.", rows=("a.csv:7",), number=3),
+    )
+    change(copied_run, DataAccount, findings=findings)
+    text = page_of(copied_run).text
+    places = [text.index(f"{finding.name} : {finding.found}") for finding in findings]
+    assert places[2] < places[1] < text.index("1 check found nothing wrong") < places[0]
+    assert "Set data.near_duplicates: true." in text
+    assert "First: a.csv:7." in text
+    assert "never shown" not in text
+
+
+def test_copied_spans_are_marked_where_they_lie(copied_run: RunDir, change: Change) -> None:
+    first, *others = copied_run.read(Comparison).samples
+    text = ", a baker finds a letter in the flour, addressed to the man."
+    span = (text.index("a baker"), text.index(", addressed"))
+    source = NamedRow(row="data/shows.csv:231", text="In a mountain village a baker finds a letter in the flour.")
+    tuned = first.tuned.model_copy(
+        update={"text": text, "copied": (span,), "longest_copy": 8, "copied_from": source, "nearest": source}
+    )
+    change(copied_run, Comparison, samples=(first.model_copy(update={"tuned": tuned}), *others))
+    html = write_report(copied_run).read_text(encoding="utf-8")
     assert "</span>, <mark>a baker finds a letter in the flour</mark>, addressed to the man" in html
+    assert "8 words in a row from shows.csv:231" in html
+    assert "nearest training row: shows.csv:231" in html
 
 
 def test_split_text_survives_overlapping_and_wrong_spans() -> None:
-    assert split_text("abcdef", [[1, 3], [2, 4]]) == [
+    assert split_text("abcdef", [(1, 3), (2, 4)]) == [
         Piece("a", False),
         Piece("bc", True),
         Piece("d", True),
         Piece("ef", False),
     ]
-    assert split_text("abc", [[-5, 99]]) == [Piece("abc", True)]
-    assert split_text("abc", [[2, 1]]) == [Piece("abc", False)]
+    assert split_text("abc", [(-5, 99)]) == [Piece("abc", True)]
+    assert split_text("abc", [(2, 1)]) == [Piece("abc", False)]
     assert split_text("", []) == [Piece("", False)]
 
 
-def test_the_page_loads_nothing_and_runs_nothing(example_run: RunDir) -> None:
-    html = write_report(example_run).read_text(encoding="utf-8")
+def test_the_page_loads_nothing_and_runs_nothing(copied_run: RunDir) -> None:
+    html = write_report(copied_run).read_text(encoding="utf-8")
     page = Page(html)
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img", "iframe", "object", "link", "form", "base"})
     for tag, attributes in page.tags:
@@ -113,8 +163,8 @@ def test_the_page_loads_nothing_and_runs_nothing(example_run: RunDir) -> None:
     assert "@import" not in style[1]
 
 
-def test_headings_labels_and_tables_are_for_screen_readers_too(example_run: RunDir) -> None:
-    page = page_of(example_run)
+def test_headings_labels_and_tables_are_for_screen_readers_too(copied_run: RunDir) -> None:
+    page = page_of(copied_run)
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
@@ -133,44 +183,69 @@ def test_headings_labels_and_tables_are_for_screen_readers_too(example_run: RunD
 
 
 @pytest.mark.parametrize("missing", [PLAN, DATA, METRICS, RESULT, COMPARE, LOG])
-def test_a_missing_artefact_leaves_the_rest(example_run: RunDir, missing: str) -> None:
-    example_run.file(missing).unlink()
-    page = page_of(example_run)
+def test_a_missing_artefact_leaves_the_rest(copied_run: RunDir, missing: str) -> None:
+    copied_run.file(missing).unlink()
+    page = page_of(copied_run)
     assert not page.open
     assert "could not be read" not in page.text
     if missing == COMPARE:
         assert "tunesmith compare lets base and tuned model write" in page.text
-        assert "held-out loss 4.450" in page.text
+        assert "held-out loss" in page.text
 
 
 @pytest.mark.parametrize(
     "content", ["", "{", "[1, 2]", '"text"', "null", '{"scores": 3, "samples": [4], "splits": []}']
 )
 @pytest.mark.parametrize("damaged", [PLAN, DATA, RESULT, COMPARE, METRICS])
-def test_a_damaged_artefact_is_named_and_leaves_the_rest(example_run: RunDir, damaged: str, content: str) -> None:
-    example_run.file(damaged).write_text(content, encoding="utf-8")
-    page = page_of(example_run)
+def test_a_damaged_artefact_is_named_and_leaves_the_rest(copied_run: RunDir, damaged: str, content: str) -> None:
+    copied_run.file(damaged).write_text(content, encoding="utf-8")
+    page = page_of(copied_run)
     assert not page.open
-    if damaged in (PLAN, DATA, RESULT, COMPARE) and not content.startswith("{" + '"'):
+    if damaged == METRICS:
+        assert ("metrics.jsonl: 1 line cannot be used" in page.text) == content.startswith('{"')
+    elif content.startswith('{"'):
+        assert f"{damaged}: a part has an unexpected shape" in page.text
+        assert f"{damaged} cannot be used" in page.text
+    else:
         assert f"{damaged} cannot be read" in page.text
-    if damaged == COMPARE and content.startswith("{" + '"'):
-        assert "compare.json: a part has an unexpected shape" in page.text
 
 
-def test_a_run_in_progress_says_how_far_it_is(example_run: RunDir) -> None:
-    example_run.file(RESULT).unlink()
-    example_run.file(COMPARE).unlink()
-    example_run.write_json(STATUS, {"state": "training", "step": 120, "num_steps": 400})
-    page = page_of(example_run)
+def test_a_damaged_part_leaves_the_rest_of_its_artefact(copied_run: RunDir) -> None:
+    comparison, data = copied_run.read_json(COMPARE), copied_run.read_json(DATA)
+    comparison["scores"]["ended"]["better"] = "sideways"
+    comparison["samples"][0]["tuned"] = "text"
+    comparison["telling"] = None
+    data["findings"] = [3, *data["findings"]]
+    copied_run.write_json(COMPARE, comparison)
+    copied_run.write_json(DATA, data)
+    with copied_run.file(METRICS).open("a", encoding="utf-8") as file:
+        file.write('{"step": "many", "loss": 1.0}\n{"loss": 1.0}\n')
+    text = page_of(copied_run).text
+    assert "compare.json: a part has an unexpected shape (scores.ended.better: " in text
+    assert "compare.json: a part has an unexpected shape (samples.*.tuned: " in text
+    assert "data.json: a part has an unexpected shape (findings.*: " in text
+    assert "metrics.jsonl: 2 lines cannot be used" in text
+    assert "Ends by itself" not in text
+    assert "Repeats itself" in text
+    assert "In a blind" not in text
+    assert data["fingerprint"] in text
+
+
+def test_a_run_in_progress_says_how_far_it_is(copied_run: RunDir, change: Change) -> None:
+    copied_run.file(RESULT).unlink()
+    copied_run.file(COMPARE).unlink()
+    num_steps = copied_run.read(Plan).num_steps
+    change(copied_run, Status, state="running")
+    page = page_of(copied_run)
     assert "Not finished" in page.text
-    assert "Step 120 of 120; training when this was written." in page.text
+    assert f"Step {num_steps} of {num_steps}; running when this was written." in page.text
     assert "No samples yet." in page.text
 
 
-def test_a_directory_with_a_recipe_alone_works(tmp_path: Path, example_run: RunDir) -> None:
+def test_a_directory_with_a_recipe_alone_works(tmp_path: Path, copied_run: RunDir) -> None:
     bare = RunDir(tmp_path / "bare")
     bare.path.mkdir()
-    bare.write_recipe(example_run.recipe())
+    bare.write_recipe(copied_run.recipe())
     page = page_of(bare)
     assert "This run has no result yet" in page.text
     assert "No steps were recorded yet." in page.text
@@ -186,15 +261,15 @@ def test_hostile_text_in_every_field_stays_text(hostile_run: RunDir) -> None:
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
 
 
-def test_half_a_character_does_not_break_the_file(example_run: RunDir) -> None:
-    comparison = example_run.read_json(COMPARE)
+def test_half_a_character_does_not_break_the_file(copied_run: RunDir) -> None:
+    comparison = copied_run.read_json(COMPARE)
     comparison["samples"][0]["tuned"]["text"] = "half \ud83d and \x00 nul"
-    example_run.file(COMPARE).write_text(json.dumps(comparison), encoding="utf-8")
-    assert "f ? and" in write_report(example_run).read_text(encoding="utf-8")
+    copied_run.file(COMPARE).write_text(json.dumps(comparison), encoding="utf-8")
+    assert "f ? and" in write_report(copied_run).read_text(encoding="utf-8")
 
 
-def test_damaged_recipe_is_shown_as_text(example_run: RunDir) -> None:
-    example_run.file(RECIPE).write_text("model: [", encoding="utf-8")
-    page = page_of(example_run)
+def test_damaged_recipe_is_shown_as_text(copied_run: RunDir) -> None:
+    copied_run.file(RECIPE).write_text("model: [", encoding="utf-8")
+    page = page_of(copied_run)
     assert "recipe.yaml cannot be read" in page.text
     assert "model: [" in page.text

@@ -7,6 +7,7 @@ import random
 
 from tunesmith.report.figures import loss_figure
 from tunesmith.report.spikes import loss_spikes
+from tunesmith.run.artefacts import MetricsLine
 
 
 def test_a_spike_is_marked_and_noise_is_not() -> None:
@@ -25,8 +26,9 @@ def test_a_flat_loss_and_the_first_steps_are_no_spikes() -> None:
 
 
 def test_the_loss_chart_marks_spikes_and_names_their_steps() -> None:
-    calm = [{"step": step, "loss": 3.0 + 0.01 * (step % 3)} for step in range(1, 41)]
-    figure, quiet = loss_figure([*calm[:30], {"step": 31, "loss": 5.0}, *calm[31:]], {}), loss_figure(calm, {})
+    calm = [MetricsLine(step=step, epoch=0.0, time=0.0, loss=3.0 + 0.01 * (step % 3)) for step in range(1, 41)]
+    spike = calm[30].model_copy(update={"loss": 5.0})
+    figure, quiet = loss_figure([*calm[:30], spike, *calm[31:]], None), loss_figure(calm, None)
     assert figure is not None
     assert quiet is not None
     assert "Circles mark losses far above those before them: step 31." in figure.caption

@@ -9,25 +9,54 @@ import pytest
 
 from tunesmith.report.tables import read_score
 from tunesmith.report.verdict import Verdict, judge
+from tunesmith.run.artefacts import Comparison, Interval, Result, Score
+from tunesmith.run.directory import RunDir
 
-Scores = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def result(example_result: dict[str, Any]) -> dict[str, Any]:
-    return example_result
+MakeScore = Callable[..., Score]
 
 
 @pytest.fixture
-def comparison(example_comparison: dict[str, Any]) -> dict[str, Any]:
-    return example_comparison
+def result(tiny_run: RunDir) -> Result:
+    """Of a model that became much better."""
+    losses = {"eval_loss": 3.052, "eval_loss_base": 4.45, "best_eval_loss": 3.052}
+    perplexities = {"eval_perplexity": 21.16, "eval_perplexity_base": 85.6}
+    return tiny_run.read(Result).model_copy(update=losses | perplexities)
+
+
+@pytest.fixture
+def comparison(tiny_run: RunDir, make_score: MakeScore) -> Comparison:
+    """Of the same model: it writes like the real texts and forgot a little."""
+    known = tiny_run.read(Comparison)
+    return with_scores(
+        known,
+        heldout_loss=make_score("lower", "nats per token", 4.45, 3.052, None, 0.07),
+        heldout_perplexity=make_score("lower", "tokens", 85.6, 21.16, None, 2.1),
+        style_auc=make_score("lower", "AUC", 0.99, 0.68, None, 0.05),
+        ended=make_score("real", "share", 0.31, 0.98, 1.0, 0.02),
+        repetition=make_score("real", "share", 0.11, 0.01, 0.0, 0.01),
+        copied_texts=make_score("at most real", "share", 0.0, 0.02, 0.016, 0.02),
+        general_loss=make_score("lower", "nats per token", 3.1, 3.3, None, 0.05),
+    )
+
+
+def with_scores(comparison: Comparison, **scores: Score) -> Comparison:
+    return comparison.model_copy(update={"scores": {**comparison.scores, **scores}})
+
+
+def with_change(comparison: Comparison, name: str, value: float, low: float, high: float) -> Comparison:
+    change = Interval(value=value, low=low, high=high)
+    return with_scores(comparison, **{name: comparison.scores[name].model_copy(update={"change": change})})
+
+
+def changed(result: Result, **values: Any) -> Result:
+    return result.model_copy(update=values)
 
 
 def levels(verdict: Verdict, word: str) -> list[str]:
-    return [fact.level for fact in verdict.facts if word in fact.text]
+    return [fact.status for fact in verdict.facts if word in fact.found]
 
 
-def test_a_better_model_is_called_better_with_its_numbers(result: dict[str, Any], comparison: dict[str, Any]) -> None:
+def test_a_better_model_is_called_better_with_its_numbers(result: Result, comparison: Comparison) -> None:
     verdict = judge(result, comparison)
     assert verdict.kind == "better"
     assert verdict.level == "good"
@@ -37,27 +66,32 @@ def test_a_better_model_is_called_better_with_its_numbers(result: dict[str, Any]
     assert verdict.sentence.endswith(".")
 
 
-def test_a_worse_model_is_called_worse(result: dict[str, Any], comparison: dict[str, Any]) -> None:
-    comparison["scores"]["heldout_loss"]["change"] = {"value": 0.4, "low": 0.3, "high": 0.5}
-    verdict = judge({**result, "eval_loss": 4.85}, comparison)
+def test_a_worse_model_is_called_worse(result: Result, comparison: Comparison) -> None:
+    verdict = judge(changed(result, eval_loss=4.85), with_change(comparison, "heldout_loss", 0.4, 0.3, 0.5))
     assert (verdict.kind, verdict.level) == ("worse", "bad")
     assert "got worse" in verdict.sentence
     assert "4.450" in verdict.sentence
     assert "4.850" in verdict.sentence
 
 
-def test_a_change_within_chance_is_no_change(result: dict[str, Any], comparison: dict[str, Any]) -> None:
-    comparison["scores"]["heldout_loss"]["change"] = {"value": -0.01, "low": -0.05, "high": 0.03}
-    assert judge({**result, "eval_loss": 4.44}, comparison).kind == "same"
-    assert judge({**result, "eval_loss": 4.449}, {}).kind == "same"
-    assert judge({**result, "eval_loss": 4.40}, {}).kind == "better"
+def test_a_change_within_chance_is_no_change(result: Result, comparison: Comparison) -> None:
+    same = with_change(comparison, "heldout_loss", -0.01, -0.05, 0.03)
+    assert judge(changed(result, eval_loss=4.44), same).kind == "same"
+    assert judge(changed(result, eval_loss=4.449), None).kind == "same"
+    assert judge(changed(result, eval_loss=4.40), None).kind == "better"
+
+
+def test_without_a_result_the_comparison_decides(comparison: Comparison) -> None:
+    verdict = judge(None, comparison)
+    assert verdict.kind == "better"
+    assert "4.450" in verdict.sentence
 
 
 def test_a_copying_model_is_told_so_in_the_sentence(
-    result: dict[str, Any], comparison: dict[str, Any], make_score: Scores
+    result: Result, comparison: Comparison, make_score: MakeScore
 ) -> None:
-    comparison["scores"]["copied_texts"] = make_score("Copies", "at most real", "share", 0.0, 0.6, 0.016, 0.02)
-    verdict = judge(result, comparison)
+    copying = with_scores(comparison, copied_texts=make_score("at most real", "share", 0.0, 0.6, 0.016, 0.02))
+    verdict = judge(result, copying)
     assert verdict.kind == "better"
     assert verdict.level == "note"
     assert "but it copies: 60% of its texts" in verdict.sentence
@@ -65,43 +99,46 @@ def test_a_copying_model_is_told_so_in_the_sentence(
 
 
 def test_copying_as_much_as_real_texts_is_not_held_against_it(
-    result: dict[str, Any], comparison: dict[str, Any], make_score: Scores
+    result: Result, comparison: Comparison, make_score: MakeScore
 ) -> None:
-    comparison["scores"]["copied_texts"] = make_score("Copies", "at most real", "share", 0.0, 0.05, 0.06, 0.02)
-    assert levels(judge(result, comparison), "no more than real") == ["good"]
-    assert read_score(comparison["scores"]["copied_texts"]) == ("no more than real", "good")
-    comparison["scores"]["copied_texts"] = make_score("Copies", "at most real", "share", 0.0, 0.06, 0.05, 0.02)
-    assert levels(judge(result, comparison), "may copy") == ["note"]
+    less = make_score("at most real", "share", 0.0, 0.05, 0.06, 0.02)
+    assert levels(judge(result, with_scores(comparison, copied_texts=less)), "no more than real") == ["good"]
+    assert read_score(less) == ("no more than real", "good")
+    little = make_score("at most real", "share", 0.0, 0.06, 0.05, 0.02)
+    assert levels(judge(result, with_scores(comparison, copied_texts=little)), "may copy") == ["note"]
 
 
 def test_overfitting_endless_repeating_and_forgetting_are_named(
-    result: dict[str, Any], comparison: dict[str, Any], make_score: Scores
+    result: Result, comparison: Comparison, make_score: MakeScore
 ) -> None:
-    comparison["scores"]["ended"] = make_score("Ends", "real", "share", 0.9, 0.2, 1.0, 0.02)
-    comparison["scores"]["repetition"] = make_score("Repeats", "real", "share", 0.0, 0.6, 0.0, 0.02)
-    comparison["scores"]["general_loss"]["change"] = {"value": 1.2, "low": 1.0, "high": 1.4}
-    overfit = {**result, "best_eval_loss": 2.9, "best_step": 60}
-    verdict = judge(overfit, comparison)
+    bad = with_change(comparison, "general_loss", 1.2, 1.0, 1.4)
+    bad = with_scores(
+        bad,
+        ended=make_score("real", "share", 0.9, 0.2, 1.0, 0.02),
+        repetition=make_score("real", "share", 0.0, 0.6, 0.0, 0.02),
+    )
+    verdict = judge(changed(result, best_eval_loss=2.9, best_step=60), bad)
     assert levels(verdict, "by heart") == ["bad"]
     assert levels(verdict, "end by themselves") == ["bad"]
     assert levels(verdict, "repeats itself") == ["bad"]
     assert levels(verdict, "forgot") == ["bad"]
-    assert "step 60" in next(fact.text for fact in verdict.facts if "by heart" in fact.text)
+    assert "step 60" in next(fact.found for fact in verdict.facts if "by heart" in fact.found)
 
 
-def test_unfinished_and_empty_runs_say_so(result: dict[str, Any]) -> None:
-    assert judge({}, {}).kind == "unfinished"
-    stopped = judge({**result, "stopped": "SIGTERM", "steps": 40}, {})
+def test_unfinished_and_empty_runs_say_so(result: Result) -> None:
+    assert judge(None, None).kind == "unfinished"
+    stopped = judge(changed(result, stopped="SIGTERM", steps=40), None)
     assert stopped.kind == "unfinished"
     assert "SIGTERM after 40 steps" in stopped.sentence
-    assert judge({"train_loss": 3.0, "eval_loss": None, "stopped": None}, {}).kind == "unmeasured"
+    assert judge(changed(result, eval_loss=None, best_eval_loss=None), None).kind == "unmeasured"
 
 
-def test_readings_follow_direction_and_interval(make_score: Scores) -> None:
-    assert read_score(make_score("s", "lower", "AUC", 0.9, 0.6, None, 0.02)) == ("better", "good")
-    assert read_score(make_score("s", "lower", "AUC", 0.6, 0.9, None, 0.02)) == ("worse", "bad")
-    assert read_score(make_score("s", "higher", "share", 0.6, 0.9, None, 0.02)) == ("better", "good")
-    assert read_score(make_score("s", "real", "words", 60, 30, 28, 1)) == ("nearer to real", "good")
-    assert read_score(make_score("s", "real", "words", 28, 30, 28, 0.5)) == ("further from real", "bad")
-    assert read_score(make_score("s", "lower", "AUC", 0.9, 0.89, None, 0.02)) == ("no clear change", "note")
-    assert read_score({"base": None, "tuned": None}) == ("", "note")
+def test_readings_follow_direction_and_interval(make_score: MakeScore) -> None:
+    assert read_score(make_score("lower", "AUC", 0.9, 0.6, None, 0.02)) == ("better", "good")
+    assert read_score(make_score("lower", "AUC", 0.6, 0.9, None, 0.02)) == ("worse", "bad")
+    assert read_score(make_score("higher", "share", 0.6, 0.9, None, 0.02)) == ("better", "good")
+    assert read_score(make_score("real", "words", 60, 30, 28, 1)) == ("nearer to real", "good")
+    assert read_score(make_score("real", "words", 28, 30, 28, 0.5)) == ("further from real", "bad")
+    assert read_score(make_score("lower", "AUC", 0.9, 0.89, None, 0.02)) == ("no clear change", "note")
+    unknown = make_score("lower", "AUC", 0.9, 0.89, None, 0.02).model_copy(update={"base": None, "tuned": None})
+    assert read_score(unknown) == ("", "note")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +12,52 @@ from rich.console import Console
 
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
-from tunesmith.run.directory import COMPARE, DATA, PLAN, RESULT, RunDir
+from tunesmith.run.artefacts import Comparison, DataAccount, Interval, Plan, Result
+from tunesmith.run.directory import RESULT, RunDir
 from tunesmith.run.table import compare_runs, list_runs
 from tunesmith.show.runs import print_runs
 
+MakeRun = Callable[..., RunDir]
 
-def make_run(
-    path: Path,
-    eval_loss: float | None,
-    *,
-    held_out: str = "aaaa",
-    tokenizer: str = "tttt",
-    stopped: str | None = None,
-    **recipe_values: Any,
-) -> RunDir:
-    path.mkdir(parents=True)
-    run_dir = RunDir(path)
-    recipe = Recipe(model={"name": "smollm2-135m"}, data={"path": "shows.csv", "text": "description"})
-    run_dir.write_recipe(recipe.with_values(**recipe_values))
-    run_dir.write_json(PLAN, {"method": "full", "num_steps": 120})
-    run_dir.write_json(DATA, {"tokenizer": tokenizer, "splits": {"eval": {"fingerprint": held_out}}})
-    if eval_loss is not None:
-        run_dir.write_json(
-            RESULT,
-            {
-                "eval_loss": eval_loss,
-                "eval_loss_base": 4.5,
-                "eval_bits_per_byte": eval_loss / 4,
-                "train_seconds": 61.0,
-                "peak_bytes": 3_000_000_000,
-                "steps": 120,
-                "stopped": stopped,
-            },
-        )
-    return run_dir
+
+@pytest.fixture
+def make_run(tiny_run: RunDir) -> MakeRun:
+    """make_run(path, eval_loss): the tiny run with other scores, but not compared; None: without a result."""
+    plan, data, result = (tiny_run.read(kind) for kind in (Plan, DataAccount, Result))
+
+    def make(
+        path: Path,
+        eval_loss: float | None,
+        *,
+        held_out: str = "aaaa",
+        tokenizer: str = "tttt",
+        stopped: str | None = None,
+        **recipe_values: Any,
+    ) -> RunDir:
+        path.mkdir(parents=True)
+        run_dir = RunDir(path)
+        recipe = Recipe(model={"name": "smollm2-135m"}, data={"path": "shows.csv", "text": "description"})
+        run_dir.write_recipe(recipe.with_values(**recipe_values))
+        run_dir.write(plan)
+        held = data.splits["eval"].model_copy(update={"fingerprint": held_out})
+        run_dir.write(data.model_copy(update={"tokenizer": tokenizer, "splits": {**data.splits, "eval": held}}))
+        if eval_loss is not None:
+            same = {"eval_loss_base": 4.5, "eval_perplexity": 20.0, "eval_token_accuracy": 0.3, "stopped": stopped}
+            scores = {"eval_loss": eval_loss, "eval_bits_per_byte": eval_loss / 4}
+            run_dir.write(result.model_copy(update=same | scores))
+        return run_dir
+
+    return make
+
+
+def compared(run_dir: RunDir, **tuned: float) -> Comparison:
+    """The comparison of a run with other values of the tuned model."""
+    known = run_dir.read(Comparison)
+    changed = {
+        name: known.scores[name].model_copy(update={"tuned": Interval(value=value, low=value, high=value)})
+        for name, value in tuned.items()
+    }
+    return known.model_copy(update={"scores": {**known.scores, **changed}})
 
 
 def printed(table: Any) -> str:
@@ -53,7 +66,7 @@ def printed(table: Any) -> str:
     return out.getvalue()
 
 
-def test_the_recipe_values_that_differ_stand_beside_the_metrics(tmp_path: Path) -> None:
+def test_the_recipe_values_that_differ_stand_beside_the_metrics(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(tmp_path / "low", 3.2)
     make_run(tmp_path / "high", 3.0, **{"train.learning_rate": 1e-3, "train.epochs": 3})
     table = compare_runs([tmp_path / "low", tmp_path / "high"])
@@ -67,7 +80,7 @@ def test_the_recipe_values_that_differ_stand_beside_the_metrics(tmp_path: Path) 
     assert table.to_json()["runs"][0]["metrics"]["eval_loss"] == 3.2
 
 
-def test_different_held_out_rows_are_not_ranked(tmp_path: Path) -> None:
+def test_different_held_out_rows_are_not_ranked(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(tmp_path / "one", 3.2)
     make_run(tmp_path / "two", 3.0, held_out="bbbb")
     table = compare_runs([tmp_path / "one", tmp_path / "two"])
@@ -75,7 +88,7 @@ def test_different_held_out_rows_are_not_ranked(tmp_path: Path) -> None:
     assert "different held-out rows" in printed(table)
 
 
-def test_different_tokenizers_are_ranked_by_bits_per_byte_only(tmp_path: Path) -> None:
+def test_different_tokenizers_are_ranked_by_bits_per_byte_only(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(tmp_path / "one", 3.2)
     make_run(tmp_path / "two", 3.0, tokenizer="uuuu")
     table = compare_runs([tmp_path / "one", tmp_path / "two"])
@@ -83,22 +96,22 @@ def test_different_tokenizers_are_ranked_by_bits_per_byte_only(tmp_path: Path) -
     assert "bits per byte, not loss" in printed(table)
 
 
-def test_equal_values_have_no_best(tmp_path: Path) -> None:
+def test_equal_values_have_no_best(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(tmp_path / "one", 3.0)
     make_run(tmp_path / "two", 3.0)
     assert compare_runs([tmp_path / "one", tmp_path / "two"]).best() == {}
 
 
-def test_runs_of_the_same_name_are_told_apart_by_path(tmp_path: Path) -> None:
+def test_runs_of_the_same_name_are_told_apart_by_path(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(tmp_path / "a" / "shows", 3.0)
     make_run(tmp_path / "b" / "shows", 3.1)
     table = compare_runs([tmp_path / "a" / "shows", tmp_path / "b" / "shows"])
     assert [row.name for row in table.rows] == [str(tmp_path / "a" / "shows"), str(tmp_path / "b" / "shows")]
 
 
-def test_a_list_shows_every_run_and_its_state(tmp_path: Path) -> None:
+def test_a_list_shows_every_run_and_its_state(make_run: MakeRun, tiny_run: RunDir, tmp_path: Path) -> None:
     done = make_run(tmp_path / "done", 3.0)
-    done.write_json(COMPARE, {"scores": {"style_auc": {"tuned": {"value": 0.71}}}})
+    done.write(compared(tiny_run, style_auc=0.71))
     make_run(tmp_path / "halted", 3.4, stopped="SIGTERM")
     make_run(tmp_path / "begun", None)
     broken = make_run(tmp_path / "broken", 3.0)
@@ -117,7 +130,7 @@ def test_a_list_shows_every_run_and_its_state(tmp_path: Path) -> None:
     assert "not-a-run" not in text
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_run_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(tmp_path / "one", 3.0)
     with pytest.raises(RunError, match="no run here"):
         compare_runs([run.path, tmp_path])
@@ -129,7 +142,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     assert "no runs here yet" in printed(list_runs(tmp_path / "empty"))
 
 
-def test_names_in_a_recipe_are_printed_as_they_are(tmp_path: Path) -> None:
+def test_names_in_a_recipe_are_printed_as_they_are(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(tmp_path / "one", 3.0, **{"model.name": "[red]\x1b[2Jmodel"})
     text = printed(list_runs(tmp_path))
     assert "\x1b" not in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tunesmith.audit.text import holds_private
 from tunesmith.data.tokens.documents import TokenizedDocuments
@@ -47,7 +47,7 @@ class Example:
             for supervised, run in groupby(self.tokens, key=lambda token: token.supervised)
         ]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "row": self.row,
             "tokens": self.num_tokens,

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunesmith.audit.findings import Finding, Status, counted
+from tunesmith.audit.findings import Status, counted
 from tunesmith.audit.language import guess_language
 from tunesmith.audit.text import MAX_NAMED_ROWS, RowCount, TextScan
 from tunesmith.data.split.beginnings import without_shared_beginnings
 from tunesmith.data.split.near_duplicates import near_duplicate_groups
 from tunesmith.data.tokens.documents import Data
 from tunesmith.recipe import DataSection
+from tunesmith.run.artefacts import Finding
 
 FEW_DOCUMENTS = 50
 FEW_HELD_OUT = 20
@@ -33,35 +34,51 @@ class Text:
 
 
 def check_rows(data: Data) -> Finding:
-    audit = data.audit
-    num_files = len(audit["files"])
+    account = data.account
+    num_files = len(account.files)
     files = f" in {num_files:,} files" if num_files > 1 else ""
-    found = f"{counted(audit['rows_read'], 'row')}{files}, {audit['how']}; "
+    found = f"{counted(account.rows_read, 'row')}{files}, {account.how}; "
     found += f"{counted(len(data.train), 'document')} to train on"
-    columns = f" Columns: {', '.join(audit['columns'][:20])}." if audit["columns"] else ""
-    if len(data.train) < FEW_DOCUMENTS and not audit["small"]:
+    columns = f" Columns: {', '.join(account.columns[:20])}." if account.columns else ""
+    if len(data.train) < FEW_DOCUMENTS and not account.small:
         found += f": few; expect the model to repeat them.{columns}"
-        return Finding("rows", "warns", found, len(data.train), FEW_DOCUMENTS)
-    return Finding("rows", "fine", f"{found}.{columns}", len(data.train), FEW_DOCUMENTS)
+        return Finding(name="rows", status="warns", found=found, value=len(data.train), limit=FEW_DOCUMENTS)
+    return Finding(name="rows", status="fine", found=f"{found}.{columns}", value=len(data.train), limit=FEW_DOCUMENTS)
 
 
 def check_held_out(data: Data) -> Finding:
     num = len(data.eval)
     if num == 0:
         found = "no row is held out: there is no held-out loss and no comparison with the base model's."
-        return Finding("held out", "warns", found, 0, FEW_HELD_OUT, "data.eval_fraction: 0.1, or data.eval_path")
+        return Finding(
+            name="held out",
+            status="warns",
+            found=found,
+            value=0,
+            limit=FEW_HELD_OUT,
+            option="data.eval_fraction: 0.1, or data.eval_path",
+        )
     test = f", {len(data.test):,} for test" if len(data.test) else ""
-    found = f"{counted(num, 'document')}{test} (by {data.audit['split_by']})"
-    if num < FEW_HELD_OUT and not data.audit["small"]:
+    found = f"{counted(num, 'document')}{test} (by {data.account.split_by})"
+    if num < FEW_HELD_OUT and not data.account.small:
         found += f": few; their loss says little below {FEW_HELD_OUT}."
-        return Finding("held out", "warns", found, num, FEW_HELD_OUT, "a larger data.eval_fraction")
-    return Finding("held out", "fine", found + ".", num, FEW_HELD_OUT)
+        return Finding(
+            name="held out",
+            status="warns",
+            found=found,
+            value=num,
+            limit=FEW_HELD_OUT,
+            option="a larger data.eval_fraction",
+        )
+    return Finding(name="held out", status="fine", found=found + ".", value=num, limit=FEW_HELD_OUT)
 
 
 def check_encoding(data: Data) -> Finding:
     """How the files were read. A reader takes UTF or what the recipe names, and refuses other bytes itself."""
-    names = ", ".join(sorted({str(file["encoding"]) for file in data.audit["files"] if file["encoding"] is not None}))
-    return Finding("encoding", "fine", f"{names or 'as the format says'}. {' '.join(data.audit['notes'])}".strip())
+    names = ", ".join(sorted({file.encoding for file in data.account.files if file.encoding is not None}))
+    return Finding(
+        name="encoding", status="fine", found=f"{names or 'as the format says'}. {' '.join(data.account.notes)}".strip()
+    )
 
 
 def check_language(texts: Sequence[Text], control_tokens: Sequence[str]) -> Finding:
@@ -69,31 +86,48 @@ def check_language(texts: Sequence[Text], control_tokens: Sequence[str]) -> Find
     sample = "\n".join(text.text[:2000] for text in texts[:: max(1, len(texts) // 500)])
     guess = guess_language(functools.reduce(lambda text, token: text.replace(token, " "), control_tokens, sample))
     named = f"{guess.language} (a guess)" if guess.language else "not recognised"
-    return Finding("language", "fine", f"{named}: {guess.evidence}.", value=round(guess.share, 3))
+    return Finding(name="language", status="fine", found=f"{named}: {guess.evidence}.", value=round(guess.share, 3))
 
 
 def check_empty(data: Data, section: DataSection) -> Finding:
-    audit = data.audit
-    lost = audit["empty"] + audit["bad_rows"]
+    account = data.account
+    lost = account.empty + account.bad_rows
     if not lost:
-        return Finding("empty", "fine", "no row is empty or unreadable.", value=0, limit=section.max_bad_rows)
-    found = f"{audit['empty']:,} empty and {counted(audit['bad_rows'], 'unreadable row')} left out."
-    rows = (*audit["examples"]["empty"], *audit["examples"]["bad_rows"])[:MAX_NAMED_ROWS]
+        return Finding(
+            name="empty", status="fine", found="no row is empty or unreadable.", value=0, limit=section.max_bad_rows
+        )
+    found = f"{account.empty:,} empty and {counted(account.bad_rows, 'unreadable row')} left out."
+    rows = (*account.examples.empty, *account.examples.bad_rows)[:MAX_NAMED_ROWS]
     return Finding(
-        "empty", "warns", found, lost, section.max_bad_rows, "data.max_bad_rows: 0 to refuse them", tuple(rows)
+        name="empty",
+        status="warns",
+        found=found,
+        value=lost,
+        limit=section.max_bad_rows,
+        option="data.max_bad_rows: 0 to refuse them",
+        rows=tuple(rows),
     )
 
 
 def check_duplicates(data: Data, texts: Sequence[Text]) -> Finding:
-    num, usable = data.audit["duplicates"], data.audit["rows_read"] - data.audit["empty"] - data.audit["bad_rows"]
-    share = num / max(1, usable)
+    account = data.account
+    num = account.duplicates
+    share = num / max(1, account.rows_read - account.empty - account.bad_rows)
     if not num:
-        return Finding("duplicates", "fine", "no two rows are equal.", value=0, limit=MANY_DUPLICATES)
+        return Finding(name="duplicates", status="fine", found="no two rows are equal.", value=0, limit=MANY_DUPLICATES)
     found = f"{counted(num, 'row')} ({share:.1%}) repeat another word for word, so that it is learned more than once."
     status: Status = "warns" if share > MANY_DUPLICATES else "fine"
     seen: set[str] = set()
     rows = [text.row for text in texts if text.text in seen or seen.add(text.text)]  # type: ignore[func-returns-value]
-    return Finding("duplicates", status, found, share, MANY_DUPLICATES, None, tuple(rows[:MAX_NAMED_ROWS]))
+    return Finding(
+        name="duplicates",
+        status=status,
+        found=found,
+        value=share,
+        limit=MANY_DUPLICATES,
+        option=None,
+        rows=tuple(rows[:MAX_NAMED_ROWS]),
+    )
 
 
 def check_near_duplicates(data: Data, section: DataSection, texts: Sequence[Text]) -> tuple[Finding, Finding]:
@@ -109,7 +143,15 @@ def check_near_duplicates(data: Data, section: DataSection, texts: Sequence[Text
         found += f"{int(sizes.max()):,} in the largest group."
     status: Status = "warns" if share > MANY_NEAR_DUPLICATES else "fine"
     rows = tuple(unique[int(index)].row for index in extra[:MAX_NAMED_ROWS])
-    near = Finding("near-duplicates", status, found, share, MANY_NEAR_DUPLICATES, None, rows)
+    near = Finding(
+        name="near-duplicates",
+        status=status,
+        found=found,
+        value=share,
+        limit=MANY_NEAR_DUPLICATES,
+        option=None,
+        rows=rows,
+    )
     trained = np.zeros(len(unique), dtype=bool)
     trained[groups[[text.is_train for text in unique]]] = True
     leaked = [text.row for text, group in zip(unique, groups, strict=True) if not text.is_train and trained[group]]
@@ -117,12 +159,18 @@ def check_near_duplicates(data: Data, section: DataSection, texts: Sequence[Text
 
 
 def _leakage(data: Data, section: DataSection, near: list[str], num_looked_at: int) -> Finding:
-    equal: int = data.audit["straddling_duplicates"]
+    equal = data.account.straddling_duplicates
     num_held_out = len(data.eval) + len(data.test)
     if not num_held_out:
-        return Finding("leakage", "fine", "nothing is held out.", value=0, limit=0)
+        return Finding(name="leakage", status="fine", found="nothing is held out.", value=0, limit=0)
     if not equal and not near:
-        return Finding("leakage", "fine", "no held-out document is also trained on, or nearly so.", value=0, limit=0)
+        return Finding(
+            name="leakage",
+            status="fine",
+            found="no held-out document is also trained on, or nearly so.",
+            value=0,
+            limit=0,
+        )
     found = f"{equal:,} of {num_held_out:,} held-out documents are also trained on"
     if near:
         found += f", {len(near):,} of {num_looked_at:,} nearly"
@@ -131,7 +179,15 @@ def _leakage(data: Data, section: DataSection, near: list[str], num_looked_at: i
     if section.split_column:
         option = f"other values in column {section.split_column!r}"
     status: Status = "blocks" if equal > MOST_LEAKED * num_held_out else "warns"
-    return Finding("leakage", status, found, equal + len(near), 0, option, tuple(near[:MAX_NAMED_ROWS]))
+    return Finding(
+        name="leakage",
+        status=status,
+        found=found,
+        value=equal + len(near),
+        limit=0,
+        option=option,
+        rows=tuple(near[:MAX_NAMED_ROWS]),
+    )
 
 
 def check_texts(scan: TextScan, of: str) -> list[Finding]:
@@ -140,12 +196,20 @@ def check_texts(scan: TextScan, of: str) -> list[Finding]:
     def finding(name: str, clean: str, parts: Sequence[tuple[RowCount, str]], advice: str) -> Finding:
         met = [(count, what) for count, what in parts if count.num_rows]
         if not met:
-            return Finding(name, "fine", clean, value=0, limit=0)
+            return Finding(name=name, status="fine", found=clean, value=0, limit=0)
         found = ", ".join(
             f"{counted(count.num_hits, what)} in {counted(count.num_rows, 'document')}" for count, what in met
         )
         rows = tuple(dict.fromkeys(row for count, _ in met for row in count.rows))[:MAX_NAMED_ROWS]
-        return Finding(name, "warns", f"{found}{of}. {advice}", sum(count.num_rows for count, _ in met), 0, None, rows)
+        return Finding(
+            name=name,
+            status="warns",
+            found=f"{found}{of}. {advice}",
+            value=sum(count.num_rows for count, _ in met),
+            limit=0,
+            option=None,
+            rows=rows,
+        )
 
     return [
         finding(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,14 @@ from numpy.typing import NDArray
 from tunesmith.audit import rows as audit_rows
 from tunesmith.audit import tokens as audit_tokens
 from tunesmith.audit.examples import choose_examples, document_text
-from tunesmith.audit.findings import AuditReport, Finding
+from tunesmith.audit.findings import AuditReport
 from tunesmith.audit.rows import Text
 from tunesmith.audit.text import scan_texts
 from tunesmith.data.tokens.documents import Data, TokenizedDocuments
 from tunesmith.data.tokens.long import vocabulary_bytes
 from tunesmith.models.tokenizer import TextTokenizer
 from tunesmith.recipe import DataSection, Recipe
+from tunesmith.run.artefacts import Finding
 
 MAX_DOCUMENTS = 20_000
 MAX_BYTES = 20_000_000
@@ -54,7 +54,7 @@ def audit(data: Data, tokenizer: TextTokenizer, section: DataSection, max_length
     sampled = "" if len(texts) == num_documents else f" (in a sample of {len(texts):,} documents)"
     train_places = samples[0][1][:: max(1, -(-len(samples[0][1]) // MAX_TOKENISED))]
     controls = [str(token) for token in tokenizer.backend.all_special_tokens]
-    foreign = [] if data.audit["kind"] == "chat" else controls  # a chat template writes them itself
+    foreign = [] if data.account.kind == "chat" else controls  # a chat template writes them itself
     scan = scan_texts(((text.row, text.text) for text in texts), foreign)
     near, leakage = audit_rows.check_near_duplicates(data, section, texts)
     findings = [
@@ -75,9 +75,11 @@ def audit(data: Data, tokenizer: TextTokenizer, section: DataSection, max_length
         *audit_rows.check_texts(scan, sampled),
     ]
     return AuditReport(
-        findings=tuple(replace(finding, number=number) for number, finding in enumerate(findings, start=1)),
+        findings=tuple(
+            finding.model_copy(update={"number": number}) for number, finding in enumerate(findings, start=1)
+        ),
         examples=tuple(choose_examples(data.train, tokenizer, vocabulary)),
-        histogram=data.audit["length_histogram"],
+        histogram=data.account.length_histogram,
         num_documents=num_documents,
         num_sampled=len(texts),
         seconds=time.perf_counter() - begin,
@@ -108,4 +110,4 @@ def _evenly(num_documents: int, share: float) -> NDArray[np.int64]:
 
 
 def _said(finding: Finding, sampled: str) -> Finding:
-    return replace(finding, found=finding.found.rstrip(".") + sampled + ".") if sampled else finding
+    return finding.model_copy(update={"found": finding.found.rstrip(".") + sampled + "."}) if sampled else finding

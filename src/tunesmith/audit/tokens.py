@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.audit.examples import document_text
-from tunesmith.audit.findings import Finding, counted
+from tunesmith.audit.findings import counted
 from tunesmith.data.tokens.documents import Data, TokenizedDocuments
 from tunesmith.models.tokenizer import TextTokenizer
 from tunesmith.recipe import DataSection
+from tunesmith.run.artefacts import Finding
 
 LEAST_SUPERVISED_SHARE = 0.01
 MOST_TOKENS_PER_WORD = 3.0
@@ -29,28 +30,41 @@ def check_lengths(data: Data, max_length: int) -> Finding:
         f"{median} tokens in the middle document, {low} to {high} in nine of ten, {int(lengths.max())} in the longest; "
         f"{int(lengths.sum()):,} in all"
     )
-    return Finding("length", "fine", found + ".", value=int(lengths.max()), limit=max_length)
+    return Finding(name="length", status="fine", found=found + ".", value=int(lengths.max()), limit=max_length)
 
 
 def check_long(data: Data, section: DataSection, max_length: int) -> Finding:
-    long: dict[str, int] = data.audit["long"]
-    if not long["num_long"]:
-        return Finding("cut", "fine", f"no document is longer than {max_length} tokens.", value=0, limit=max_length)
-    over = f"longer than {max_length} tokens: {long['num_long']:,} of {counted(long['num_documents'], 'document')}"
-    lost = long["lost_targets"]
+    long = data.account.long
+    if not long.num_long:
+        return Finding(
+            name="cut",
+            status="fine",
+            found=f"no document is longer than {max_length} tokens.",
+            value=0,
+            limit=max_length,
+        )
+    over = f"longer than {max_length} tokens: {long.num_long:,} of {counted(long.num_documents, 'document')}"
+    lost = long.lost_targets
     if section.long == "split":
-        found = f"{over}, split into {counted(long['num_pieces'], 'piece')}. Nothing is lost"
-        if long["unread_tokens"]:
-            found += f" of what is learned; of the prompts, {long['unread_tokens']:,} tokens are not read."
+        found = f"{over}, split into {counted(long.num_pieces, 'piece')}. Nothing is lost"
+        if long.unread_tokens:
+            found += f" of what is learned; of the prompts, {long.unread_tokens:,} tokens are not read."
             option = "a larger train.max_length, or shorter prompts"
-            return Finding("cut", "warns", found, value=long["unread_tokens"], limit=0, option=option)
-        found += f"; {long['context_tokens']:,} tokens are read twice, as context."
-        return Finding("cut", "fine", found, value=0, limit=max_length)
+            return Finding(name="cut", status="warns", found=found, value=long.unread_tokens, limit=0, option=option)
+        found += f"; {long.context_tokens:,} tokens are read twice, as context."
+        return Finding(name="cut", status="fine", found=found, value=0, limit=max_length)
     share = lost / max(1, lost + _num_targets(data))
     what = "cut at that length" if section.long == "truncate" else "left out"
-    dropped = f" {long['num_dropped']:,} rows are gone." if long["num_dropped"] else ""
+    dropped = f" {long.num_dropped:,} rows are gone." if long.num_dropped else ""
     found = f"{over}, {what}: {lost:,} tokens ({share:.1%}) are not trained.{dropped}"
-    return Finding("cut", "warns", found, value=lost, limit=0, option="data.long: split, or a larger train.max_length")
+    return Finding(
+        name="cut",
+        status="warns",
+        found=found,
+        value=lost,
+        limit=0,
+        option="data.long: split, or a larger train.max_length",
+    )
 
 
 def _num_targets(data: Data) -> int:
@@ -65,34 +79,66 @@ def check_supervised(data: Data) -> Finding:
     rows = tuple(train.row_name(int(index)) for index in without[:5])
     if train.num_targets == 0:
         found += ": nothing would be trained. Choose columns that hold the text to learn."
-        return Finding("learned", "blocks", found, 0, LEAST_SUPERVISED_SHARE, "data.text or data.completion", rows)
+        return Finding(
+            name="learned",
+            status="blocks",
+            found=found,
+            value=0,
+            limit=LEAST_SUPERVISED_SHARE,
+            option="data.text or data.completion",
+            rows=rows,
+        )
     if len(without):
         found += f"; {len(without):,} documents hold none."
-        return Finding("learned", "warns", found, share, LEAST_SUPERVISED_SHARE, None, rows)
+        return Finding(
+            name="learned",
+            status="warns",
+            found=found,
+            value=share,
+            limit=LEAST_SUPERVISED_SHARE,
+            option=None,
+            rows=rows,
+        )
     if share < LEAST_SUPERVISED_SHARE:
         found += f", fewer than {LEAST_SUPERVISED_SHARE:.0%}: most of the time is spent on reading."
-        return Finding("learned", "warns", found, share, LEAST_SUPERVISED_SHARE, "shorter prompts, or data.text")
-    return Finding("learned", "fine", found + ".", share, LEAST_SUPERVISED_SHARE)
+        return Finding(
+            name="learned",
+            status="warns",
+            found=found,
+            value=share,
+            limit=LEAST_SUPERVISED_SHARE,
+            option="shorter prompts, or data.text",
+        )
+    return Finding(name="learned", status="fine", found=found + ".", value=share, limit=LEAST_SUPERVISED_SHARE)
 
 
 def check_end(data: Data, tokenizer: TextTokenizer) -> Finding:
     """Whether documents teach the model to stop. Inner pieces of split documents rightly teach no end."""
     train = data.train
     ids, learned = train.last_tokens
-    is_chat = data.audit["kind"] == "chat"
+    is_chat = data.account.kind == "chat"
     ends = learned if is_chat else learned & (ids == tokenizer.end_id)
     num_ends = int(ends.sum())
     name = "the last turn's end" if is_chat else repr(tokenizer.decode([tokenizer.end_id], skip_special_tokens=False))
     found = f"{name} is learned at the end of {num_ends:,} of {len(train):,} documents"
     if num_ends == 0:
         found += ": the model would never learn to stop."
-        return Finding("end", "blocks", found, 0, 1, "data.long: split, or a larger train.max_length")
-    if data.audit["long"]["num_truncated"]:
+        return Finding(
+            name="end",
+            status="blocks",
+            found=found,
+            value=0,
+            limit=1,
+            option="data.long: split, or a larger train.max_length",
+        )
+    if data.account.long.num_truncated:
         found += "; those that are cut teach no end."
-        return Finding("end", "warns", found, num_ends, len(train), "data.long: split")
+        return Finding(
+            name="end", status="warns", found=found, value=num_ends, limit=len(train), option="data.long: split"
+        )
     if num_ends < len(train):
         found += "; the others are inner pieces of split documents"
-    return Finding("end", "fine", found + ".", num_ends, len(train))
+    return Finding(name="end", status="fine", found=found + ".", value=num_ends, limit=len(train))
 
 
 def check_padding(data: Data, max_length: int) -> Finding:
@@ -101,7 +147,9 @@ def check_padding(data: Data, max_length: int) -> Finding:
     here = f"none. Padding to {max_length} would be {_waste(lengths, max_length):.0%} of what is computed"
     usual = f", to {USUAL_LENGTH} {_waste(np.minimum(lengths, USUAL_LENGTH), USUAL_LENGTH):.0%}"
     dynamic = _dynamic_waste(lengths)
-    return Finding("padding", "fine", f"{here}{usual}, in batches of {USUAL_BATCH} {dynamic:.0%}.", value=0.0)
+    return Finding(
+        name="padding", status="fine", found=f"{here}{usual}, in batches of {USUAL_BATCH} {dynamic:.0%}.", value=0.0
+    )
 
 
 def _waste(lengths: NDArray[np.int64], width: int) -> float:
@@ -134,16 +182,37 @@ def check_tokenisation(
     found += f", {pieces:.1%} of the tokens are parts of characters"
     if unknown > MOST_UNKNOWN:
         found += f", {unknown:.1%} are unknown to the vocabulary and cannot be learned."
-        return Finding("tokenisation", "warns", found, unknown, MOST_UNKNOWN, "model.name: one whose vocabulary fits")
+        return Finding(
+            name="tokenisation",
+            status="warns",
+            found=found,
+            value=unknown,
+            limit=MOST_UNKNOWN,
+            option="model.name: one whose vocabulary fits",
+        )
     if pieces > MOST_BYTE_PIECES:
         found += (
             f" (more than {MOST_BYTE_PIECES:.0%}): the vocabulary hardly knows this script, so texts are long and dear."
         )
-        return Finding("tokenisation", "warns", found, pieces, MOST_BYTE_PIECES, "model.name: one trained on it")
+        return Finding(
+            name="tokenisation",
+            status="warns",
+            found=found,
+            value=pieces,
+            limit=MOST_BYTE_PIECES,
+            option="model.name: one trained on it",
+        )
     if spaced and per_word > MOST_TOKENS_PER_WORD:
         found += f" (more than {MOST_TOKENS_PER_WORD:g} a word): the vocabulary hardly knows this language or format."
-        return Finding("tokenisation", "warns", found, per_word, MOST_TOKENS_PER_WORD, "model.name: one trained on it")
-    return Finding("tokenisation", "fine", found + ".", per_word if spaced else pieces)
+        return Finding(
+            name="tokenisation",
+            status="warns",
+            found=found,
+            value=per_word,
+            limit=MOST_TOKENS_PER_WORD,
+            option="model.name: one trained on it",
+        )
+    return Finding(name="tokenisation", status="fine", found=found + ".", value=per_word if spaced else pieces)
 
 
 def _is_byte_piece(vocabulary: Sequence[bytes]) -> NDArray[np.bool_]:

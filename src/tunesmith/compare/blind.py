@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from tunesmith.compare.intervals import wilson_interval
 from tunesmith.errors import RunError
 from tunesmith.redact import visible
-from tunesmith.run.directory import COMPARE, RunDir
+from tunesmith.run.artefacts import BlindChoice, BlindResult, Comparison, Sample
+from tunesmith.run.directory import RunDir
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,7 @@ class Pair:
     b: str
     tuned: Literal["a", "b"]
 
-    def public(self) -> dict[str, Any]:
+    def public(self) -> dict[str, int | str]:
         """What the person may see."""
         return {"number": self.number, "prompt": self.prompt, "a": self.a, "b": self.b}
 
@@ -47,12 +48,12 @@ class BlindTest:
     choices: dict[int, Choice] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, comparison: dict[str, Any], *, num_pairs: int = NUM_PAIRS, seed: int = 0) -> BlindTest:
+    def of(cls, comparison: Comparison, *, num_pairs: int = NUM_PAIRS, seed: int = 0) -> BlindTest:
         """Up to `num_pairs` samples of compare.json whose two texts differ, order and sides shuffled by `seed`.
 
         Raises RunError when no sample differs.
         """
-        samples = [sample for sample in comparison.get("samples") or [] if _texts_differ(sample)]
+        samples = [sample for sample in comparison.samples if _texts_differ(sample)]
         if not samples:
             raise RunError(
                 "blind test: base and tuned wrote the same for every prompt, so there is nothing to choose between. "
@@ -62,9 +63,9 @@ class BlindTest:
         pairs = []
         for number, index in enumerate(generator.permutation(len(samples))[:num_pairs].tolist()):
             sample, swap = samples[index], bool(generator.integers(2))
-            texts = (sample["tuned"]["text"], sample["base"]["text"])
+            texts = (sample.tuned.text, sample.base.text)
             first, second = texts if swap else texts[::-1]
-            pairs.append(Pair(number, sample["prompt"], first, second, "a" if swap else "b"))
+            pairs.append(Pair(number, sample.prompt, first, second, "a" if swap else "b"))
         return cls(pairs)
 
     @property
@@ -80,47 +81,46 @@ class BlindTest:
             raise RunError(f"blind test: found {choice!r}. Expected a, b or tie.")
         self.choices[number] = choice
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> BlindResult:
         """Wins of the tuned model, its win rate (a tie counts half) with Wilson's 95% interval, and each choice."""
         chosen = [(pair, self.choices[pair.number]) for pair in self.pairs if pair.number in self.choices]
         ties = sum(choice == "tie" for _, choice in chosen)
         wins = sum(choice == pair.tuned for pair, choice in chosen)
-        rate = wilson_interval(wins + ties / 2, len(chosen))
-        return {
-            "num_choices": len(chosen),
-            "wins": wins,
-            "losses": len(chosen) - wins - ties,
-            "ties": ties,
-            "win_rate": rate.value,
-            "low": rate.low,
-            "high": rate.high,
-            "choices": [
-                {"prompt": pair.prompt, "choice": _name(pair, choice), "tuned": getattr(pair, pair.tuned)}
+        rate, low, high = wilson_interval(wins + ties / 2, len(chosen))
+        return BlindResult(
+            num_choices=len(chosen),
+            wins=wins,
+            losses=len(chosen) - wins - ties,
+            ties=ties,
+            win_rate=rate,
+            low=low,
+            high=high,
+            choices=tuple(
+                BlindChoice(prompt=pair.prompt, choice=_name(pair, choice), tuned=getattr(pair, pair.tuned))
                 for pair, choice in chosen
-            ],
-        }
+            ),
+        )
 
 
-def summarise(result: dict[str, Any]) -> str:
+def summarise(result: BlindResult) -> str:
     """`Tuned was preferred in 14 of 20 (70%, 95% interval 48% to 85%): ...`"""
-    total = result["num_choices"]
+    total = result.num_choices
     if not total:
         return "No choice was made."
     told = (
-        f"You preferred the tuned model in {result['wins']} of {total}, the base in {result['losses']}, neither in "
-        f"{result['ties']}: a win rate of {result['win_rate']:.0%} (95% interval {result['low']:.0%} to "
-        f"{result['high']:.0%})"
+        f"You preferred the tuned model in {result.wins} of {total}, the base in {result.losses}, neither in "
+        f"{result.ties}: a win rate of {result.win_rate:.0%} (95% interval {result.low:.0%} to {result.high:.0%})"
     )
-    if result["low"] > 0.5:
+    if result.low > 0.5:
         return f"{told}. You clearly prefer the tuned model."
-    if result["high"] < 0.5:
+    if result.high < 0.5:
         return f"{told}. You clearly prefer the base."
     return f"{told}. That may be chance; more choices would tell."
 
 
-def store(run_dir: RunDir, result: dict[str, Any]) -> None:
+def store(run_dir: RunDir, result: BlindResult) -> None:
     """Keep the result in compare.json."""
-    run_dir.write_json(COMPARE, run_dir.read_json(COMPARE) | {"blind": result})
+    run_dir.write(run_dir.read(Comparison).model_copy(update={"blind": result}))
 
 
 def run_blind_test(
@@ -130,12 +130,12 @@ def run_blind_test(
     num_pairs: int = NUM_PAIRS,
     seed: int = 0,
     ask: Callable[[str], str] = input,
-) -> dict[str, Any]:
+) -> BlindResult:
     """Ask in the terminal until all pairs are judged or the person quits, then store and print the result.
 
     Raises RunError when the run was not compared yet.
     """
-    test = BlindTest.of(run_dir.read_json(COMPARE), num_pairs=num_pairs, seed=seed)
+    test = BlindTest.of(run_dir.read(Comparison), num_pairs=num_pairs, seed=seed)
     console.print(f"{len(test.pairs)} pairs. Which do you like better? a, b, = (no difference), q (enough)")
     while (pair := test.next_pair) is not None:
         _show(pair, len(test.pairs), console)
@@ -144,7 +144,7 @@ def run_blind_test(
             break
         test.choose(pair.number, answer)
     result = test.result()
-    if result["num_choices"]:
+    if result.num_choices:
         store(run_dir, result)
     console.print(summarise(result), markup=False, highlight=False)
     return result
@@ -169,11 +169,11 @@ def _answer(ask: Callable[[str], str]) -> Choice | None:
             return KEYS[answer]
 
 
-def _texts_differ(sample: dict[str, Any]) -> bool:
-    return str(sample["base"]["text"]).strip() != str(sample["tuned"]["text"]).strip()
+def _texts_differ(sample: Sample) -> bool:
+    return sample.base.text.strip() != sample.tuned.text.strip()
 
 
-def _name(pair: Pair, choice: Choice) -> str:
+def _name(pair: Pair, choice: Choice) -> Literal["tuned", "base", "tie"]:
     if choice == "tie":
         return "tie"
     return "tuned" if choice == pair.tuned else "base"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tunesmith.run.artefacts import Interval
 
 NUM_RESAMPLES = 1000
 LEVEL = 0.95
@@ -17,16 +18,13 @@ Floats = NDArray[np.float64]
 Weights = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A value and the range that holds it with 95% confidence."""
+def interval(value: float, low: float, high: float) -> Interval:
+    """An interval whose numbers that are not finite are None: they cannot be told."""
 
-    value: float
-    low: float
-    high: float
+    def known(number: float) -> float | None:
+        return float(number) if math.isfinite(number) else None
 
-    def to_json(self) -> dict[str, float]:
-        return asdict(self)
+    return Interval(value=known(value), low=known(low), high=known(high))
 
 
 class Bootstrap:
@@ -52,10 +50,10 @@ class Bootstrap:
         resampled = statistic(self.weights)
         resampled = resampled[np.isfinite(resampled)]
         if not math.isfinite(value) or not len(resampled):
-            return Interval(value, math.nan, math.nan)
+            return interval(value, math.nan, math.nan)
         shift = value - float(resampled.mean())
         low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) + shift
-        return Interval(value, float(np.clip(low, *bounds)), float(np.clip(high, *bounds)))
+        return interval(value, np.clip(low, *bounds), np.clip(high, *bounds))
 
 
 def weighted_mean(values: Floats, sizes: Floats | None = None) -> Callable[[Weights], Floats]:
@@ -73,15 +71,15 @@ def weighted_mean(values: Floats, sizes: Floats | None = None) -> Callable[[Weig
     return statistic
 
 
-def wilson_interval(successes: float, trials: int) -> Interval:
-    """Share of successes with Wilson's score interval; it stays sensible for few trials and shares of 0 or 1.
+def wilson_interval(successes: float, trials: int) -> tuple[float, float, float]:
+    """Share of successes, low and high of Wilson's score interval: sensible for few trials and shares of 0 or 1 too.
 
     `successes` may count ties as a half. No trials: a share of 0.5 that could be anything.
     """
     if trials == 0:
-        return Interval(0.5, 0.0, 1.0)
+        return 0.5, 0.0, 1.0
     share = successes / trials
     spread = _Z * math.sqrt(share * (1 - share) / trials + _Z**2 / (4 * trials**2))
     centre, scale = share + _Z**2 / (2 * trials), 1 + _Z**2 / trials
     low, high = (centre - spread) / scale, (centre + spread) / scale
-    return Interval(share, max(0.0, min(low, share)), min(1.0, max(high, share)))
+    return share, max(0.0, min(low, share)), min(1.0, max(high, share))

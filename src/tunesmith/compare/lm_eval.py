@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tunesmith.errors import ModelError, RunError
+
+TaskScores = dict[str, dict[str, float | str]]
+"""{task: {metric: value}}, as lm-eval names them."""
 
 
 def evaluate_tasks(
@@ -20,7 +22,7 @@ def evaluate_tasks(
     batch_size: int = 8,
     seed: int = 7,
     task_folder: str | Path | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> TaskScores:
     """Score RUN_OR_MODEL on tasks of lm-eval: {task: {metric: value, metric_stderr: value}}.
 
     limit: documents of each task. task_folder: YAML tasks of your own. Most tasks download their data set.
@@ -62,7 +64,7 @@ def _check_tasks(tasks: Sequence[str], known: Sequence[str]) -> None:
             raise RunError(f"eval --tasks: lm-eval knows no task {task!r}. {hint}")
 
 
-def _metrics(values: dict[str, Any]) -> dict[str, Any]:
+def _metrics(values: Mapping[str, float | str]) -> dict[str, float | str]:
     """`acc,none` as `acc`; names of filters other than none stay: `exact_match (strict-match)`."""
     found = {}
     for key, value in values.items():

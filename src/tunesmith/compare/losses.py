@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from tunesmith.compare.intervals import Bootstrap, Floats, Interval, weighted_mean
-from tunesmith.compare.scores import AMOUNT, Score, make_score
+from tunesmith.compare.intervals import Bootstrap, Floats, interval, weighted_mean
+from tunesmith.compare.scores import AMOUNT, make_score
+from tunesmith.run.artefacts import GroupLoss, Interval, Score
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,12 @@ def score_losses(losses: DocumentLosses, *, seed: int = 0) -> dict[str, Score]:
 
 
 def _perplexity(loss: Score) -> Score:
-    def exponential(interval: Interval | None) -> Interval | None:
-        if interval is None:
+    def exponential(of: Interval | None) -> Interval | None:
+        if of is None:
             return None
         with np.errstate(over="ignore"):
-            return Interval(*(float(np.exp(value)) for value in (interval.value, interval.low, interval.high)))
+            value, low, high = (math.nan if x is None else np.exp(x) for x in (of.value, of.low, of.high))
+            return interval(value, low, high)
 
     return Score(
         title="Perplexity",
@@ -80,11 +81,12 @@ def _perplexity(loss: Score) -> Score:
         tuned=exponential(loss.tuned),
         real=None,
         change=None,
+        gap=None,
     )
 
 
-def loss_by_group(losses: DocumentLosses, groups: Sequence[str], *, seed: int = 0) -> list[dict[str, Any]]:
-    """One row a group, the largest first: documents, tokens, loss of base and tuned, change with its interval."""
+def loss_by_group(losses: DocumentLosses, groups: Sequence[str], *, seed: int = 0) -> tuple[GroupLoss, ...]:
+    """One row a group, the largest first."""
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
@@ -96,13 +98,13 @@ def loss_by_group(losses: DocumentLosses, groups: Sequence[str], *, seed: int = 
         assert score.tuned is not None
         assert score.change is not None
         rows.append(
-            {
-                "name": group,
-                "num_documents": len(chosen),
-                "num_tokens": int(part.num_tokens.sum()),
-                "base": score.base.to_json(),
-                "tuned": score.tuned.to_json(),
-                "change": score.change.to_json(),
-            }
+            GroupLoss(
+                name=group,
+                num_documents=len(chosen),
+                num_tokens=int(part.num_tokens.sum()),
+                base=score.base,
+                tuned=score.tuned,
+                change=score.change,
+            )
         )
-    return rows
+    return tuple(rows)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from tunesmith.compare.copying import Copied, Nearest, find_copies, find_nearest
 from tunesmith.compare.prompts import Prompt, document_text
 from tunesmith.compare.scores import Writing
 from tunesmith.redact import redact
+from tunesmith.run.artefacts import NamedRow, Sample, Wrote
 
 if TYPE_CHECKING:
     from tunesmith.data.tokens.documents import TokenizedDocuments
@@ -34,10 +34,10 @@ class TrainingRows:
         assert self.documents is not None
         return document_text(self.documents, index, self.tokenizer)
 
-    def named(self, index: int) -> dict[str, Any]:
+    def named(self, index: int, similarity: float | None = None) -> NamedRow:
         """The row as compare.json holds it."""
         assert self.documents is not None
-        return {"row": self.documents.row_name(index), "text": redact(self.text(index))}
+        return NamedRow(row=self.documents.row_name(index), text=redact(self.text(index)), similarity=similarity)
 
     def copies(self, texts: Sequence[str]) -> list[Copied]:
         return find_copies(texts, (self.text(index) for index in range(len(self))))
@@ -49,71 +49,56 @@ class TrainingRows:
         return [Nearest(searched[near.row], near.similarity) if near else None for near in found]
 
 
-@dataclass(frozen=True)
-class Wrote:
-    """One text of one side. `text` does not repeat the prompt."""
-
-    text: str
-    ended: bool
-    copied: Copied
-    nearest: Nearest | None
-
-    def to_json(self, rows: TrainingRows) -> dict[str, Any]:
-        source = self.copied.longest_row if self.copied.spans else None
-        return {
-            "text": self.text,
-            "ended": self.ended,
-            "copied": [list(span) for span in self.copied.spans],
-            "copied_share": self.copied.share,
-            "longest_copy": self.copied.longest,
-            "copied_from": rows.named(source) if source is not None else None,
-            "nearest": {**rows.named(self.nearest.row), "similarity": self.nearest.similarity}
-            if self.nearest
-            else None,
-        }
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One prompt and what each side put after it; `real` is None for a prompt of the recipe."""
-
-    prompt: Prompt
-    sides: dict[Side, Wrote]
-
-    def to_json(self, rows: TrainingRows) -> dict[str, Any]:
-        written: dict[str, Any] = {side: wrote.to_json(rows) for side, wrote in self.sides.items()}
-        prompt = {"kind": self.prompt.kind, "prompt": self.prompt.text, "row": self.prompt.row}
-        return {**prompt, "real": None, **written}
-
-
 def collect_samples(
     prompts: Sequence[Prompt], base: Sequence[Generation], tuned: Sequence[Generation], rows: TrainingRows
-) -> list[Sample]:
+) -> tuple[Sample, ...]:
     """Put the three sides together and look all their texts up in the training rows at once."""
-    texts: list[tuple[int, Side, str, bool]] = []
-    for number, (prompt, first, second) in enumerate(zip(prompts, base, tuned, strict=True)):
-        texts += [(number, "base", first.text, first.ended), (number, "tuned", second.text, second.ended)]
+    texts: list[tuple[str, bool]] = []
+    for prompt, first, second in zip(prompts, base, tuned, strict=True):
+        texts += [(first.text, first.ended), (second.text, second.ended)]
         if prompt.real is not None:
-            texts.append((number, "real", prompt.real, prompt.real_ended))
-    samples = [Sample(prompt, {}) for prompt in prompts]
-    looked_up = [text for _, _, text, _ in texts]
-    for (number, side, text, ended), copied, nearest in zip(
-        texts, rows.copies(looked_up), rows.nearest(looked_up), strict=True
-    ):
-        samples[number].sides[side] = Wrote(text, ended, copied, nearest)
-    return samples
+            texts.append((prompt.real, prompt.real_ended))
+    wrote = iter(_look_up(texts, rows))
+    return tuple(
+        Sample(
+            kind=prompt.kind,
+            prompt=prompt.text,
+            row=prompt.row,
+            base=next(wrote),
+            tuned=next(wrote),
+            real=next(wrote) if prompt.real is not None else None,
+        )
+        for prompt in prompts
+    )
+
+
+def _look_up(texts: Sequence[tuple[str, bool]], rows: TrainingRows) -> Iterator[Wrote]:
+    """What each text, ended by itself or not, shares with the training rows."""
+    looked_up = [text for text, _ in texts]
+    for (text, ended), copied, nearest in zip(texts, rows.copies(looked_up), rows.nearest(looked_up), strict=True):
+        source = copied.longest_row if copied.spans else None
+        yield Wrote(
+            text=text,
+            ended=ended,
+            copied=copied.spans,
+            copied_share=copied.share,
+            longest_copy=copied.longest,
+            copied_from=rows.named(source) if source is not None else None,
+            nearest=rows.named(nearest.row, nearest.similarity) if nearest else None,
+        )
 
 
 def writings(samples: Sequence[Sample]) -> dict[Side, Writing]:
     """Each side's texts for the prompts whose real continuation is known, ready to be scored."""
-    scored = [sample.sides for sample in samples if sample.prompt.real is not None]
+    scored = [(sample.base, sample.tuned, sample.real) for sample in samples if sample.real is not None]
     sides: tuple[Side, ...] = ("base", "tuned", "real")
-    return {
-        side: Writing(
-            [wrote[side].text for wrote in scored],
-            [wrote[side].ended for wrote in scored],
-            [wrote[side].copied for wrote in scored],
-            [near.similarity if (near := wrote[side].nearest) else 0.0 for wrote in scored],
-        )
-        for side in sides
-    }
+    return {side: _writing([wrote[place] for wrote in scored]) for place, side in enumerate(sides)}
+
+
+def _writing(wrote: Sequence[Wrote]) -> Writing:
+    return Writing(
+        [one.text for one in wrote],
+        [one.ended for one in wrote],
+        [Copied(one.longest_copy, None, one.copied, one.copied_share) for one in wrote],
+        [(one.nearest.similarity or 0.0) if one.nearest else 0.0 for one in wrote],
+    )

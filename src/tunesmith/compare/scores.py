@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from tunesmith.compare.copying import MIN_COPIED_WORDS, Copied
-from tunesmith.compare.intervals import Bootstrap, Floats, Interval, Weights, weighted_mean, wilson_interval
+from tunesmith.compare.intervals import Bootstrap, Floats, Weights, interval, weighted_mean, wilson_interval
 from tunesmith.compare.style import score_style
 from tunesmith.compare.words import words
+from tunesmith.run.artefacts import Interval, Score
 
 REPEATED_WORDS = 4
 _REAL_SPLITS = 200
@@ -24,34 +25,6 @@ Side = Literal["base", "tuned", "real"]
 Statistic = Callable[[Weights], Floats]
 SHARE = (0.0, 1.0)
 AMOUNT = (0.0, math.inf)
-
-
-@dataclass(frozen=True)
-class Score:
-    """One line of the comparison."""
-
-    title: str
-    meaning: str
-    better: Literal["lower", "higher", "real", "at most real"]
-    """Which way is better; `real`: the nearer to the real texts the better; `at most real`: only more is worse."""
-    unit: str
-    base: Interval | None
-    tuned: Interval | None
-    real: Interval | None
-    change: Interval | None
-    """Tuned minus base."""
-    gap: Interval | None = None
-    """Tuned minus real."""
-
-    def to_json(self) -> dict[str, Any]:
-        sides = {side: getattr(self, side) for side in ("base", "tuned", "real", "change", "gap")}
-        return {
-            "title": self.title,
-            "meaning": self.meaning,
-            "better": self.better,
-            "unit": self.unit,
-            **{side: interval.to_json() if interval else None for side, interval in sides.items()},
-        }
 
 
 @dataclass(frozen=True)
@@ -115,12 +88,12 @@ def make_score(
 def _score_yes_or_no(bootstrap: Bootstrap, values: dict[Side, Floats], **about: Any) -> Score:
     """Share of the texts with value 1. Where all are alike no resample differs, so the interval is Wilson's instead."""
     score = make_score(bootstrap, {side: weighted_mean(found) for side, found in values.items()}, SHARE, **about)
-    alike: dict[str, Any] = {
-        side: wilson_interval(float(found.sum()), len(found))
+    alike: dict[str, Interval] = {
+        side: interval(*wilson_interval(float(found.sum()), len(found)))
         for side, found in values.items()
         if len(set(found.tolist())) == 1
     }
-    return replace(score, **alike)
+    return score.model_copy(update=alike)
 
 
 def _score_style(sides: dict[Side, Writing], bootstrap: Bootstrap, seed: int) -> tuple[dict[str, Score], list[str]]:
@@ -171,7 +144,7 @@ def _score_lengths(sides: dict[Side, Writing], bootstrap: Bootstrap, seed: int) 
             better="real",
             unit="words",
         ),
-        "length_distance": replace(distance, real=halves),
+        "length_distance": distance.model_copy(update={"real": halves}),
     }
 
 
@@ -203,7 +176,7 @@ def _distance_of_halves(lengths: Floats, seed: int) -> Interval | None:
         shuffled = generator.permutation(lengths)
         distances.append(np.abs(np.sort(shuffled[:half]) - np.sort(shuffled[half : 2 * half])).mean())
     low, high = np.quantile(distances, [0.025, 0.975])
-    return Interval(float(np.mean(distances)), float(low), float(high))
+    return interval(np.mean(distances), low, high)
 
 
 def _score_variety(sides: dict[Side, Writing], bootstrap: Bootstrap) -> dict[str, Score]:

@@ -9,21 +9,34 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tunesmith import __version__
 from tunesmith.compare.general import general_documents
-from tunesmith.compare.intervals import Interval
+from tunesmith.compare.intervals import interval
 from tunesmith.compare.losses import DocumentLosses, loss_by_group, score_losses
 from tunesmith.compare.observe import MAX_HELD_OUT_TOKENS, Observation, observe, some_documents
 from tunesmith.compare.prompts import Prompt, held_out_prompts, recipe_prompts
-from tunesmith.compare.samples import Sample, TrainingRows, collect_samples, writings
-from tunesmith.compare.scores import Score, score_writing
+from tunesmith.compare.samples import TrainingRows, collect_samples, writings
+from tunesmith.compare.scores import score_writing
 from tunesmith.errors import DataError, RunError
 from tunesmith.recipe import Recipe
-from tunesmith.run.directory import COMPARE, DATA, PLAN, RESULT, RunDir
+from tunesmith.run.artefacts import (
+    ComparedBase,
+    ComparedTuned,
+    Comparison,
+    ComparisonCounts,
+    DataAccount,
+    GroupLoss,
+    GroupLosses,
+    Plan,
+    Result,
+    Sample,
+    Score,
+)
+from tunesmith.run.directory import RESULT, RunDir
 
 if TYPE_CHECKING:
     from tunesmith.data import Data
@@ -31,7 +44,6 @@ if TYPE_CHECKING:
     from tunesmith.evaluate import Scores
     from tunesmith.models.tokenizer import TextTokenizer
 
-VERSION = 1
 LOSS_TOLERANCE = 0.02
 """Nats by which a held-out loss may differ from training's: bf16 rounds otherwise in other batches."""
 Say = Callable[[str], None]
@@ -39,7 +51,7 @@ Say = Callable[[str], None]
 
 def compare(
     run_dir: RunDir, prompts: Sequence[str] | None = None, *, data: Data | None = None, say: Say = lambda _: None
-) -> dict[str, Any]:
+) -> Comparison:
     """Let base and tuned write for the same prompts with the same seeds and decoding, and score both.
 
     prompts: instead of the recipe's. data: the run's prepared data, when the caller has it. Writes compare.json and
@@ -60,7 +72,8 @@ def compare(
     tokenizer = load_tokenizer(base_source)
     data = data or _prepare_again(run_dir, recipe, tokenizer, notes)
     texts = _choose_texts(data, tokenizer, recipe, prompts, notes)
-    precision = str(run_dir.read_json(PLAN).get("precision")) if run_dir.has(PLAN) else "fp32"
+    plan = run_dir.find(Plan)
+    precision = plan.precision if plan is not None else "fp32"
     say(f"base writes {len(texts.prompts)} texts")
     base = observe(base_source, texts.prompts, texts.held_out, texts.general, recipe.compare, precision=precision)
     say(f"tuned writes {len(texts.prompts)} texts")
@@ -68,16 +81,27 @@ def compare(
     say("scoring both")
     rows = TrainingRows(data.train if data is not None else None, tokenizer)
     samples = collect_samples(texts.prompts, base.generations, tuned.generations, rows)
-    comparison = _assemble(recipe, samples, rows, base, tuned, texts) | {
-        "base": {"name": base_source.name, "revision": base_source.revision, "licence": base_source.licence},
-        "tuned": {"name": run_dir.path.name, "adapter": tuned_source.adapter is not None},
-        "notes": notes + _disagreements(run_dir, texts, base, tuned),
-        "environment": environment(),
-        "seconds": time.monotonic() - started,
-    }
-    _keep_blind_test(run_dir, comparison)
-    run_dir.write_json(COMPARE, comparison)
-    return run_dir.read_json(COMPARE)
+    scores, telling, slices, kinds = _score(recipe, samples, base, tuned, texts)
+    comparison = Comparison(
+        settings=recipe.compare,
+        scores=scores,
+        telling=tuple(telling),
+        slices=GroupLosses(column=recipe.data.slice, rows=slices),
+        general=GroupLosses(rows=kinds),
+        counts=ComparisonCounts(
+            held_out_documents=len(texts.held_out) if texts.held_out is not None else 0,
+            scored_samples=sum(sample.real is not None for sample in samples),
+            training_rows=len(rows),
+        ),
+        samples=samples,
+        base=ComparedBase(name=base_source.name, revision=base_source.revision, licence=base_source.licence),
+        tuned=ComparedTuned(name=run_dir.path.name, adapter=tuned_source.adapter is not None),
+        notes=(*notes, *_disagreements(run_dir, texts, base, tuned)),
+        environment=environment(),
+        seconds=time.monotonic() - started,
+    )
+    run_dir.write(_with_blind_test(run_dir, comparison))
+    return run_dir.read(Comparison)
 
 
 @dataclass(frozen=True)
@@ -107,13 +131,15 @@ def _prepare_again(run_dir: RunDir, recipe: Recipe, tokenizer: TextTokenizer, no
     """The run's data from its cache or its files; None, with a note, when they are gone."""
     from tunesmith.data import prepare
 
-    recorded = run_dir.read_json(DATA) if run_dir.has(DATA) else {}
+    recorded = run_dir.find(DataAccount)
     try:
-        data: Data = prepare(recipe.data, tokenizer, recipe.train.max_length, small=bool(recorded.get("small")))
+        data: Data = prepare(
+            recipe.data, tokenizer, recipe.train.max_length, small=recorded is not None and recorded.small
+        )
     except DataError as error:
         notes.append(f"The data could not be read again, so only the prompts of the recipe are compared: {error}")
         return None
-    if recorded.get("fingerprint") not in (None, data.fingerprint):
+    if recorded is not None and recorded.fingerprint != data.fingerprint:
         notes.append("The data changed since training; held-out and training rows are those of today.")
     return data
 
@@ -133,11 +159,16 @@ def _held_out(data: Data | None, recipe: Recipe, notes: list[str]) -> TokenizedD
 
 def _disagreements(run_dir: RunDir, texts: _Texts, base: Observation, tuned: Observation) -> list[str]:
     """A note when the same held-out rows score otherwise than in result.json: something changed since training."""
-    recorded = run_dir.read_json(RESULT) if run_dir.has(RESULT) else {}
+    recorded = run_dir.find(Result)
+    if recorded is None or not texts.complete:
+        return []
     notes = []
-    for name, key, seen in (("base", "eval_loss_base", base.held_out), ("tuned", "eval_loss", tuned.held_out)):
-        before = recorded.get(key)
-        if not texts.complete or seen is None or not isinstance(before, float):
+    before_and_now = (
+        ("base", recorded.eval_loss_base, base.held_out),
+        ("tuned", recorded.eval_loss, tuned.held_out),
+    )
+    for name, before, seen in before_and_now:
+        if seen is None or before is None:
             continue
         if abs(seen.loss - before) > LOSS_TOLERANCE:
             notes.append(
@@ -147,36 +178,24 @@ def _disagreements(run_dir: RunDir, texts: _Texts, base: Observation, tuned: Obs
     return notes
 
 
-def _assemble(
-    recipe: Recipe, samples: Sequence[Sample], rows: TrainingRows, base: Observation, tuned: Observation, texts: _Texts
-) -> dict[str, Any]:
+def _score(
+    recipe: Recipe, samples: Sequence[Sample], base: Observation, tuned: Observation, texts: _Texts
+) -> tuple[dict[str, Score], list[str], tuple[GroupLoss, ...], tuple[GroupLoss, ...]]:
+    """All scores by name, telling words, and the losses by slice of the held-out rows and by kind of general text."""
     seed, sides = recipe.compare.seed, writings(samples)
     writing, telling = score_writing(sides["base"], sides["tuned"], sides["real"], seed=seed)
     forgetting, kinds = _forgetting(base, tuned, texts.general, seed)
     held_out, slices = _held_out_scores(base, tuned, texts.held_out, seed)
-    return {
-        "version": VERSION,
-        "settings": recipe.compare.model_dump(mode="json"),
-        "scores": {name: score.to_json() for name, score in {**held_out, **writing, **forgetting}.items()},
-        "telling": telling,
-        "slices": {"column": recipe.data.slice, "rows": slices},
-        "general": {"rows": kinds},
-        "counts": {
-            "held_out_documents": len(texts.held_out) if texts.held_out is not None else 0,
-            "scored_samples": len(sides["real"].texts),
-            "training_rows": len(rows),
-        },
-        "samples": [sample.to_json(rows) for sample in samples],
-    }
+    return {**held_out, **writing, **forgetting}, telling, slices, kinds
 
 
 def _held_out_scores(
     base: Observation, tuned: Observation, documents: TokenizedDocuments | None, seed: int
-) -> tuple[dict[str, Score], list[dict[str, Any]]]:
+) -> tuple[dict[str, Score], tuple[GroupLoss, ...]]:
     if documents is None or base.held_out is None or tuned.held_out is None:
-        return {}, []
+        return {}, ()
     losses = _losses(base.held_out, tuned.held_out, documents)
-    slices = loss_by_group(losses, documents.slices, seed=seed) if documents.slices is not None else []
+    slices = loss_by_group(losses, documents.slices, seed=seed) if documents.slices is not None else ()
     return {**score_losses(losses, seed=seed), **_accuracy(base.held_out, tuned.held_out)}, slices
 
 
@@ -190,32 +209,31 @@ def _losses(base: Scores, tuned: Scores, documents: TokenizedDocuments) -> Docum
 
 
 def _accuracy(base: Scores, tuned: Scores) -> dict[str, Score]:
-    def exact(value: float) -> Interval:
-        return Interval(value, value, value)
-
     return {
         "heldout_token_accuracy": Score(
             title="Token accuracy",
             meaning="Share of held-out tokens that the model's first guess gets right",
             better="higher",
             unit="share",
-            base=exact(base.token_accuracy),
-            tuned=exact(tuned.token_accuracy),
+            base=interval(*[base.token_accuracy] * 3),
+            tuned=interval(*[tuned.token_accuracy] * 3),
             real=None,
-            change=exact(tuned.token_accuracy - base.token_accuracy),
+            change=interval(*[tuned.token_accuracy - base.token_accuracy] * 3),
+            gap=None,
         )
     }
 
 
 def _forgetting(
     base: Observation, tuned: Observation, general: TokenizedDocuments, seed: int
-) -> tuple[dict[str, Score], list[dict[str, Any]]]:
+) -> tuple[dict[str, Score], tuple[GroupLoss, ...]]:
     assert general.slices is not None
     losses = _losses(base.general, tuned.general, general)
-    loss = replace(
-        score_losses(losses, seed=seed)["heldout_loss"],
-        title="Loss on general text",
-        meaning="Loss on forty general passages of eight kinds; what it rises by was forgotten",
+    loss = score_losses(losses, seed=seed)["heldout_loss"].model_copy(
+        update={
+            "title": "Loss on general text",
+            "meaning": "Loss on forty general passages of eight kinds; what it rises by was forgotten",
+        }
     )
     return {"general_loss": loss}, loss_by_group(losses, general.slices, seed=seed)
 
@@ -232,18 +250,13 @@ def environment() -> dict[str, str]:
     }
 
 
-def _keep_blind_test(run_dir: RunDir, comparison: dict[str, Any]) -> None:
+def _with_blind_test(run_dir: RunDir, comparison: Comparison) -> Comparison:
     """A blind test made on the same texts still holds; on other texts it does not."""
-    if not run_dir.has(COMPARE):
-        return
-    try:
-        before = run_dir.read_json(COMPARE)
-    except RunError:
-        return
-    same = [_texts(sample) for sample in before.get("samples", [])] == [_texts(s) for s in comparison["samples"]]
-    if before.get("blind") and same:
-        comparison["blind"] = before["blind"]
+    before = run_dir.find(Comparison)
+    if before is None or list(map(_texts, before.samples)) != list(map(_texts, comparison.samples)):
+        return comparison
+    return comparison.model_copy(update={"blind": before.blind})
 
 
-def _texts(sample: dict[str, Any]) -> tuple[str, str, str]:
-    return sample["prompt"], sample["base"]["text"], sample["tuned"]["text"]
+def _texts(sample: Sample) -> tuple[str, str, str]:
+    return sample.prompt, sample.base.text, sample.tuned.text

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data.arrays import load_array, passes
 from tunesmith.data.cache import write_state
+from tunesmith.data.rows.reading import ReadState
 from tunesmith.data.rows.spool import Spool
 from tunesmith.data.split.assign import TRAIN
-from tunesmith.data.tokens.documents import TokenizedDocuments, load_documents
+from tunesmith.data.tokens.documents import SplitAbout, TokenizedDocuments, load_documents
 from tunesmith.data.tokens.long import LongCounts
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
+from tunesmith.run.artefacts import DataAccount, Dropped, Histogram, SplitAccount
 
 SPLITS = ("train", "eval", "test")
-_FROM_READING = (
-    "files",
-    "rows_read",
-    "columns",
-    "encoding",
-    "delimiter",
-    "kind",
-    "how",
-    "empty",
-    "bad_rows",
-    "examples",
-)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the data was prepared for and how it was split, as the account tells it."""
+
+    split_by: str
+    chat_template: str | None
+    tokenizer: str
+    max_length: int
+    small: bool
 
 
 def account(
@@ -39,8 +40,9 @@ def account(
     sides: NDArray[np.int8],
     repeats: NDArray[np.int32],
     counts: list[LongCounts],
-    read: dict[str, Any],
-) -> dict[str, Any]:
+    read: ReadState,
+    conditions: Conditions,
+) -> DataAccount:
     """Describe the splits that lie tokenised in `folder`, and close them for reading.
 
     sides, repeats: [N] the split of each spooled row, and how often it is used in an epoch. counts: what became of long
@@ -48,25 +50,23 @@ def account(
     """
     text = load_array(folder / "text.npy")
     splits = {name: _describe(_finish_split(folder / name, read, text)) for name in SPLITS}
-    if splits["train"]["targets"] == 0:
-        raise DataError(
-            f"{read['files'][0]['path']}: 0 tokens would be trained ({read['how']}). {_why_nothing(counts[0])}"
-        )
+    if splits["train"].targets == 0:
+        raise DataError(f"{read.files[0].path}: 0 tokens would be trained ({read.how}). {_why_nothing(counts[0])}")
     total = sum(counts[1:], counts[0])
-    fingerprints = "".join(split["fingerprint"] for split in splits.values())
-    return {
-        **{key: read[key] for key in _FROM_READING},
-        "duplicates": len(spool) - len(np.unique(spool.hashes)),
-        "straddling_duplicates": _straddling(spool.hashes, sides),
-        "dropped": {"too_long": total.num_dropped, "by_weight_or_small": int((repeats == 0).sum())},
-        "truncated": total.num_truncated,
-        "truncated_tokens": total.lost_targets,
-        "long": total.to_json(),
-        "splits": splits,
-        "fingerprint": hashlib.blake2b(fingerprints.encode(), digest_size=8).hexdigest(),
-        "length_histogram": _histogram(load_array(folder / "train" / "whole_lengths.npy")),
-        "notes": read["notes"],
-    }
+    fingerprints = "".join(split.fingerprint for split in splits.values())
+    return DataAccount(
+        **dict(read),
+        **vars(conditions),
+        duplicates=len(spool) - len(np.unique(spool.hashes)),
+        straddling_duplicates=_straddling(spool.hashes, sides),
+        dropped=Dropped(too_long=total.num_dropped, by_weight_or_small=int((repeats == 0).sum())),
+        truncated=total.num_truncated,
+        truncated_tokens=total.lost_targets,
+        long=total.account(),
+        splits=splits,
+        fingerprint=hashlib.blake2b(fingerprints.encode(), digest_size=8).hexdigest(),
+        length_histogram=_histogram(load_array(folder / "train" / "whole_lengths.npy")),
+    )
 
 
 def say_split(section: DataSection) -> str:
@@ -83,27 +83,27 @@ def say_split(section: DataSection) -> str:
     return ", ".join(parts)
 
 
-def _describe(documents: TokenizedDocuments) -> dict[str, Any]:
-    return {
-        "documents": len(documents),
-        "tokens": len(documents.tokens),
-        "targets": documents.num_targets,
-        "fingerprint": fingerprint(documents),
-    }
+def _describe(documents: TokenizedDocuments) -> SplitAccount:
+    return SplitAccount(
+        documents=len(documents),
+        tokens=len(documents.tokens),
+        targets=documents.num_targets,
+        fingerprint=fingerprint(documents),
+    )
 
 
-def _finish_split(folder: Path, read: dict[str, Any], text: NDArray[np.uint8]) -> TokenizedDocuments:
+def _finish_split(folder: Path, read: ReadState, text: NDArray[np.uint8]) -> TokenizedDocuments:
     """Describe a split that is written, and load it."""
     offsets = load_array(folder / "offsets.npy")
     supervised = load_array(folder / "supervised.npy")
     num_targets = sum(int(np.count_nonzero(part)) for part in passes(supervised))
     plain = num_targets == len(supervised) - (len(offsets) - 1)
-    about = {
-        "masked": not (plain and not supervised[offsets[:-1]].any()),
-        "files": [file["path"] for file in read["files"]],
-        "first_rows": [file["first_row"] for file in read["files"]],
-        "slices": read["slices"],
-    }
+    about = SplitAbout(
+        masked=not (plain and not supervised[offsets[:-1]].any()),
+        files=tuple(file.path for file in read.files),
+        first_rows=tuple(file.first_row for file in read.files),
+        slices=read.slices,
+    )
     write_state(folder / "about.json", about)
     return load_documents(folder, text)
 
@@ -123,11 +123,11 @@ def _straddling(hashes: NDArray[np.uint64], sides: NDArray[np.int8]) -> int:
     return int(np.isin(hashes[sides != TRAIN], hashes[sides == TRAIN]).sum())
 
 
-def _histogram(lengths: NDArray[np.int32]) -> dict[str, list[int]]:
+def _histogram(lengths: NDArray[np.int32]) -> Histogram:
     """Training rows by length in tokens, before anything is cut; the last edge is past the longest."""
     top = int(lengths.max(initial=1))
     edges = np.unique(np.linspace(0, top + 1, num=25).astype(np.int64))
-    return {"edges": edges.tolist(), "counts": np.histogram(lengths, edges)[0].tolist()}
+    return Histogram(edges=edges.tolist(), counts=np.histogram(lengths, edges)[0].tolist())
 
 
 def _why_nothing(counts: LongCounts) -> str:

@@ -11,19 +11,22 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from tunesmith.cache import cache_dir, cache_lock
 from tunesmith.disk import write_text
+from tunesmith.errors import RunError
+from tunesmith.run.artefacts import Record
 
+R = TypeVar("R", bound=Record)
 MAX_BYTES = 50 << 30
 KEEP_SECONDS = 3600.0
 
 
-def key_of(content: dict[str, Any]) -> str:
+def key_of(content: Mapping[str, object]) -> str:
     """The name of an entry: a hash of everything that decides what is in it."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
@@ -99,14 +102,14 @@ def _make_room(root: Path, keep: str) -> None:
         total -= sizes[entry]
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
-    """A JSON object that `write_state` wrote, or None."""
+def read_state(path: Path, kind: type[R]) -> R | None:
+    """What `write_state` wrote, or None where it is missing or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return kind.parse(value, str(path)) if isinstance(value, dict) else None
+    except (OSError, ValueError, RunError):
         return None
-    return value if isinstance(value, dict) else None
 
 
-def write_state(path: Path, value: dict[str, Any]) -> None:
-    write_text(path, json.dumps(value))
+def write_state(path: Path, value: Record) -> None:
+    write_text(path, json.dumps(value.to_json()))

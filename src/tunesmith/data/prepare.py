@@ -13,16 +13,16 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.account import SPLITS, account, fingerprint, say_split
+from tunesmith.data.account import SPLITS, Conditions, account, fingerprint, say_split
 from tunesmith.data.arrays import load_array
 from tunesmith.data.cache import Entry, key_of, open_entry, read_state, write_state
 from tunesmith.data.rows.chat import ChatTemplate
-from tunesmith.data.rows.reading import Part, Say, find_parts, read_parts
+from tunesmith.data.rows.reading import Part, ReadState, Say, find_parts, read_parts
 from tunesmith.data.rows.spool import Spool
 from tunesmith.data.split.assign import EVAL, TEST, TRAIN, assign_splits, uniform
 from tunesmith.data.split.near_duplicates import near_duplicate_groups
@@ -30,13 +30,15 @@ from tunesmith.data.tokens.documents import Data, load_documents
 from tunesmith.data.tokens.encode import Encoder
 from tunesmith.data.tokens.long import LongCounts
 from tunesmith.data.tokens.tokenize import Tokenization
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, RunError
 from tunesmith.recipe import DataSection
+from tunesmith.run.artefacts import DataAccount
 
 if TYPE_CHECKING:
     from tunesmith.models.tokenizer import TextTokenizer
 
-FORMAT = 2
+FORMAT = 3
+ACCOUNT = "account.json"
 SMALL_ROWS = {TRAIN: 100, EVAL: 20, TEST: 20}
 
 
@@ -71,7 +73,7 @@ def prepare(
             job = _Job(section, parts, tokenizer, chat, max_length, small, progress or _say_nothing)
             job.build(entry)
             data = _load(entry.folder)
-    if data.audit["kind"] == "chat":
+    if data.account.kind == "chat":
         chat.keep()
     return data
 
@@ -85,19 +87,19 @@ def _load_whole(folder: Path) -> Data | None:
     try:
         data = _load(folder)
         splits = zip(SPLITS, (data.train, data.eval, data.test), strict=True)
-        whole = all(fingerprint(documents) == data.audit["splits"][name]["fingerprint"] for name, documents in splits)
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, DataError):
+        whole = all(fingerprint(documents) == data.account.splits[name].fingerprint for name, documents in splits)
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, DataError, RunError):
         return None
     return data if whole else None
 
 
 def _load(folder: Path) -> Data:
-    audit = read_state(folder / "audit.json")
-    if audit is None:
+    known = read_state(folder / ACCOUNT, DataAccount)
+    if known is None:
         raise DataError(f"{folder}: the cached data is damaged. Delete this folder; it is made again.")
     text = load_array(folder / "text.npy")
     train, held_out, test = (load_documents(folder / name, text) for name in SPLITS)
-    return Data(train, held_out, test, audit, audit["fingerprint"])
+    return Data(train, held_out, test, known, known.fingerprint)
 
 
 @dataclass
@@ -116,7 +118,7 @@ class _Job:
     def build(self, entry: Entry) -> None:
         """Raises DataError when the data is not fit, or the cache has no room."""
         try:
-            if not (entry.partial / "audit.json").exists():
+            if not (entry.partial / ACCOUNT).exists():
                 self._build(entry.partial)
             shutil.rmtree(entry.partial / "rows", ignore_errors=True)
         except DataError:
@@ -133,7 +135,7 @@ class _Job:
         entry.complete()
 
     def _build(self, folder: Path) -> None:
-        read = read_state(folder / "read.json")
+        read = read_state(folder / "read.json", ReadState)
         if read is None:
             read = read_parts(self.section, self.parts, self.chat, folder, small=self.small, progress=self.progress)
             write_state(folder / "read.json", read)
@@ -141,15 +143,14 @@ class _Job:
         sides = self._sides(spool)
         repeats = self._repeats(spool, sides, read)
         counts = self._tokenize(folder, spool, sides, repeats, read)
-        about = account(folder, spool, sides, repeats, counts, read)
-        about |= {
-            "split_by": say_split(self.section),
-            "chat_template": self.chat.name if read["kind"] == "chat" else None,
-            "tokenizer": self.tokenizer.fingerprint,
-            "max_length": self.max_length,
-            "small": self.small,
-        }
-        write_state(folder / "audit.json", about)
+        conditions = Conditions(
+            split_by=say_split(self.section),
+            chat_template=self.chat.name if read.kind == "chat" else None,
+            tokenizer=self.tokenizer.fingerprint,
+            max_length=self.max_length,
+            small=self.small,
+        )
+        write_state(folder / ACCOUNT, account(folder, spool, sides, repeats, counts, read, conditions))
 
     def _sides(self, spool: Spool) -> NDArray[np.int8]:
         """The split of each row: as given by a column or a file of its own, else by content."""
@@ -182,9 +183,9 @@ class _Job:
         )
         return sides
 
-    def _repeats(self, spool: Spool, sides: NDArray[np.int8], read: dict[str, Any]) -> NDArray[np.int32]:
+    def _repeats(self, spool: Spool, sides: NDArray[np.int8], read: ReadState) -> NDArray[np.int32]:
         """How often each row is seen in an epoch: as its source's weight says in training, once elsewhere."""
-        weights = np.array([file["weight"] for file in read["files"]])[spool.file_of]
+        weights = np.array([file.weight for file in read.files])[spool.file_of]
         extra = uniform(spool.hashes, self.section.seed + 1) < weights % 1
         repeats = np.where(sides == TRAIN, weights.astype(np.int32) + extra, 1).astype(np.int32)
         if self.small:
@@ -202,15 +203,15 @@ class _Job:
         spool: Spool,
         sides: NDArray[np.int8],
         repeats: NDArray[np.int32],
-        read: dict[str, Any],
+        read: ReadState,
     ) -> list[LongCounts]:
-        files = read["files"]
+        files = read.files
 
         def row_name(row: int) -> str:
             file = files[spool.file_of[row]]
-            return f"{file['path']}:{int(spool.rows[row]) + file['first_row']}"
+            return f"{file.path}:{int(spool.rows[row]) + file.first_row}"
 
-        encoder = Encoder.of(self.tokenizer, chat=read["kind"] == "chat")
+        encoder = Encoder.of(self.tokenizer, chat=read.kind == "chat")
         work = Tokenization(spool, self.tokenizer, encoder, self.max_length, self.section.long, row_name)
         done, total = 0, int((repeats > 0).sum())
 

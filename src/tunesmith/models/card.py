@@ -1,88 +1,97 @@
-"""The model card: what was tuned on what, how, and with which result."""
+"""The model card: what was tuned on what, how, and with which result. Files are named without their folders."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import shlex
+from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 import yaml
 
 from tunesmith import __version__
 from tunesmith.recipe import Recipe
+from tunesmith.run.artefacts import DataAccount, Plan, Result
 
 if TYPE_CHECKING:
     from tunesmith.models.find import ModelSource
 
+KINDS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 
-def model_card(recipe: Recipe, source: ModelSource, audit: dict[str, Any], result: dict[str, Any]) -> str:
-    """Markdown with the YAML header that model hubs read."""
-    licence = source.licence
+
+def model_card(recipe: Recipe, plan: Plan, source: ModelSource, account: DataAccount, result: Result) -> str:
+    """Markdown with the YAML header that model hubs read. What the plan decided is taken from the plan."""
+    licence, base, data = source.licence, source.title, _data_name(recipe)
     header = {
-        "base_model": source.name,
-        "library_name": "peft" if recipe.train.method in ("lora", "qlora") else "transformers",
+        "base_model": base,
+        "library_name": "transformers" if plan.lora is None else "peft",
         "pipeline_tag": "text-generation",
-        "tags": ["tunesmith", recipe.train.method],
+        "tags": ["tunesmith", plan.method],
         **({"license": licence} if licence else {}),
     }
     rows = "\n".join(f"| {name} | {base} | {tuned} |" for name, base, tuned in _scores(result))
-    splits = audit.get("splits", {})
-    counts = ", ".join(f"{name} {split.get('documents', 0):,}" for name, split in splits.items())
+    counts = ", ".join(f"{name} {split.documents:,}" for name, split in account.splits.items())
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
 
-# {source.name}, tuned on {_data_name(recipe)}
+# {base}, tuned on {data}
 
-Tuned with tunesmith {__version__} ({recipe.train.method} fine-tuning).
+Tuned with tunesmith {__version__} ({KINDS[plan.method]}).
 
 | held-out | base | tuned |
 |---|---|---|
 {rows}
 
-- **Base model**: {source.name}{f" (revision {source.revision})" if source.revision else ""}
+- **Base model**: {base}{f" (revision {source.revision})" if source.revision else ""}
 - **Licence of the base model**: {licence or "not stated by its files; check before you share this model"}
-- **Data**: {_data_name(recipe)}; documents: {counts or "unknown"}; fingerprint `{audit.get("fingerprint", "?")}`
-- **Training**: {result["steps"]:,} steps, {result["train_tokens"]:,} target tokens, {result["train_seconds"]:,.0f} s
+- **Data**: {data}; documents: {counts}; fingerprint `{account.fingerprint}`
+- **Training**: {result.steps:,} steps of {plan.tokens_per_step:,} tokens, learning rate {plan.learning_rate:g} \
+({plan.schedule}), {plan.precision}; {result.train_tokens:,} target tokens, {result.train_seconds:,.0f} s
 - **Limits**: it learned the style of its data and may repeat parts of it; it was not tested for anything else.
 
 ## Use
 
-{_needs(recipe, source)}
-
-```python
-from transformers import pipeline
-
-model = "path/to/model"
-write = pipeline("text-generation", model, tokenizer=model)
-print(write({(recipe.compare.prompts or ("The",))[0]!r}, max_new_tokens=80, do_sample=True)[0]["generated_text"])
-```
+{_use(recipe, plan, source)}
 
 ## Recipe
 
 ```yaml
-{recipe.to_yaml().strip()}
+{_portable(recipe, source).to_yaml().strip()}
 ```
 """
 
 
-def _needs(recipe: Recipe, source: ModelSource) -> str:
-    if recipe.train.method not in ("lora", "qlora"):
-        return "The folder is a whole model."
+def _use(recipe: Recipe, plan: Plan, source: ModelSource) -> str:
+    prompt = (recipe.compare.prompts or ("The",))[0]
+    if plan.lora is None:
+        return f"The folder is a whole model.\n\n{_snippet(prompt)}"
+    if source.kind in ("embedded", "gguf"):  # transformers has no way to their weights
+        return (
+            f"The folder is an adapter of {source.title}, which tunesmith finds and puts under it.\n\n"
+            f"```sh\ntunesmith generate path/to/model --prompt {shlex.quote(prompt)}\n```"
+        )
     return (
-        f"The folder is an adapter: transformers loads {source.name} under it, which needs `pip install peft`. Its "
-        "tokenizer is here too, so say so, or that of the base model is taken."
+        f"The folder is an adapter: transformers loads {source.title} under it, which needs `pip install peft`. Its "
+        f"tokenizer is here too, so say so, or that of the base model is taken.\n\n{_snippet(prompt)}"
     )
 
 
-def _scores(result: dict[str, Any]) -> list[tuple[str, str, str]]:
-    names = {
-        "loss": "loss (nats a token)",
-        "perplexity": "perplexity",
-        "bits_per_byte": "bits per byte",
-        "token_accuracy": "token accuracy",
-    }
+def _snippet(prompt: str) -> str:
+    return f"""```python
+from transformers import pipeline
+
+model = "path/to/model"
+write = pipeline("text-generation", model, tokenizer=model)
+print(write({prompt!r}, max_new_tokens=80, do_sample=True)[0]["generated_text"])
+```"""
+
+
+def _scores(result: Result) -> list[tuple[str, str, str]]:
     return [
-        (title, _number(result.get(f"eval_{name}_base")), _number(result.get(f"eval_{name}")))
-        for name, title in names.items()
+        ("loss (nats a token)", _number(result.eval_loss_base), _number(result.eval_loss)),
+        ("perplexity", _number(result.eval_perplexity_base), _number(result.eval_perplexity)),
+        ("bits per byte", _number(result.eval_bits_per_byte_base), _number(result.eval_bits_per_byte)),
+        ("token accuracy", _number(result.eval_token_accuracy_base), _number(result.eval_token_accuracy)),
     ]
 
 
@@ -91,6 +100,25 @@ def _number(value: float | None) -> str:
 
 
 def _data_name(recipe: Recipe) -> str:
-    if isinstance(recipe.data.path, str):
-        return recipe.data.path
-    return " + ".join(source.path for source in recipe.data.path)
+    path = recipe.data.path
+    return _file_name(path) if isinstance(path, str) else " + ".join(_file_name(source.path) for source in path)
+
+
+def _file_name(path: str) -> str:
+    """The name of a file or folder; what lies elsewhere (hub:owner/name, s3://...) is named in full."""
+    return path if path.startswith("hub:") or "://" in path else PurePath(path).name or path
+
+
+def _portable(recipe: Recipe, source: ModelSource) -> Recipe:
+    """The recipe with names of files in place of paths of this machine."""
+    data = recipe.data
+    path = data.path
+    names = {
+        "path": _file_name(path)
+        if isinstance(path, str)
+        else tuple(one.model_copy(update={"path": _file_name(one.path)}) for one in path),
+        "eval_path": data.eval_path and _file_name(data.eval_path),
+        "test_path": data.test_path and _file_name(data.test_path),
+    }
+    model = recipe.model.model_copy(update={"name": source.title})
+    return recipe.model_copy(update={"model": model, "data": data.model_copy(update=names)})

@@ -69,7 +69,7 @@ def _write_tokenizer(file: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _reading_gguf(file: Path, folder: Path) -> Iterator[dict[str, Any]]:
+def _reading_gguf(file: Path, folder: Path) -> Iterator[dict[str, str | bool]]:
     """What transformers must be told to read a GGUF file; its errors become ModelError."""
     try:
         with quiet_transformers(), redirect_stderr(io.StringIO()):  # its GGUF reader draws a bar of its own

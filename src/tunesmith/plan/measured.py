@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from tunesmith.run.artefacts import MeasuredRun, Plan, Result
+from tunesmith.run.artefacts import MeasuredRun, Plan, Predicted, Result
 from tunesmith.run.directory import RunDir
 from tunesmith.units import format_bytes, format_seconds
 
@@ -23,24 +22,35 @@ def record_measured(run_dir: RunDir, result: Result) -> str:
     A forecast that was not made has no ratio.
     """
     plan = run_dir.read(Plan)
-    predicted = {name: getattr(plan.predicted, name, None) for name in FORECASTS}
-    measured = {name: getattr(result, name) for name in FORECASTS}
-    ratio = {name: measured[name] / predicted[name] for name in FORECASTS if measured[name] and predicted[name]}
-    run_dir.write(plan.model_copy(update={"measured": MeasuredRun(**measured, of_predicted=ratio)}))
-    return _summary(predicted, measured)
+    took, planned = _known(result), _known(plan.predicted)
+    measured = MeasuredRun(
+        peak_bytes=result.peak_bytes,
+        train_seconds=result.train_seconds,
+        total_seconds=result.total_seconds,
+        tokens_per_second=result.tokens_per_second,
+        of_predicted={name: took[name] / planned[name] for name in took if planned.get(name)},
+    )
+    run_dir.write(plan.model_copy(update={"measured": measured}))
+    return _summary(planned, took)
 
 
-def _summary(predicted: dict[str, Any], measured: dict[str, Any]) -> str:
+def _known(values: Result | Predicted | None) -> dict[str, float]:
+    """Those of `FORECASTS` that have a value."""
+    found = {name: getattr(values, name, None) for name in FORECASTS}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _summary(planned: dict[str, float], took: dict[str, float]) -> str:
     """`planned 17.3 GB, 6 min and 300 tokens/s, took 17.1 GB, 5 min and 310 tokens/s`.
 
     What was not planned is only told.
     """
-    took = [name for name in SHOWN if measured.get(name) is not None]
-    planned = [name for name in took if predicted.get(name) is not None]
-    text = f"took {_listed(took, measured)}" if took else "nothing was measured"
-    return f"planned {_listed(planned, predicted)}, {text}" if planned else text
+    shown = [name for name in SHOWN if name in took]
+    both = [name for name in shown if name in planned]
+    text = f"took {_listed(shown, took)}" if shown else "nothing was measured"
+    return f"planned {_listed(both, planned)}, {text}" if both else text
 
 
-def _listed(names: list[str], values: dict[str, Any]) -> str:
+def _listed(names: list[str], values: dict[str, float]) -> str:
     *first, last = (SHOWN[name](values[name]) for name in names)
     return f"{', '.join(first)} and {last}" if first else last

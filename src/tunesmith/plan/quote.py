@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from tunesmith.errors import DataError, ModelError, PlanError
@@ -52,7 +52,7 @@ class Quote:
         plan = self.plan.model_copy(update={"predicted": forecast.predicted()})
         return replace(self, plan=plan, forecast=forecast, cost=_cost(forecast, price))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         gpu = self.target.gpu
         return {
             "gpu": gpu.key if gpu is not None else None,
@@ -70,7 +70,7 @@ class Quote:
         }
 
 
-def _settings(found: Found) -> dict[str, Any]:
+def _settings(found: Found) -> dict[str, object]:
     return {"settings": describe(found), "peak_bytes": found.memory.peak_bytes, "fit": found.fit}
 
 
@@ -95,7 +95,7 @@ class PlanReport:
         quotes = tuple(quote.refitted(measured, self.price) if quote.target.here else quote for quote in self.quotes)
         return replace(self, quotes=quotes)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "model": self.shape.name,
             "num_parameters": self.shape.num_parameters,

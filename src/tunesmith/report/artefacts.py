@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tunesmith.errors import TunesmithError
 from tunesmith.recipe import Recipe
-from tunesmith.run.directory import COMPARE, DATA, LOG, METRICS, PLAN, RECIPE, RESULT, STATUS, RunDir
+from tunesmith.run.artefacts import Artefact, Comparison, DataAccount, MetricsLine, Plan, Result, Status
+from tunesmith.run.directory import LOG, METRICS, RECIPE, RunDir
 
 LOG_LINES = 60
 LOG_BYTES = 64_000
 T = TypeVar("T")
+A = TypeVar("A", bound=Artefact)
 
 
 @dataclass(frozen=True)
@@ -22,24 +24,24 @@ class Artefacts:
     name: str
     recipe: Recipe | None
     recipe_text: str
-    plan: dict[str, Any]
-    data: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    result: dict[str, Any]
-    compare: dict[str, Any]
-    status: dict[str, Any]
+    plan: Plan | None
+    data: DataAccount | None
+    metrics: Sequence[MetricsLine]
+    result: Result | None
+    compare: Comparison | None
+    status: Status | None
     log: str
     """The last lines of log.txt."""
     problems: list[str] = field(default_factory=list)
-    """Artefacts that exist but cannot be read."""
+    """Artefacts that exist but cannot be read, and parts of them that were left out."""
 
     @property
     def finished(self) -> bool:
-        return bool(self.result) and not self.result.get("stopped")
+        return self.result is not None and self.result.finished
 
 
 def read_artefacts(run_dir: RunDir) -> Artefacts:
-    """Read what is there. A damaged artefact becomes a line in `problems`; the rest of the report still stands."""
+    """Read what is there. What is damaged is left out and becomes a line in `problems`; the rest still stands."""
     problems: list[str] = []
 
     def attempt(name: str, read: Callable[[], T], empty: T) -> T:
@@ -51,19 +53,35 @@ def read_artefacts(run_dir: RunDir) -> Artefacts:
             problems.append(f"{name} cannot be read: {error}")
             return empty
 
-    def json_of(name: str) -> dict[str, Any]:
-        return attempt(name, lambda: run_dir.read_json(name), {})
+    def salvaged(kind: type[A]) -> A | None:
+        values = attempt(kind.FILE, lambda: run_dir.read_json(kind.FILE), None)
+        if values is None:
+            return None
+        found, told = kind.salvage(values, kind.FILE)
+        problems.extend(told)
+        if found is None:
+            problems.append(f"{kind.FILE} cannot be used.")
+        return found
+
+    def metrics() -> Sequence[MetricsLine]:
+        lines, num_damaged = run_dir.metrics_lines()
+        if num_damaged:
+            lines_are = (
+                "1 line cannot be used and is" if num_damaged == 1 else f"{num_damaged} lines cannot be used and are"
+            )
+            problems.append(f"{METRICS}: {lines_are} left out.")
+        return lines
 
     return Artefacts(
         name=run_dir.path.resolve().name,
         recipe=attempt(RECIPE, run_dir.recipe, None),
         recipe_text=attempt(RECIPE, lambda: run_dir.file(RECIPE).read_text(encoding="utf-8", errors="replace"), ""),
-        plan=json_of(PLAN),
-        data=json_of(DATA),
-        metrics=attempt(METRICS, lambda: [line for line in run_dir.metrics() if isinstance(line, dict)], []),
-        result=json_of(RESULT),
-        compare=json_of(COMPARE),
-        status=json_of(STATUS),
+        plan=salvaged(Plan),
+        data=salvaged(DataAccount),
+        metrics=attempt(METRICS, metrics, ()),
+        result=salvaged(Result),
+        compare=salvaged(Comparison),
+        status=salvaged(Status),
         log=attempt(LOG, lambda: _tail(run_dir), ""),
         problems=problems,
     )

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
 from tunesmith.report.numbers import number
+from tunesmith.run.artefacts import Interval
 
 MAX_POINTS = 400
 TICK_TEXT = 11.5
@@ -48,10 +48,12 @@ class Dot:
     look: str
 
     @classmethod
-    def of(cls, interval: dict[str, Any], look: str) -> Dot:
-        """From {value, low, high} of compare.json, where low and high may be missing."""
-        value = float(interval["value"])
-        low, high = number(interval.get("low")), number(interval.get("high"))
+    def of(cls, interval: Interval | None, look: str) -> Dot | None:
+        """None without a value; where low or high is missing, the value stands for it."""
+        value = number(interval.value) if interval is not None else None
+        if interval is None or value is None:
+            return None
+        low, high = number(interval.low), number(interval.high)
         return cls(value, value if low is None else low, value if high is None else high, look)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from markupsafe import Markup
 
@@ -12,6 +12,7 @@ from tunesmith.redact import redact
 from tunesmith.report.charts import Dot, Format, Point, Series, dot_chart, histogram, line_chart, smooth, whole
 from tunesmith.report.numbers import fixed, number, short, signed
 from tunesmith.report.spikes import loss_spikes
+from tunesmith.run.artefacts import DataAccount, GroupLoss, MetricsLine, Result
 from tunesmith.units import format_bytes
 
 WIDE = (860.0, 320.0)
@@ -30,12 +31,12 @@ class Figure:
     look: str = ""
 
 
-def loss_figure(metrics: list[dict[str, Any]], result: dict[str, Any]) -> Figure | None:
+def loss_figure(metrics: Sequence[MetricsLine], result: Result | None) -> Figure | None:
     """Training and held-out loss over steps, the base's held-out loss as a level."""
     train, held_out = points(metrics, "loss"), points(metrics, "eval_loss")
     if not train and not held_out:
         return None
-    base = number(result.get("eval_loss_base"))
+    base = None if result is None else number(result.eval_loss_base)
     if base is None and held_out and held_out[0][0] == 0:
         base = held_out[0][1]
     spikes = [train[position] for position in loss_spikes([loss for _, loss in train])]
@@ -84,12 +85,13 @@ def _spike_caption(spikes: list[Point]) -> str:
     return f" Circles mark losses far above those before them: step {steps}."
 
 
-def curve_figures(metrics: list[dict[str, Any]]) -> list[Figure]:
+def curve_figures(metrics: Sequence[MetricsLine]) -> list[Figure]:
     """Learning rate, gradient norm, throughput and memory: those that were recorded."""
+    fed = points(metrics, "fed_tokens_per_second")
     wanted: list[tuple[str, str, Format, bool, Callable[[list[Point]], str]]] = [
         ("learning_rate", "Learning rate", short, True, lambda found: f"Highest {short(max(y for _, y in found))}."),
         ("grad_norm", "Gradient norm", short, True, _norm_caption),
-        ("tokens_per_second", "Throughput", short, True, _speed_caption),
+        ("tokens_per_second", "Throughput", short, True, partial(_speed_caption, fed=fed)),
         (
             "peak_bytes",
             "Peak memory",
@@ -124,8 +126,9 @@ def _norm_caption(found: list[Point]) -> str:
     return f"Before clipping; median {fixed(_median(found), 2)}, {peak}."
 
 
-def _speed_caption(found: list[Point]) -> str:
-    return f"Trained tokens per second; median {whole(_median(found))}."
+def _speed_caption(found: list[Point], fed: list[Point]) -> str:
+    also = f" With the tokens that are only read: {whole(_median(fed))}." if fed else ""
+    return f"Supervised tokens per second; median {whole(_median(found))}.{also}"
 
 
 def _accuracy_caption(found: list[Point]) -> str:
@@ -136,13 +139,9 @@ def _bits_caption(found: list[Point]) -> str:
     return f"Held-out: {fixed(found[0][1], 3)} at the first evaluation, {fixed(found[-1][1], 3)} at the last."
 
 
-def change_figure(rows: list[dict[str, Any]], heading: str, of_what: str) -> Figure | None:
+def change_figure(rows: Sequence[GroupLoss], heading: str, of_what: str) -> Figure | None:
     """Change of the loss by group, with intervals around zero: left is better."""
-    changes = [
-        (redact(str(row["name"])), Dot.of(row["change"], "tuned"))
-        for row in rows
-        if number((row.get("change") or {}).get("value")) is not None
-    ][:MAX_GROUPS]
+    changes = [(redact(row.name), dot) for row in rows if (dot := Dot.of(row.change, "tuned")) is not None][:MAX_GROUPS]
     if not changes:
         return None
     changes.sort(key=lambda change: change[1].value)
@@ -164,17 +163,14 @@ def change_figure(rows: list[dict[str, Any]], heading: str, of_what: str) -> Fig
     return Figure(heading, caption, chart)
 
 
-def length_figure(data: dict[str, Any]) -> Figure | None:
+def length_figure(data: DataAccount) -> Figure | None:
     """Training rows by length in tokens."""
-    found = data.get("length_histogram") or {}
-    edges, counts = found.get("edges") or [], found.get("counts") or []
+    edges, counts = data.length_histogram.edges, data.length_histogram.counts
     if len(edges) != len(counts) + 1 or not sum(counts):
         return None
-    limit = number(data.get("max_length"))
     longest = max(edge for edge, count in zip(edges, counts, strict=False) if count)
-    caption = f"{whole(sum(counts))} training rows by tokens; the longest bar begins at {whole(longest)}" + (
-        f", the limit is {whole(limit)}." if limit is not None else "."
-    )
+    caption = f"{whole(sum(counts))} training rows by tokens; the longest bar begins at {whole(longest)}"
+    caption += f", the limit is {whole(data.max_length)}."
     chart = histogram(
         [(short(edge), count) for edge, count in zip(edges[:-1], counts, strict=True)],
         title="Lengths of the training rows",
@@ -184,13 +180,13 @@ def length_figure(data: dict[str, Any]) -> Figure | None:
     return Figure("Lengths", caption, chart)
 
 
-def points(metrics: list[dict[str, Any]], key: str) -> list[Point]:
+def points(metrics: Sequence[MetricsLine], key: str) -> list[Point]:
     """(step, value) of the lines that hold a finite value; of a step written twice the later one."""
     found: dict[float, float] = {}
     for line in metrics:
-        step, value = number(line.get("step")), number(line.get(key))
-        if step is not None and value is not None:
-            found[step] = value
+        value = number(getattr(line, key))
+        if value is not None:
+            found[line.step] = value
     return sorted(found.items())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,9 +18,11 @@ from tunesmith.redact import redact
 from tunesmith.report import figures, samples, tables
 from tunesmith.report.artefacts import Artefacts
 from tunesmith.report.verdict import Verdict, judge
+from tunesmith.run.artefacts import Comparison, DataAccount, GroupLosses
 
 HERE = Path(__file__).parent
-_DAMAGED = (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError)
+_UNUSABLE = (ValueError, ArithmeticError, LookupError)
+"""What numbers of an impossible size do to arithmetic and pictures."""
 
 
 def render(artefacts: Artefacts) -> str:
@@ -60,17 +62,21 @@ def content_policy(style: str) -> str:
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
-def _sections(found: Artefacts, problems: list[str]) -> dict[str, Any]:
-    """What each section shows. One whose artefact has an unexpected shape is left out and named in `problems`."""
+def _sections(found: Artefacts, problems: list[str]) -> dict[str, object]:
+    """What each section shows. One that cannot be drawn is left out and named in `problems`."""
 
-    def guard(source: str, build: Callable[[], Any], empty: Any) -> Any:
+    def guard(source: str, build: Callable[[], object], empty: object) -> object:
         try:
             return build()
-        except _DAMAGED as error:
-            problems.append(f"{source}: a part has an unexpected shape ({type(error).__name__}: {error}).")
+        except _UNUSABLE as error:
+            problems.append(f"{source}: a part cannot be shown ({type(error).__name__}: {error}).")
             return empty
 
     compare, data, plan = found.compare, found.data, found.plan
+
+    def of_data(build: Callable[[DataAccount], object], empty: object) -> object:
+        return guard("data.json", partial(build, data), empty) if data is not None else empty
+
     unjudged = Verdict("unmeasured", "The results of this run could not be read.", ())
     return {
         "trained": found.finished,
@@ -80,19 +86,21 @@ def _sections(found: Artefacts, problems: list[str]) -> dict[str, Any]:
         "tiles": guard("result.json", partial(tables.tiles, found), []),
         "groups": guard("compare.json", partial(samples.sample_groups, compare), []),
         "decoding": guard("compare.json", partial(decoding, compare), ""),
-        "notes": guard("compare.json", partial(texts, compare, "notes"), []),
+        "notes": compare.notes if compare is not None else (),
         "scores": guard("compare.json", partial(tables.score_rows, compare), []),
-        "telling": guard("compare.json", partial(texts, compare, "telling"), []),
+        "telling": compare.telling if compare is not None else (),
         "slices": guard("compare.json", partial(groups, compare, "slices"), None),
         "general": guard("compare.json", partial(groups, compare, "general"), None),
         "loss": guard("metrics.jsonl", partial(figures.loss_figure, found.metrics, found.result), None),
         "curves": guard("metrics.jsonl", partial(figures.curve_figures, found.metrics), []),
         "forecast": guard("plan.json", partial(tables.forecast_rows, plan), []),
         "plan": guard("plan.json", partial(tables.plan_rows, plan), []),
-        "data": guard("data.json", partial(tables.data_rows, data), []),
-        "splits": guard("data.json", partial(tables.split_rows, data), []),
-        "lengths": guard("data.json", partial(figures.length_figure, data), None),
-        "data_notes": guard("data.json", partial(texts, data, "notes"), []),
+        "data": of_data(tables.data_rows, []),
+        "splits": of_data(tables.split_rows, []),
+        "lengths": of_data(figures.length_figure, None),
+        "data_notes": of_data(lambda data: data.notes, ()),
+        "findings": of_data(partial(tables.findings, fine=False), []),
+        "fine": of_data(partial(tables.findings, fine=True), []),
         "facts": guard("compare.json", partial(tables.fact_rows, found), []),
     }
 
@@ -106,20 +114,14 @@ class Groups:
     rows: list[tuple[str, ...]]
 
 
-def groups(comparison: dict[str, Any], key: str) -> Groups | None:
-    """`key`: slices or general. None when compare.json has no rows of it."""
-    found = comparison.get(key) or {}
-    rows = found.get("rows") or []
-    if not rows:
+def groups(comparison: Comparison | None, key: Literal["slices", "general"]) -> Groups | None:
+    """None when compare.json has no rows of it."""
+    found = GroupLosses(rows=()) if comparison is None else getattr(comparison, key)
+    if not found.rows:
         return None
-    name = str(found.get("column") or "slice") if key == "slices" else "kind of general text"
+    name = str(found.column or "slice") if key == "slices" else "kind of general text"
     heading = f"What it learned, by {name}" if key == "slices" else "What it forgot"
-    return Groups(name, figures.change_figure(rows, heading, name), tables.group_rows(rows))
-
-
-def texts(artefact: dict[str, Any], key: str) -> list[str]:
-    """A list of texts of an artefact."""
-    return [str(text) for text in artefact.get(key) or []]
+    return Groups(name, figures.change_figure(found.rows, heading, name), tables.group_rows(found.rows))
 
 
 def subtitle(found: Artefacts) -> str:
@@ -127,7 +129,7 @@ def subtitle(found: Artefacts) -> str:
     if found.recipe is None:
         return ""
     recipe = found.recipe
-    method = str(found.plan.get("method") or recipe.train.method)
+    method = recipe.train.method if found.plan is None else found.plan.method
     path = recipe.data.path
     names = [path] if isinstance(path, str) else [source.path for source in path]
     shown = ", ".join(name if name.startswith("hub:") else Path(name).name for name in names)
@@ -139,20 +141,19 @@ def progress(found: Artefacts) -> str:
     """How far a run that is not finished has come."""
     if found.finished:
         return ""
-    steps = max((line.get("step") or 0 for line in found.metrics), default=0)
-    total = found.plan.get("num_steps") or found.status.get("num_steps")
-    state = found.status.get("state")
+    steps = max((line.step for line in found.metrics), default=0)
+    total = next((known.num_steps for known in (found.plan, found.status) if known is not None), None)
+    state = found.status.state if found.status is not None else None
     done = f"Step {steps:,} of {total:,}" if total else f"Step {steps:,}"
     return f"{done}; {state} when this was written." if state else f"{done} when this was written."
 
 
-def decoding(comparison: dict[str, Any]) -> str:
+def decoding(comparison: Comparison | None) -> str:
     """The settings that both models shared."""
-    settings = comparison.get("settings") or {}
-    names = {"temperature": "temperature", "top_p": "top-p", "max_new_tokens": "at most", "seed": "seed"}
-    parts = [
-        f"{label} {settings[name]}" + (" tokens" if name == "max_new_tokens" else "")
-        for name, label in names.items()
-        if name in settings
-    ]
-    return ", ".join(parts)
+    if comparison is None:
+        return ""
+    asked = comparison.settings
+    return (
+        f"temperature {asked.temperature:g}, top-p {asked.top_p:g}, at most {asked.max_new_tokens} tokens, "
+        f"seed {asked.seed}"
+    )

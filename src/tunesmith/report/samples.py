@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
-from tunesmith.report.numbers import fixed, number
+from tunesmith.report.numbers import fixed
+from tunesmith.run.artefacts import Comparison, Sample, Wrote
 
 SHOWN = {"prompt": 12, "opening": 4, "unconditional": 4}
 GROUPS = {
@@ -62,23 +63,25 @@ class GroupView:
     more: list[SampleView]
 
 
-def sample_groups(comparison: dict[str, Any]) -> list[GroupView]:
+def sample_groups(comparison: Comparison | None) -> list[GroupView]:
     """The samples of compare.json by kind; those beyond the first few are folded away."""
-    limit = number((comparison.get("settings") or {}).get("max_new_tokens"))
+    if comparison is None:
+        return []
+    limit = comparison.settings.max_new_tokens
     groups = []
     for kind, (title, about) in GROUPS.items():
-        views = _views([sample for sample in comparison.get("samples") or [] if sample.get("kind") == kind], limit)
+        views = _views([sample for sample in comparison.samples if sample.kind == kind], limit)
         if views:
             groups.append(GroupView(title, about, views[: SHOWN[kind]], views[SHOWN[kind] :]))
     return groups
 
 
-def _views(found: list[dict[str, Any]], limit: float | None) -> list[SampleView]:
+def _views(found: Sequence[Sample], limit: int) -> list[SampleView]:
     """A view a prompt; a prompt of the recipe that was continued several times is shown once."""
     views: list[SampleView] = []
     for sample in found:
-        prompt, row = str(sample.get("prompt") or ""), _row_name(sample.get("row"))
-        sides = [_side(side, sample[side], limit) for side in NAMES if sample.get(side)]
+        prompt, row = sample.prompt, _row_name(sample.row)
+        sides = [_side(side, wrote, limit) for side in NAMES if (wrote := getattr(sample, side)) is not None]
         if views and prompt and not row and views[-1].prompt == prompt:
             views[-1].times.append(sides)
         else:
@@ -86,37 +89,36 @@ def _views(found: list[dict[str, Any]], limit: float | None) -> list[SampleView]
     return views
 
 
-def _side(look: str, side: dict[str, Any], limit: float | None) -> SideView:
-    cut = f"cut at {fixed(limit, 0)} tokens" if limit is not None else "cut at the limit"
-    ending = ("ends here" if look == "real" else "ended by itself") if side.get("ended") else cut
-    source, copied = side.get("copied_from") or {}, ""
-    if side.get("copied"):
-        origin = _row_name(source.get("row")) or "a training row"
-        copied = f"{fixed(side.get('longest_copy'), 0)} words in a row from {origin}"
-    nearest = (side.get("nearest") or {}) if look == "tuned" else {}
-    likeness = f"nearest training row: {_row_name(nearest['row'])}" if nearest.get("row") else ""
-    if likeness:
-        likeness += f" (likeness {fixed(nearest.get('similarity'), 2)})"
+def _side(look: str, wrote: Wrote, limit: int) -> SideView:
+    ending = "ends here" if look == "real" else "ended by itself"
+    copied = likeness = nearest_text = ""
+    if wrote.copied:
+        origin = _row_name(wrote.copied_from.row) if wrote.copied_from is not None else "a training row"
+        copied = f"{fixed(wrote.longest_copy, 0)} words in a row from {origin}"
+    if look == "tuned" and wrote.nearest is not None:
+        likeness = f"nearest training row: {_row_name(wrote.nearest.row)}"
+        likeness += f" (likeness {fixed(wrote.nearest.similarity, 2)})"
+        nearest_text = wrote.nearest.text[:_LONGEST_TEXT]
     return SideView(
         look,
         NAMES[look],
-        split_text(str(side.get("text") or ""), side.get("copied") or []),
-        ending,
+        split_text(wrote.text, wrote.copied),
+        ending if wrote.ended else f"cut at {fixed(limit, 0)} tokens",
         copied,
         likeness,
-        str(nearest.get("text") or "")[:_LONGEST_TEXT],
+        nearest_text,
     )
 
 
-def _row_name(name: Any) -> str:
+def _row_name(name: str | None) -> str:
     """`data/shows.csv:17` as `shows.csv:17`."""
-    return PurePath(str(name)).name if name else ""
+    return PurePath(name).name if name else ""
 
 
-def split_text(text: str, spans: list[list[int]]) -> list[Piece]:
+def split_text(text: str, spans: Sequence[tuple[int, int]]) -> list[Piece]:
     """`text` cut where copied spans begin and end; spans outside the text are cut to it."""
     pieces, at = [], 0
-    for start, end in sorted((max(0, int(span[0])), min(len(text), int(span[1]))) for span in spans):
+    for start, end in sorted((max(0, begin), min(len(text), end)) for begin, end in spans):
         start = max(start, at)
         if end <= start:
             continue

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from tunesmith.report.numbers import by_unit, fixed, number, percent, signed
+from tunesmith.run.artefacts import BlindResult, Comparison, Finding, Interval, Result, Score
 
 Level = Literal["good", "note", "bad"]
 ARROW = "\u00a0→\u00a0"
@@ -16,13 +17,8 @@ OVERFIT = 0.02
 """Nats by which the last held-out loss may lie above the best one."""
 
 
-@dataclass(frozen=True)
-class Fact:
-    """One thing to know, with its numbers. `advice` says what to do, when there is something."""
-
-    level: Level
-    text: str
-    advice: str = ""
+Scores = Mapping[str, Score]
+Side = Literal["base", "tuned", "real", "change", "gap"]
 
 
 @dataclass(frozen=True)
@@ -31,49 +27,53 @@ class Verdict:
 
     kind: Literal["better", "same", "worse", "unfinished", "unmeasured"]
     sentence: str
-    facts: tuple[Fact, ...]
+    facts: tuple[Finding, ...]
+    """Each good, note or bad."""
 
     @property
     def level(self) -> Level:
         if self.kind == "worse":
             return "bad"
-        return "good" if self.kind == "better" and all(fact.level != "bad" for fact in self.facts) else "note"
+        return "good" if self.kind == "better" and all(fact.status != "bad" for fact in self.facts) else "note"
 
 
-def judge(result: dict[str, Any], comparison: dict[str, Any]) -> Verdict:
-    """The verdict on a run from result.json and compare.json; both may be empty."""
-    if not result and not comparison:
+def judge(result: Result | None, comparison: Comparison | None) -> Verdict:
+    """The verdict on a run from result.json and compare.json; both may be missing."""
+    if result is None and comparison is None:
         return Verdict("unfinished", "This run has no result yet: the report shows what was recorded so far.", ())
-    if result.get("stopped"):
-        sentence = f"This run is not finished: {result['stopped']} after {fixed(result.get('steps'), 0)} steps."
+    if result is not None and not result.finished:
+        sentence = f"This run is not finished: {result.stopped} after {fixed(result.steps, 0)} steps."
         return Verdict("unfinished", sentence, tuple(_loss_facts(result)))
-    scores = comparison.get("scores") or {}
-    facts = [*_loss_facts(result), *_score_facts(scores), *_blind_facts(comparison.get("blind") or {})]
-    return _headline(result, scores, facts)
+    scores: Scores = comparison.scores if comparison is not None else {}
+    facts = list(_loss_facts(result)) if result is not None else []
+    facts += _score_facts(scores)
+    if comparison is not None and comparison.blind is not None:
+        facts.append(_blind_fact(comparison.blind))
+    return _headline(result, scores, tuple(facts))
 
 
-def _headline(result: dict[str, Any], scores: dict[str, Any], facts: list[Fact]) -> Verdict:
-    before, after = number(result.get("eval_loss_base")), number(result.get("eval_loss"))
+def _headline(result: Result | None, scores: Scores, facts: tuple[Finding, ...]) -> Verdict:
+    before, after = (None, None) if result is None else (number(result.eval_loss_base), number(result.eval_loss))
     if before is None or after is None:
         before, after = _value(scores, "heldout_loss", "base"), _value(scores, "heldout_loss", "tuned")
     if before is None or after is None:
         sentence = "Training finished, but no held-out rows were scored, so there is no saying what it brought."
-        return Verdict("unmeasured", sentence, tuple(facts))
+        return Verdict("unmeasured", sentence, facts)
     low, high = _change(scores, "heldout_loss") or (after - before - NO_CHANGE, after - before + NO_CHANGE)
     numbers = f"held-out loss {fixed(before, 3)}{ARROW}{fixed(after, 3)}{_perplexities(result, scores)}"
     copies = _copying(scores)
-    but = f", but {copies.text[0].lower()}{copies.text[1:].rstrip('.')}" if copies and copies.level == "bad" else ""
+    but = f", but {copies.found[0].lower()}{copies.found[1:].rstrip('.')}" if copies and copies.status == "bad" else ""
     if high < 0:
         sentence = f"The tuned model predicts your text better than the base: {numbers}{but or _style(scores)}."
-        return Verdict("better", sentence, tuple(facts))
+        return Verdict("better", sentence, facts)
     if low > 0:
-        return Verdict("worse", f"The tuned model got worse at your text: {numbers}{but}.", tuple(facts))
+        return Verdict("worse", f"The tuned model got worse at your text: {numbers}{but}.", facts)
     sentence = f"Training changed little: {numbers}, a difference that chance could make{but}."
-    return Verdict("same", sentence, tuple(facts))
+    return Verdict("same", sentence, facts)
 
 
-def _perplexities(result: dict[str, Any], scores: dict[str, Any]) -> str:
-    before, after = number(result.get("eval_perplexity_base")), number(result.get("eval_perplexity"))
+def _perplexities(result: Result | None, scores: Scores) -> str:
+    before, after = (None, None) if result is None else (result.eval_perplexity_base, result.eval_perplexity)
     if before is None or after is None:
         before, after = _value(scores, "heldout_perplexity", "base"), _value(scores, "heldout_perplexity", "tuned")
     return (
@@ -81,7 +81,7 @@ def _perplexities(result: dict[str, Any], scores: dict[str, Any]) -> str:
     )
 
 
-def _style(scores: dict[str, Any]) -> str:
+def _style(scores: Scores) -> str:
     before, after = _value(scores, "style_auc", "base"), _value(scores, "style_auc", "tuned")
     if before is None or after is None:
         return ""
@@ -89,26 +89,30 @@ def _style(scores: dict[str, Any]) -> str:
     return f", and its texts are {harder} to tell from real ones (AUC {fixed(before, 2)}{ARROW}{fixed(after, 2)})"
 
 
-def _loss_facts(result: dict[str, Any]) -> Iterator[Fact]:
-    best, last = number(result.get("best_eval_loss")), number(result.get("eval_loss"))
+def _loss_facts(result: Result) -> Iterator[Finding]:
+    best, last = number(result.best_eval_loss), number(result.eval_loss)
     if best is not None and last is not None and last > best + OVERFIT:
-        yield Fact(
+        yield _fact(
+            "overfitting",
             "bad",
-            f"The held-out loss was lowest at step {fixed(result.get('best_step'), 0)} ({fixed(best, 3)}) and rose to "
+            f"The held-out loss was lowest at step {fixed(result.best_step, 0)} ({fixed(best, 3)}) and rose to "
             f"{fixed(last, 3)} by the end: the model began to learn its rows by heart.",
             "Train for fewer epochs, with a lower learning rate, or on more rows.",
         )
-    memory = [event for event in result.get("events") or [] if isinstance(event, dict)]
-    for event in memory[:3]:
-        yield Fact("note", f"Step {fixed(event.get('step'), 0)}: {event.get('note') or event.get('kind')}")
+    for event in result.events[:3]:
+        yield _fact(event.kind, "note", f"Step {fixed(event.step, 0)}: {event.note or event.kind}")
 
 
-def _score_facts(scores: dict[str, Any]) -> Iterator[Fact]:
+def _fact(name: str, level: Level, found: str, advice: str | None = None) -> Finding:
+    return Finding(name=name, status=level, found=found, fix=advice)
+
+
+def _score_facts(scores: Scores) -> Iterator[Finding]:
     yield from filter(None, (_style_fact(scores), _copying(scores), _ending(scores), _repeating(scores)))
     yield from filter(None, (_forgetting(scores),))
 
 
-def _style_fact(scores: dict[str, Any]) -> Fact | None:
+def _style_fact(scores: Scores) -> Finding | None:
     before, after = _value(scores, "style_auc", "base"), _value(scores, "style_auc", "tuned")
     if before is None or after is None:
         return None
@@ -116,13 +120,13 @@ def _style_fact(scores: dict[str, Any]) -> Fact | None:
     told = f"A classifier tells its texts from real ones with AUC {fixed(after, 2)}; the base's with {fixed(before, 2)}"
     if high < 0:
         ending = "they are hard to tell apart" if after < 0.6 else "it moved towards your style"
-        return Fact("good", f"{told}: {ending} (0.50 cannot tell, 1.00 always can).")
+        return _fact("style", "good", f"{told}: {ending} (0.50 cannot tell, 1.00 always can).")
     if low > 0:
-        return Fact("bad", f"{told}: it moved away from your style (0.50 cannot tell, 1.00 always can).")
-    return Fact("note", f"{told}: no clear change of style (0.50 cannot tell, 1.00 always can).")
+        return _fact("style", "bad", f"{told}: it moved away from your style (0.50 cannot tell, 1.00 always can).")
+    return _fact("style", "note", f"{told}: no clear change of style (0.50 cannot tell, 1.00 always can).")
 
 
-def _copying(scores: dict[str, Any]) -> Fact | None:
+def _copying(scores: Scores) -> Finding | None:
     """More than real texts do, or no more."""
     tuned, real = _value(scores, "copied_texts", "tuned"), _value(scores, "copied_texts", "real")
     if tuned is None or real is None:
@@ -134,28 +138,30 @@ def _copying(scores: dict[str, Any]) -> Fact | None:
     )
     if tuned > real and above > 0:
         advice = "Look at the marked spans below. Train for fewer epochs, or remove near-duplicates from the data."
-        return Fact("bad", f"It copies: {rates}.", advice)
+        return _fact("copying", "bad", f"It copies: {rates}.", advice)
     if tuned > real:
-        return Fact("note", f"It may copy a little: {rates}; so few samples do not decide it.")
-    return Fact("good", f"It copies no more than real texts share anyway: {rates}.")
+        return _fact("copying", "note", f"It may copy a little: {rates}; so few samples do not decide it.")
+    return _fact("copying", "good", f"It copies no more than real texts share anyway: {rates}.")
 
 
-def _ending(scores: dict[str, Any]) -> Fact | None:
+def _ending(scores: Scores) -> Finding | None:
     tuned, real = _value(scores, "ended", "tuned"), _value(scores, "ended", "real")
     if tuned is None or real is None or tuned >= real - 0.1:
         return None
-    return Fact(
+    return _fact(
+        "ending",
         "bad" if tuned < 0.5 * real else "note",
         f"Only {percent(tuned)} of its texts end by themselves; {percent(real)} of the real ones fit in the limit.",
         "Train longer, or look at the data audit: every row should end where its text ends.",
     )
 
 
-def _repeating(scores: dict[str, Any]) -> Fact | None:
+def _repeating(scores: Scores) -> Finding | None:
     tuned, real = _value(scores, "repetition", "tuned"), _value(scores, "repetition", "real")
     if tuned is None or real is None or tuned < real + 0.05:
         return None
-    return Fact(
+    return _fact(
+        "repetition",
         "bad" if tuned > real + 0.2 else "note",
         f"It repeats itself: {percent(tuned)} of a text's runs of four words stood in it before "
         f"(real texts: {percent(real)}).",
@@ -163,43 +169,45 @@ def _repeating(scores: dict[str, Any]) -> Fact | None:
     )
 
 
-def _forgetting(scores: dict[str, Any]) -> Fact | None:
+def _forgetting(scores: Scores) -> Finding | None:
     change = _value(scores, "general_loss", "change")
     if change is None:
         return None
     low, _ = _change(scores, "general_loss") or (0.0, 0.0)
     amount = signed(by_unit(change, "nats per token"))
     if low > 0:
-        return Fact(
+        return _fact(
+            "forgetting",
             "bad" if change > 0.5 else "note",
             f"It forgot some of what it knew: the loss on general text changed by {amount}.",
             "If that matters to you: a lower learning rate, LoRA, or some general text mixed into the data.",
         )
-    return Fact("good", f"It did not forget measurably: the loss on general text changed by {amount}.")
+    return _fact("forgetting", "good", f"It did not forget measurably: the loss on general text changed by {amount}.")
 
 
-def _blind_facts(blind: dict[str, Any]) -> Iterator[Fact]:
-    rate, low, high = (number(blind.get(key)) for key in ("win_rate", "low", "high"))
-    if rate is None or low is None or high is None:
-        return
-    level: Level = "good" if low > 0.5 else "bad" if high < 0.5 else "note"
-    yield Fact(
+def _blind_fact(blind: BlindResult) -> Finding:
+    level: Level = "good" if blind.low > 0.5 else "bad" if blind.high < 0.5 else "note"
+    return _fact(
+        "blind test",
         level,
-        f"In a blind test of {fixed(blind.get('num_choices'), 0)} pairs the tuned model won {percent(rate)} "
-        f"(95% interval {percent(low)} to {percent(high)}).",
+        f"In a blind test of {fixed(blind.num_choices, 0)} pairs the tuned model won {percent(blind.win_rate)} "
+        f"(95% interval {percent(blind.low)} to {percent(blind.high)}).",
     )
 
 
-def _value(scores: dict[str, Any], name: str, side: str) -> float | None:
-    return number(((scores.get(name) or {}).get(side) or {}).get("value"))
+def _value(scores: Scores, name: str, side: Side) -> float | None:
+    found: Interval | None = getattr(scores.get(name), side, None)
+    return number(found.value) if found is not None else None
 
 
-def _interval(scores: dict[str, Any], name: str, side: str) -> tuple[float, float]:
-    found = (scores.get(name) or {}).get(side) or {}
-    value = number(found.get("value")) or 0.0
-    low, high = number(found.get("low")), number(found.get("high"))
+def _interval(scores: Scores, name: str, side: Side) -> tuple[float, float]:
+    found: Interval | None = getattr(scores.get(name), side, None)
+    if found is None:
+        return 0.0, 0.0
+    value = number(found.value) or 0.0
+    low, high = number(found.low), number(found.high)
     return (value if low is None else low, value if high is None else high)
 
 
-def _change(scores: dict[str, Any], name: str) -> tuple[float, float] | None:
+def _change(scores: Scores, name: str) -> tuple[float, float] | None:
     return _interval(scores, name, "change") if _value(scores, name, "change") is not None else None

@@ -7,8 +7,8 @@ has an unexpected shape and says so. docs/run-directory.md is made from these cl
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
@@ -51,22 +51,20 @@ class Record(BaseModel):
 
     @classmethod
     def salvage(cls, values: JsonObject, where: str) -> tuple[Self | None, list[str]]:
-        """What can be used of a damaged artefact, and a line for each part that was left out. None: nothing can."""
-        told: list[str] = []
-        for _ in range(_MAX_DAMAGE):
+        """What can be used of a damaged artefact, and a line for each kind of damage. None: nothing can be used.
+
+        A part of an unexpected shape becomes null or empty; where that is not allowed, what holds it goes too.
+        """
+        kept: JsonObject | None = {**cls.OLDER, **values}
+        told: dict[str, None] = {}
+        tries: Counter[Place] = Counter()
+        while kept is not None:
             try:
-                return cls.model_validate({**cls.OLDER, **values}), told
+                return cls.model_validate(kept), _few(told)
             except ValidationError as error:
-                told += [f"{where}: a part has an unexpected shape ({problem})." for problem in _problems(error)]
-                before = values
-                for problem in error.errors(include_url=False):
-                    values = _without(values, problem["loc"])
-                if values == before:
-                    break
-        return None, told
-
-
-_MAX_DAMAGE = 8
+                told |= dict.fromkeys(f"{where}: a part has an unexpected shape ({line})." for line in _problems(error))
+                kept = _without_damage(kept, error, tries)
+        return None, _few(told)
 
 
 class Artefact(Record):
@@ -76,6 +74,18 @@ class Artefact(Record):
     VERSION: ClassVar[int]
 
     version: int
+    """Of this file's format; a reader knows its own and all before it."""
+
+    @classmethod
+    def parse(cls, values: JsonObject, where: str) -> Self:
+        """As of any record. Raises RunError for a version that is newer than this program's too."""
+        version = values.get("version", 1)
+        if isinstance(version, int) and version > cls.VERSION:
+            raise RunError(
+                f"{where}: was written by a newer tunesmith (version {version}; this one reads up to {cls.VERSION}). "
+                "Update tunesmith."
+            )
+        return super().parse(values, where)
 
 
 class PredictedMemory(Record):
@@ -83,11 +93,15 @@ class PredictedMemory(Record):
 
     device: Literal["cpu", "cuda"]
     peak_bytes: int
+    """As the system shows it: reserved, and what the process holds besides."""
     allocated_bytes: int
     reserved_bytes: int
+    """Held by the allocator, in use or not."""
     base_bytes: int
+    """Of the process before the model: libraries, context."""
     components: dict[str, int]
     phases: dict[str, int]
+    """The highest of each phase of a step."""
 
 
 class PredictedTime(Record):
@@ -111,6 +125,7 @@ class PredictedDisk(Record):
     num_checkpoints: int
     model_bytes: int
     cache_bytes: int
+    """Prepared data and unpacked models in the user's cache."""
     free_bytes: int | None
     total_bytes: int
 
@@ -122,8 +137,11 @@ class Predicted(Record):
     train_seconds: float
     total_seconds: float
     tokens_per_second: float
+    """Supervised tokens."""
     fit: Fit
+    """no: it runs out of memory; tight: it may."""
     capacity_bytes: int
+    """What the device has to give."""
     memory: PredictedMemory
     time: PredictedTime
     disk: PredictedDisk
@@ -136,6 +154,7 @@ class MeasuredRun(Record):
     train_seconds: float | None
     total_seconds: float | None
     tokens_per_second: float | None
+    """Supervised tokens."""
     of_predicted: dict[str, float]
 
 
@@ -220,17 +239,22 @@ STEPS_TO_COME = ("learning_rate", "schedule", "weight_decay", "max_grad_norm", "
 
 
 class FileAccount(Record):
-    """One input of the data. `content` is a digest; `first_row` the number that its first row is called by."""
+    """One input of the data."""
 
     path: str
     rows: int
     format: str
+    """csv, jsonl, parquet, ..."""
     encoding: str | None
     delimiter: str | None
     content: str
+    """Digest of what was read."""
     first_row: int
+    """Number that its first row is called by: 2 below a header."""
     weight: float
+    """Times that each row is seen per epoch."""
     how: str
+    """What a row is and how that was recognised, in words."""
 
 
 class RowNames(Record):
@@ -242,25 +266,32 @@ class RowNames(Record):
 
 class Dropped(Record):
     too_long: int
+    """Documents that data.long left out."""
     by_weight_or_small: int
+    """Rows that a weight below 1 or a dry run left out."""
 
 
 class LongAccount(Record):
-    """What became of documents that are longer than train.max_length."""
+    """What became of all documents, and of those that are longer than train.max_length."""
 
     num_documents: int
     num_long: int
     num_pieces: int
+    """Made of long documents by data.long: split."""
     num_truncated: int
     num_dropped: int
     context_tokens: int
+    """Fed a second time as context, never a target."""
     lost_targets: int
+    """Supervised tokens that are not trained."""
     unread_tokens: int
+    """The others that no piece holds."""
 
 
 class SplitAccount(Record):
     documents: int
     tokens: int
+    """Start and end of each document included."""
     targets: int
     """Supervised tokens."""
     fingerprint: str
@@ -274,24 +305,56 @@ class Histogram(Record):
 
 
 class Finding(Record):
-    """A numbered verdict: what was found, with its numbers, in a sentence, and what to do.
-
-    value and limit: the number that decides and the one it is held against, where there are such. option: what to set
-    in the recipe, as `section.key: value`. rows: names of the first rows concerned. number: from 1; the same check has
-    the same number everywhere.
-    """
+    """A verdict: what was found, with its numbers, in a sentence, and what to do."""
 
     name: str
-    status: Literal["blocks", "warns", "fine"]
+    status: str
+    """Of the audit: blocks, warns or fine."""
     found: str
     value: float | None = None
+    """The number that decides, and `limit`, the one it is held against, where there are such."""
     limit: float | None = None
     option: str | None = None
+    """What to set in the recipe, as `section.key: value`."""
+    fix: str | None = None
+    """What else to do."""
     rows: tuple[str, ...] = ()
+    """Names of the first rows concerned."""
     number: int = 0
+    """From 1; the same check has the same number everywhere. 0: not numbered."""
+
+    def line(self) -> str:
+        """`name: what was found. First: rows. Set option. What else to do`"""
+        rows = f" First: {', '.join(self.rows)}." if self.rows else ""
+        option = f" Set {self.option}." if self.option else ""
+        return f"{self.name}: {self.found}{rows}{option}{f' {self.fix}' if self.fix else ''}"
 
 
-class DataAccount(Artefact):
+class RowsRead(Record):
+    """What reading found, before anything is split or tokenised."""
+
+    files: tuple[FileAccount, ...]
+    rows_read: int
+    columns: tuple[str, ...]
+    encoding: str | None
+    """Of all files that have one, where it is one; so is the delimiter."""
+    delimiter: str | None
+    """Of csv files."""
+    kind: str
+    """text, prompt or chat; mixed, where files differ."""
+    how: str
+    """What a row is and how that was recognised, in words."""
+    empty: int
+    """Rows without text that were left out."""
+    bad_rows: int
+    """Rows that could not be read and were left out."""
+    examples: RowNames
+    """Names of rows that were left out."""
+    notes: tuple[str, ...]
+    """What a person should know, as sentences."""
+
+
+class DataAccount(RowsRead, Artefact):
     """data.json: what was read, what became of every row and token, and fingerprints."""
 
     FILE: ClassVar[str] = "data.json"
@@ -299,32 +362,32 @@ class DataAccount(Artefact):
     OLDER: ClassVar[Mapping[str, Any]] = MappingProxyType({"version": 1, "findings": ()})
 
     version: int = 2
-    files: tuple[FileAccount, ...]
-    rows_read: int
-    columns: tuple[str, ...]
-    encoding: str | None
-    delimiter: str | None
-    kind: str
-    how: str
-    empty: int
-    bad_rows: int
-    examples: RowNames
     duplicates: int
+    """Rows that repeat another word for word."""
     straddling_duplicates: int
+    """Held-out rows that are also trained on."""
     dropped: Dropped
     truncated: int
+    """Documents that were cut."""
     truncated_tokens: int
+    """Supervised tokens that were cut off."""
     long: LongAccount
     splits: dict[str, SplitAccount]
+    """By name: train, eval, test."""
     split_by: str
+    """What decides a row's split, in words."""
     length_histogram: Histogram
+    """Training rows by length in tokens, before anything is cut."""
     chat_template: str | None
+    """Whose, where rows are chat."""
     tokenizer: str
     """Fingerprint."""
     max_length: int
+    """In tokens, start and end included."""
     small: bool
+    """Of a dry run on a few rows."""
     fingerprint: str
-    notes: tuple[str, ...]
+    """Of all splits: equal fingerprints train alike."""
     findings: tuple[Finding, ...] = ()
     """Of the audit; empty before it."""
 
@@ -421,17 +484,20 @@ class Interval(Record):
     high: float | None
 
 
-class ScoreRecord(Record):
+class Score(Record):
     """One line of a comparison, with all that it takes to show it."""
 
     title: str
     meaning: str
+    """What it measures, in a sentence."""
     better: Literal["lower", "higher", "real", "at most real"]
     """Which way is better; `real`: the nearer to the real texts the better; `at most real`: only more is worse."""
     unit: str
+    """nats per token, AUC, share, words, ..."""
     base: Interval | None
     tuned: Interval | None
     real: Interval | None
+    """Of real held-out texts, the yardstick."""
     change: Interval | None
     """Tuned minus base."""
     gap: Interval | None
@@ -457,6 +523,7 @@ class GroupLosses(Record):
 class ComparisonCounts(Record):
     held_out_documents: int
     scored_samples: int
+    """With a real text beside them."""
     training_rows: int
 
 
@@ -468,44 +535,54 @@ class NamedRow(Record):
     similarity: float | None = None
 
 
-class WroteRecord(Record):
+class Wrote(Record):
     """One text of one side, without its prompt. copied: [start, end) characters that stand in a training row."""
 
     text: str
     ended: bool
+    """By itself, before the length limit."""
     copied: tuple[tuple[int, int], ...]
     copied_share: float
+    """Of its words."""
     longest_copy: int
+    """Words in a row that stand in one training row."""
     copied_from: NamedRow | None
+    """The training row of the longest copy."""
     nearest: NamedRow | None
+    """The training row most like it."""
 
 
-class SampleRecord(Record):
+class Sample(Record):
     """A prompt and what each side wrote after it; `real` is null for a prompt of the recipe."""
 
     kind: Literal["prompt", "opening", "unconditional"]
+    """A prompt of the recipe, the opening of a held-out row, or nothing."""
     prompt: str
     row: str | None
-    base: WroteRecord
-    tuned: WroteRecord
-    real: WroteRecord | None
+    """The held-out row that it belongs to."""
+    base: Wrote
+    tuned: Wrote
+    real: Wrote | None
 
 
-class BaseModelRecord(Record):
+class ComparedBase(Record):
     name: str
     revision: str | None
     licence: str | None
 
 
-class TunedModelRecord(Record):
+class ComparedTuned(Record):
     name: str
+    """Of the run."""
     adapter: bool
+    """Whether it is an adapter on the base, or full weights."""
 
 
 class BlindChoice(Record):
     prompt: str
     choice: Literal["tuned", "base", "tie"]
     tuned: str
+    """What the tuned model wrote."""
 
 
 class BlindResult(Record):
@@ -530,18 +607,24 @@ class Comparison(Artefact):
 
     version: int = 2
     settings: CompareSection
-    scores: dict[str, ScoreRecord]
+    """The recipe's compare section."""
+    scores: dict[str, Score]
     telling: tuple[str, ...]
     """Words that most give the tuned model's texts away."""
     slices: GroupLosses
+    """The held-out loss by the values of data.slice."""
     general: GroupLosses
+    """The loss on general texts by their kind: what was forgotten."""
     counts: ComparisonCounts
-    samples: tuple[SampleRecord, ...]
-    base: BaseModelRecord
-    tuned: TunedModelRecord
+    samples: tuple[Sample, ...]
+    base: ComparedBase
+    tuned: ComparedTuned
     notes: tuple[str, ...]
+    """What a reader should know, as sentences."""
     environment: dict[str, str]
+    """Versions and machine."""
     seconds: float
+    """That it took."""
     blind: BlindResult | None = None
 
 
@@ -610,31 +693,71 @@ class Manifest(Artefact):
 ARTEFACTS: tuple[type[Artefact], ...] = (Plan, DataAccount, Result, Comparison, Status, Manifest)
 
 
+Place = tuple[int | str, ...]
+"""Where a part lies: keys and list positions, from the outside in."""
+_MAX_TOLD = 8
+
+
 def _problems(error: ValidationError) -> list[str]:
+    """`scores.ended.better: input should be ...`, each kind once: the items of a list are not told apart."""
     lines = []
     for problem in error.errors(include_url=False):
-        place = ".".join(str(part) for part in problem["loc"])
+        place = ".".join("*" if isinstance(part, int) else part for part in problem["loc"])
         lines.append(f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
-    return list(dict.fromkeys(lines))[:_MAX_DAMAGE]
+    return list(dict.fromkeys(lines))
 
 
-def _without(value: Any, location: tuple[int | str, ...]) -> Any:
-    """A copy of `value` without the part at `location`; an item of a list goes, a field that must be there is null."""
-    if not location:
+def _few(lines: Iterable[str]) -> list[str]:
+    lines = list(lines)
+    more = len(lines) - _MAX_TOLD
+    return [*lines[:_MAX_TOLD], f"... and {more} more"] if more > 0 else lines
+
+
+def _without_damage(values: JsonObject, error: ValidationError, tries: Counter[Place]) -> JsonObject | None:
+    """One try at each part that `error` names: null, then gone, then gone with what holds it. None: all is gone."""
+    empty: dict[str, object] = {"tuple_type": [], "dict_type": {}}
+    changes: dict[Place, Any] = {}
+    for problem in error.errors(include_url=False):
+        place = _existing(values, problem["loc"])
+        if problem["type"] in empty:
+            changes[place] = empty[problem["type"]]
+            continue
+        while place and tries[place] > 1:
+            place = place[:-1]
+        changes[place] = _GONE if tries[place] or not place or isinstance(place[-1], int) else None
+    if () in changes:
         return None
-    first, *rest = location
-    if isinstance(value, dict) and first in value:
-        inner = _without(value[first], tuple(rest)) if rest else None
-        if inner is None and value[first] is None:
-            return {key: item for key, item in value.items() if key != first}
-        return {**value, first: inner}
-    if isinstance(value, list | tuple) and isinstance(first, int) and first < len(value):
-        items = list(value)
-        if rest:
-            items[first] = _without(items[first], tuple(rest))
-        else:
-            del items[first]
-        return items
-    with contextlib.suppress(TypeError):
-        return {**value, first: None}
-    return value
+    tries.update(changes.keys())
+    for place in sorted(changes, key=lambda place: [(isinstance(part, int), part) for part in place], reverse=True):
+        values = _changed(values, place, changes[place])
+        if isinstance(place[-1], int):  # the items behind it have other positions now
+            for known in [known for known in tries if known[: len(place) - 1] == place[:-1]]:
+                del tries[known]
+    return values
+
+
+_GONE = object()
+
+
+def _existing(values: Any, location: Place) -> Place:
+    """The part of `location` that is a place of `values`, or where a key is missing; the rest names types."""
+    for depth, part in enumerate(location):
+        if isinstance(values, dict) and isinstance(part, str):
+            if part not in values:
+                return location[: depth + 1] if depth + 1 == len(location) else location[:depth]
+        elif not (isinstance(values, list | tuple) and isinstance(part, int) and part < len(values)):
+            return location[:depth]
+        values = values[part]
+    return location
+
+
+def _changed(values: Any, place: Place, value: Any) -> Any:
+    """A copy of `values` with another value at `place`, or without it."""
+    first, *rest = place
+    if rest:
+        value = _changed(values[first], tuple(rest), value)
+    if isinstance(values, dict):
+        kept = {key: item for key, item in values.items() if key != first}
+        return kept if value is _GONE else {**kept, first: value}
+    at = int(first)
+    return [*values[:at], *([] if value is _GONE else [value]), *values[at + 1 :]]

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from tunesmith.disk import disk_errors, finite, open_private, write_text
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
 from tunesmith.redact import redact
-from tunesmith.run.artefacts import Artefact
+from tunesmith.run.artefacts import Artefact, JsonObject, MetricsLine
 
 A = TypeVar("A", bound=Artefact)
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -131,7 +131,7 @@ class RunDir:
     def write_recipe(self, recipe: Recipe) -> None:
         write_text(self.file(RECIPE), recipe.to_yaml())
 
-    def read_json(self, name: str) -> dict[str, Any]:
+    def read_json(self, name: str) -> JsonObject:
         """An artefact, or RunError that says which command writes it."""
         path = self.file(name)
         try:
@@ -163,16 +163,16 @@ class RunDir:
         return self.file(name).exists()
 
     @_by_the_writer
-    def write_json(self, name: str, value: dict[str, Any]) -> None:
+    def write_json(self, name: str, value: Mapping[str, object]) -> None:
         """Replace an artefact in one step. Numbers that are not finite are written as null."""
         write_text(self.file(name), json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
 
     @_by_the_writer
-    def append_metrics(self, line: dict[str, Any]) -> None:
+    def append_metrics(self, line: Mapping[str, object]) -> None:
         with open_private(self.file(METRICS), os.O_APPEND) as file:
             file.write(json.dumps(finite(line)) + "\n")
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[JsonObject]:
         """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
         if not self.has(METRICS):
             return []
@@ -181,6 +181,16 @@ class RunDir:
             with contextlib.suppress(ValueError):
                 lines.append(json.loads(text))
         return [line for line in lines if isinstance(line, dict)]
+
+    def metrics_lines(self) -> tuple[list[MetricsLine], int]:
+        """The lines of metrics.jsonl as values, and how many could not be used."""
+        lines, num_damaged = list[MetricsLine](), 0
+        for values in self.metrics():
+            try:
+                lines.append(MetricsLine.parse(values, METRICS))
+            except RunError:
+                num_damaged += 1
+        return lines, num_damaged
 
     @_by_the_writer
     def keep_metrics_until(self, step: int) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from tunesmith.errors import RunError, TunesmithError
-from tunesmith.run.directory import COMPARE, DATA, PLAN, RESULT, STATUS, RunDir
+from tunesmith.recipe import Recipe
+from tunesmith.run.artefacts import Artefact, Comparison, DataAccount, Plan, Result, Status
+from tunesmith.run.directory import RunDir
+
+A = TypeVar("A", bound=Artefact)
 
 LOWER_IS_BETTER = ("eval_loss", "eval_perplexity", "eval_bits_per_byte", "style_auc", "copied_texts", "general_loss")
 """Metrics whose lowest value is marked where runs are compared; one of `HIGHER_IS_BETTER` has its highest marked."""
@@ -40,7 +44,7 @@ class RunRow:
     model: str
     method: str
     metrics: dict[str, float]
-    recipe: dict[str, Any]
+    recipe: dict[str, object]
     """Flat recipe values: {"train.epochs": 1.0, ...}."""
     held_out: str
     """Fingerprint of the held-out rows."""
@@ -52,12 +56,12 @@ class RunTable:
     """Runs and, where they are compared, what differs between their recipes."""
 
     rows: tuple[RunRow, ...]
-    differences: dict[str, list[Any]]
+    differences: dict[str, list[object]]
     """Recipe values that are not the same in all runs, in the order of `rows`. Empty for a list of runs."""
     notes: tuple[str, ...]
     compared: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "runs": [asdict(row) for row in self.rows],
             "differences": self.differences,
@@ -103,18 +107,18 @@ def read_run(path: Path) -> RunRow:
     """One run directory as a row; damaged artefacts leave gaps and are named in `state`."""
     run_dir, problems = RunDir(path), list[str]()
 
-    def read(name: str) -> dict[str, Any]:
+    def read(kind: type[A]) -> A | None:
         try:
-            return run_dir.read_json(name) if run_dir.has(name) else {}
+            return run_dir.read(kind) if run_dir.has(kind.FILE) else None
         except TunesmithError:
-            problems.append(name)
-            return {}
+            problems.append(kind.FILE)
+            return None
 
-    result, data, plan, status = read(RESULT), read(DATA), read(PLAN), read(STATUS)
-    metrics = {**{key: result.get(key) for key in METRICS}, **_scores(read(COMPARE))}
-    recipe: dict[str, Any] = {}
+    result, data, plan, status = read(Result), read(DataAccount), read(Plan), read(Status)
+    comparison, recipe = read(Comparison), dict[str, object]()
+    metrics = {**{key: getattr(result, key, None) for key in METRICS}, **_scores(comparison)}
     try:
-        recipe = _flat(run_dir.recipe().model_dump(mode="json"))
+        recipe = _flat(run_dir.recipe())
     except TunesmithError:
         problems.append("recipe.yaml")
     return RunRow(
@@ -122,38 +126,32 @@ def read_run(path: Path) -> RunRow:
         path=str(path),
         state=f"damaged ({', '.join(problems)})" if problems else _state(run_dir, result, plan, status),
         model=str(recipe.get("model.name", "")),
-        method=str(plan.get("method") or recipe.get("train.method", "")),
-        metrics={key: float(value) for key, value in metrics.items() if _is_number(value)},
+        method=plan.method if plan is not None else str(recipe.get("train.method", "")),
+        metrics={key: float(value) for key, value in metrics.items() if value is not None},
         recipe=recipe,
-        held_out=str(_get(data, "splits", "eval", "fingerprint") or ""),
-        tokenizer=str(data.get("tokenizer") or ""),
+        held_out=data.splits["eval"].fingerprint if data is not None and "eval" in data.splits else "",
+        tokenizer=data.tokenizer if data is not None else "",
     )
 
 
-def _scores(comparison: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "style_auc": _get(comparison, "scores", "style_auc", "tuned", "value"),
-        "copied_texts": _get(comparison, "scores", "copied_texts", "tuned", "value"),
-        "general_loss": _get(comparison, "scores", "general_loss", "change", "value"),
-    }
+def _scores(comparison: Comparison | None) -> dict[str, float | None]:
+    if comparison is None:
+        return {}
+    wanted = {"style_auc": "tuned", "copied_texts": "tuned", "general_loss": "change"}
+    found = {name: getattr(comparison.scores.get(name), side, None) for name, side in wanted.items()}
+    return {name: interval.value if interval is not None else None for name, interval in found.items()}
 
 
-def _get(value: Any, *keys: str) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _state(run_dir: RunDir, result: dict[str, Any], plan: dict[str, Any], status: dict[str, Any]) -> str:
+def _state(run_dir: RunDir, result: Result | None, plan: Plan | None, status: Status | None) -> str:
     from tunesmith.run.lock import is_held
 
-    steps = f"step {status.get('step', '?')}/{status.get('num_steps') or plan.get('num_steps') or '?'}"
+    step = "?" if status is None else status.step
+    num_steps = next((known.num_steps for known in (status, plan) if known is not None), "?")
+    steps = f"step {step}/{num_steps}"
     if is_held(run_dir):
         return f"running, {steps}"
-    if result.get("stopped"):
-        return f"stopped ({result['stopped']})"
-    if result:
-        return "finished"
+    if result is not None:
+        return "finished" if result.finished else f"stopped ({result.stopped})"
     return f"not finished, {steps}" if status else "not finished"
 
 
@@ -185,9 +183,6 @@ def _distinct_names(rows: list[RunRow]) -> list[RunRow]:
     return [RunRow(**{**vars(row), "name": row.path}) if names.count(row.name) > 1 else row for row in rows]
 
 
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
+def _flat(recipe: Recipe) -> dict[str, object]:
+    values = recipe.model_dump(mode="json")
     return {f"{section}.{key}": value for section, inner in values.items() for key, value in inner.items()}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

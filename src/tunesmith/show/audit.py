@@ -7,8 +7,9 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from tunesmith.audit.examples import Example
-from tunesmith.audit.findings import AuditReport, Finding
+from tunesmith.audit.findings import AuditReport
 from tunesmith.redact import visible
+from tunesmith.run.artefacts import Finding
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -48,7 +49,7 @@ def _told(finding: Finding) -> str:
 
 def _histogram(report: AuditReport) -> str:
     """A bar a bin; empty bins at both ends are left out, and those between are one line."""
-    edges, counts = report.histogram["edges"], report.histogram["counts"]
+    edges, counts = report.histogram.edges, report.histogram.counts
     filled = [place for place, count in enumerate(counts) if count]
     if not filled:
         return ""

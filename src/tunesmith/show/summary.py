@@ -8,7 +8,7 @@ from tunesmith.redact import redact, visible
 from tunesmith.report.artefacts import read_artefacts
 from tunesmith.report.numbers import MISSING
 from tunesmith.report.samples import sample_groups
-from tunesmith.report.tables import SIDES, score_rows
+from tunesmith.report.tables import SIDES, findings, score_rows
 from tunesmith.report.verdict import judge
 from tunesmith.run.directory import RunDir
 
@@ -29,7 +29,9 @@ def print_summary(run_dir: RunDir, console: Console) -> None:
     verdict = judge(found.result, found.compare)
     console.print(plain(verdict.sentence, "bold"))
     for fact in verdict.facts:
-        console.print(plain(f"- {fact.text} {fact.advice}".rstrip(), _STYLES[fact.level]))
+        console.print(plain(f"- {fact.found} {fact.fix or ''}".rstrip(), _STYLES[fact.status]))
+    for finding in findings(found.data, fine=False) if found.data is not None else ():
+        console.print(plain(f"- data: {finding.line()}", _STYLES["bad" if finding.status == "blocks" else "note"]))
     rows = score_rows(found.compare)
     if rows:
         table = Table("score", *SIDES, "reading", box=None, pad_edge=False)
@@ -42,8 +44,8 @@ def print_summary(run_dir: RunDir, console: Console) -> None:
             for side in view.times[0]:
                 text = view.prompt + "".join(piece.text for piece in side.pieces)
                 console.print(plain(f"{side.name:>5}  {' '.join(text.split())}"))
-    for note in found.compare.get("notes") or []:
-        console.print(plain(str(note), "yellow"))
+    for note in found.compare.notes if found.compare is not None else ():
+        console.print(plain(note, "yellow"))
 
 
 def plain(text: str, style: str = "") -> Text:

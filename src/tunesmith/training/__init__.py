@@ -252,7 +252,7 @@ def _save(job: Job, loop: Loop, result: Result) -> None:
     if not loop.team.is_first:
         return
     started = time.monotonic()
-    card = model_card(job.recipe, job.source, job.data.audit, result.to_json())
+    card = model_card(job.recipe, job.plan, job.source, job.data.account, result)
     save_model(loop.model, job.tokenizer, job.run_dir.model, card)
     loop.recorder.note(f"saved {job.run_dir.model} in {time.monotonic() - started:.0f} s")
 

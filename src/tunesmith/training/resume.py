@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from tunesmith.errors import RecipeError, RunError
 from tunesmith.models.find import ModelSource
@@ -117,7 +116,7 @@ def _check_same(checkpoint: Checkpoint, recipe: Recipe, fingerprints: Mapping[st
             )
 
 
-def _flat_values(recipe: Recipe) -> dict[str, Any]:
+def _flat_values(recipe: Recipe) -> dict[str, object]:
     """{"train.epochs": 1.0, ...}"""
     return {
         f"{section}.{key}": value

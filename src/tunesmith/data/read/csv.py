@@ -11,7 +11,7 @@ from itertools import islice
 
 from tunesmith.data.read.bytes import BadBytes, InputFile, TextLines, find_encoding
 from tunesmith.data.read.sniff_csv import NAMES, Dialect, num_columns, sniff_delimiter, sniff_quoting
-from tunesmith.data.read.table import BadRow, Rows, Table
+from tunesmith.data.read.table import About, BadRow, Rows, Table
 from tunesmith.errors import DataError
 
 MAX_FIELD_BYTES = 1 << 26
@@ -39,11 +39,9 @@ def open_csv(file: InputFile, delimiter: str, kind: str) -> Table:
         columns=tuple(reader.header),
         read=lambda columns: _Reader(file, encoding, dialect, skip).rows(columns),
         first_row=reader.first_row,
-        about={
-            "encoding": encoding,
-            "delimiter": chosen,
-            "notes": _notes(file, dialect, encoding, said=delimiter != "auto" or chosen == _usual(kind)),
-        },
+        about=About(
+            encoding, chosen, _notes(file, dialect, encoding, said=delimiter != "auto" or chosen == _usual(kind))
+        ),
     )
 
 

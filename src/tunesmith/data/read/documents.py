@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.data.read.bytes import InputFile, TextLines, find_encoding, guard
-from tunesmith.data.read.table import Rows, Table
+from tunesmith.data.read.table import About, Rows, Table
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def open_document(file: InputFile, kind: str, by: str) -> Table:
         columns=("text",),
         read=lambda columns: _rows(rows),
         plain_text=True,
-        about={"encoding": None, "delimiter": None, "notes": []},
+        about=About(None),
     )
 
 

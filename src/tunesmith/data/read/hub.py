@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data.read.table import Rows, Table
+from tunesmith.data.read.table import About, Rows, Table
 from tunesmith.errors import DataError
 from tunesmith.redact import redact
 
@@ -109,7 +109,7 @@ def open_dataset(name: str, dataset: Any, notes: list[str]) -> Table:
         kind="datasets",
         columns=tuple(dataset.column_names),
         read=partial(_rows, dataset),
-        about={"encoding": "utf-8", "delimiter": None, "notes": notes},
+        about=About("utf-8", notes=notes),
     )
     table.take_sample()
     return table

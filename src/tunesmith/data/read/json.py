@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from tunesmith.data.read.bytes import InputFile, TextLines, find_encoding
-from tunesmith.data.read.table import BadRow, Rows, Table
+from tunesmith.data.read.table import About, BadRow, Rows, Table
 from tunesmith.errors import DataError
 
 _CHUNK_CHARACTERS = 1 << 20
@@ -39,7 +39,7 @@ def open_json(file: InputFile, kind: str) -> Table:
         kind="jsonl" if by_line else "json",
         columns=(),
         read=lambda columns: read(file, encoding),
-        about={"encoding": encoding, "delimiter": None, "notes": notes},
+        about=About(encoding, notes=notes),
     )
 
 
@@ -58,7 +58,7 @@ def _is_by_line(lines: list[str], kind: str) -> bool:
     return isinstance(value, str)
 
 
-def _holds_rows(value: dict[str, Any]) -> bool:
+def _holds_rows(value: dict[str, object]) -> bool:
     """Whether an object is a whole data set, {"data": [rows]}, and not one row of chat turns."""
     lists = [item for item in value.values() if isinstance(item, list)]
     return len(lists) == 1 and not any(isinstance(row, dict) and {"role", "from"} & row.keys() for row in lists[0])
@@ -74,7 +74,7 @@ def _read_lines(file: InputFile, encoding: str) -> Rows:
             yield row, _parse_line(line)
 
 
-def _parse_line(line: str) -> dict[str, Any] | BadRow:
+def _parse_line(line: str) -> dict[str, object] | BadRow:
     try:
         value = json.loads(line.rstrip())
     except json.JSONDecodeError as error:
@@ -88,7 +88,7 @@ def _parse_line(line: str) -> dict[str, Any] | BadRow:
     return _as_row(value)
 
 
-def _as_row(value: Any) -> dict[str, Any] | BadRow:
+def _as_row(value: Any) -> dict[str, object] | BadRow:
     if isinstance(value, dict):
         return value
     if isinstance(value, str):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from tunesmith.data.read.bytes import InputFile, guard
-from tunesmith.data.read.table import Rows, Table
+from tunesmith.data.read.table import About, Rows, Table
 from tunesmith.errors import DataError
 
 BATCH_ROWS = 1024
@@ -26,7 +26,7 @@ def open_parquet(file: InputFile) -> Table:
         kind="parquet",
         columns=columns,
         read=lambda columns: _rows(file, columns),
-        about={"encoding": "utf-8", "delimiter": None, "notes": []},
+        about=About("utf-8"),
     )
 
 

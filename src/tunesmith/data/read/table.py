@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from tunesmith.errors import DataError
 
@@ -19,7 +18,16 @@ class BadRow:
     problem: str
 
 
-Rows = Iterator[tuple[int, "dict[str, Any] | BadRow"]]
+Rows = Iterator[tuple[int, "Mapping[str, object] | BadRow"]]
+
+
+@dataclass(frozen=True)
+class About:
+    """What was found out on opening a file. notes: sentences for a person; choosing columns adds some."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -29,7 +37,6 @@ class Table:
     name: as messages show it. first_row: the number by which row 0 is called. kind: the format that was read.
     columns: the columns known before reading; sample: the first readable rows.
     read: starts reading from the first row; given column names, other columns may be left out.
-    about: what was found out on opening (encoding, delimiter, notes).
     """
 
     name: str
@@ -38,8 +45,8 @@ class Table:
     read: Callable[[Collection[str] | None], Rows]
     first_row: int = 1
     plain_text: bool = False
-    about: dict[str, Any] = field(default_factory=dict)
-    sample: list[dict[str, Any]] = field(default_factory=list)
+    about: About = field(default_factory=About)
+    sample: list[Mapping[str, object]] = field(default_factory=list)
 
     def row_name(self, row: int) -> str:
         """`shows.csv:17`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunesmith.data.read.bytes import BadBytes, InputFile, TextLines, find_encoding
-from tunesmith.data.read.table import BadRow, Rows, Table
+from tunesmith.data.read.table import About, BadRow, Rows, Table
 from tunesmith.errors import DataError
 
 MAX_FILE_CHARACTERS = 1 << 28
@@ -18,7 +18,7 @@ def open_text(file: InputFile, by: str, kind: str = "txt") -> Table:
         columns=("text",),
         read=lambda columns: _READERS[by](TextLines(file, encoding), file),
         plain_text=True,
-        about={"encoding": encoding, "delimiter": None, "notes": []},
+        about=About(encoding),
     )
 
 

@@ -5,7 +5,7 @@ A part is a table with its role: what is trained on, or rows that the recipe nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,19 @@ from tunesmith.data.rows.template import RowProblem
 from tunesmith.data.split.assign import EVAL, NAMES, TEST, TRAIN
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
+from tunesmith.run.artefacts import FileAccount, RowNames, RowsRead
 
 SMALL_READ = 2000
 MAX_CATEGORIES = 1000
 _SAY_EVERY = 10_000
 
 Say = Callable[[str, int, int | None], None]
+
+
+class ReadState(RowsRead):
+    """What reading found and later steps need: read.json of a cache entry. slices: names by code."""
+
+    slices: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,8 @@ class _Codes:
 
 def read_parts(
     section: DataSection, parts: Sequence[Part], chat: ChatTemplate, folder: Path, *, small: bool, progress: Say
-) -> dict[str, Any]:
-    """Spool the rows of all parts into `folder`; returns what the later steps and the account need, ready for JSON.
+) -> ReadState:
+    """Spool the rows of all parts into `folder`; returns what the later steps and the account need.
 
     Raises DataError when a table cannot be read, or too many of its rows cannot.
     """
@@ -102,7 +109,7 @@ class _Reading:
     chat: ChatTemplate
     writer: SpoolWriter
     progress: Say
-    files: list[dict[str, Any]] = field(default_factory=list)
+    files: list[FileAccount] = field(default_factory=list)
     specs: list[RowSpec] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     columns: dict[str, None] = field(default_factory=dict)
@@ -130,7 +137,13 @@ class _Reading:
         return self.ledger.usable - before
 
     def _add(
-        self, table: Table, spec: RowSpec, extra: dict[str, str], part: Part, row: int, values: dict[str, Any] | BadRow
+        self,
+        table: Table,
+        spec: RowSpec,
+        extra: dict[str, str],
+        part: Part,
+        row: int,
+        values: Mapping[str, object] | BadRow,
     ) -> None:
         if isinstance(values, BadRow):
             self.ledger.bad(table, row, values.problem)
@@ -170,23 +183,23 @@ class _Reading:
 
     def _record(self, part: Part, table: Table, spec: RowSpec, num_rows: int) -> None:
         self.files.append(
-            {
-                "path": part.input.name,
-                "rows": num_rows,
-                "format": table.kind,
-                "encoding": table.about.get("encoding"),
-                "delimiter": table.about.get("delimiter"),
-                "content": part.input.key,
-                "first_row": table.first_row,
-                "weight": part.weight,
-                "how": spec.how,
-            }
+            FileAccount(
+                path=part.input.name,
+                rows=num_rows,
+                format=table.kind,
+                encoding=table.about.encoding,
+                delimiter=table.about.delimiter,
+                content=part.input.key,
+                first_row=table.first_row,
+                weight=part.weight,
+                how=spec.how,
+            )
         )
         self.specs.append(spec)
-        self.notes += table.about.get("notes", [])
+        self.notes += table.about.notes
         self.columns |= dict.fromkeys(table.columns)
 
-    def close(self, parts: Sequence[Part]) -> dict[str, Any]:
+    def close(self, parts: Sequence[Part]) -> ReadState:
         """Check the ledger; returns what the later steps and the account need."""
         where = parts[0].input.name + (f" and {len(parts) - 1} more files" if len(parts) > 1 else "")
         kinds = list(dict.fromkeys(spec.kind for spec in self.specs))
@@ -198,23 +211,23 @@ class _Reading:
             )
         if self.ledger.usable < 2:
             raise DataError(f"{where}: holds one usable row. Expected at least two: one to train on and one held out.")
-        return {
-            "files": self.files,
-            "rows_read": self.ledger.rows_read,
-            "columns": list(self.columns),
-            "encoding": _only(file["encoding"] for file in self.files),
-            "delimiter": _only(file["delimiter"] for file in self.files),
-            "kind": kinds[0] if len(kinds) == 1 else "mixed",
-            "how": "; ".join(hows),
-            "empty": self.ledger.empty,
-            "bad_rows": self.ledger.bad_rows,
-            "examples": self.ledger.examples,
-            "slices": list(self.slices.names) if self.section.slice is not None else None,
-            "notes": list(dict.fromkeys(self.notes)),
-        }
+        return ReadState(
+            files=tuple(self.files),
+            rows_read=self.ledger.rows_read,
+            columns=tuple(self.columns),
+            encoding=_only(file.encoding for file in self.files),
+            delimiter=_only(file.delimiter for file in self.files),
+            kind=kinds[0] if len(kinds) == 1 else "mixed",
+            how="; ".join(hows),
+            empty=self.ledger.empty,
+            bad_rows=self.ledger.bad_rows,
+            examples=RowNames(**{kind: tuple(rows) for kind, rows in self.ledger.examples.items()}),
+            slices=tuple(self.slices.names) if self.section.slice is not None else None,
+            notes=tuple(dict.fromkeys(self.notes)),
+        )
 
 
-def _given(values: dict[str, Any], extra: dict[str, str], part: Part) -> int:
+def _given(values: Mapping[str, object], extra: dict[str, str], part: Part) -> int:
     if "split_column" not in extra:
         return part.given
     value = values.get(extra["split_column"])
@@ -239,7 +252,7 @@ def _row_limits(parts: Sequence[Part], max_rows: int | None, small: bool) -> dic
     return limits
 
 
-def _only(values: Iterable[Any]) -> Any:
+def _only(values: Iterable[str | None]) -> str | None:
     """The one value that all share that have any, or None."""
     distinct = set(values) - {None}
     return distinct.pop() if len(distinct) == 1 else None

@@ -6,10 +6,10 @@ but is no text of the user's (an end-of-turn token), so it counts no bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tunesmith.data.read.table import Table, list_columns
 from tunesmith.data.rows.template import RowProblem, Template, column_text, parse_template
@@ -34,7 +34,7 @@ class RowSpec:
     kind: str
     columns: tuple[str, ...]
     how: str
-    render: Callable[[dict[str, Any]], Pieces]
+    render: Callable[[Mapping[str, object]], Pieces]
 
 
 def choose_rows(section: DataSection, table: Table, chat: ChatTemplate) -> RowSpec:
@@ -64,8 +64,8 @@ def _text_rows(source: str, table: Table, how: str | None = None) -> RowSpec:
     return RowSpec("text" if single else "template", template.columns, how or said, _text_renderer(template))
 
 
-def _text_renderer(template: Template) -> Callable[[dict[str, Any]], Pieces]:
-    def render(values: dict[str, Any]) -> Pieces:
+def _text_renderer(template: Template) -> Callable[[Mapping[str, object]], Pieces]:
+    def render(values: Mapping[str, object]) -> Pieces:
         text = template.render(values)
         return [(text, TARGET)] if text and not text.isspace() else []
 
@@ -80,7 +80,7 @@ def _prompt_rows(prompt: str, completion: str, table: Table, how: str | None = N
     before = parse_template("data.prompt", prompt, table.columns, table.name)
     after = parse_template("data.completion", completion, table.columns, table.name)
 
-    def render(values: dict[str, Any]) -> Pieces:
+    def render(values: Mapping[str, object]) -> Pieces:
         learned = after.render(values)
         if not learned or learned.isspace():
             return []
@@ -98,7 +98,7 @@ def _chat_rows(column: str, table: Table, chat: ChatTemplate, how: str) -> RowSp
     name = parse_template("data.messages", column, table.columns, table.name).columns[0]
     extra = tuple(extra for extra in ("system", "tools") if extra in table.columns and extra != name)
 
-    def render(values: dict[str, Any]) -> Pieces:
+    def render(values: Mapping[str, object]) -> Pieces:
         turns = read_turns(values.get(name), name, values.get("system") if "system" in extra else None)
         return chat.render(turns, values.get("tools") if "tools" in extra else None) if turns else []
 
@@ -138,7 +138,7 @@ def _recognise(table: Table, chat: ChatTemplate) -> RowSpec:
 def _alpaca_rows(table: Table, chat: ChatTemplate) -> RowSpec:
     extra = tuple(name for name in ("input", "system") if name in table.columns)
 
-    def render(values: dict[str, Any]) -> Pieces:
+    def render(values: Mapping[str, object]) -> Pieces:
         answer = column_text(values, "output")
         if not answer.strip():
             return []
@@ -165,7 +165,7 @@ def _note_join(table: Table, before: Template, after: Template) -> None:
             joins.append(before.render(values)[-1:] + after.render(values)[:1])
     joins = [join for join in joins if len(join) == 2]
     if joins and sum(join.isalnum() or (join[0] in ".?!:" and join[1].isalnum()) for join in joins) > len(joins) / 2:
-        table.about["notes"].append(
+        table.about.notes.append(
             f"{table.name}: prompts run into their completions without a space; if that is not meant, set data.prompt "
             "to a template that ends in one"
         )
@@ -186,7 +186,8 @@ def _check_text(table: Table, column: str) -> None:
 
 def _holds_text(table: Table, column: str) -> bool:
     values = [value for values in table.sample if (value := values.get(column)) not in (None, "")]
-    return bool(values) and all(isinstance(value, str) for value in values) and not all(map(_is_number, values))
+    texts = [value for value in values if isinstance(value, str)]
+    return bool(values) and len(texts) == len(values) and not all(map(_is_number, texts))
 
 
 def _num_characters(table: Table, column: str) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Template:
     def columns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(column for _, column in self.parts if column is not None))
 
-    def render(self, values: dict[str, Any]) -> str:
+    def render(self, values: Mapping[str, object]) -> str:
         """The text of a row; empty when every column in it is. Raises RowProblem when a column is not text."""
         if len(self.parts) == 1 and not self.parts[0][0] and self.parts[0][1] is not None:
             return column_text(values, self.parts[0][1])
@@ -89,7 +89,7 @@ def _known(key: str, name: str, columns: list[str], where: str) -> str:
     )
 
 
-def column_text(values: dict[str, Any], column: str, *, numbers: bool = False) -> str:
+def column_text(values: Mapping[str, object], column: str, *, numbers: bool = False) -> str:
     """The text in a column; empty when it is missing or null. Raises RowProblem when it is not text."""
     value = values.get(column)
     if value is None or value != value:  # NaN is how pandas writes a missing text

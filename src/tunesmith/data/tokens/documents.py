@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data.arrays import load_array, passes, release
+from tunesmith.run.artefacts import DataAccount, Record
 
 ARRAYS = {"tokens": np.int32, "offsets": np.int64, "supervised": np.bool_, "rows": np.int64, "num_bytes": np.int64}
 PASS_DOCUMENTS = 1 << 14
@@ -173,18 +173,31 @@ class Data:
     train: TokenizedDocuments
     eval: TokenizedDocuments
     test: TokenizedDocuments
-    audit: dict[str, Any]
+    account: DataAccount
     fingerprint: str
+
+
+class SplitAbout(Record):
+    """What a split's arrays do not say: about.json beside them.
+
+    masked: not every token but the first of each document is a target. slices: names by code.
+    """
+
+    masked: bool
+    files: tuple[str, ...]
+    first_rows: tuple[int, ...]
+    slices: tuple[str, ...] | None
 
 
 def load_documents(folder: Path, text: NDArray[np.uint8]) -> TokenizedDocuments:
     """The split that lies in `folder`; `text` holds the original text of all splits."""
     arrays = {name: load_array(folder / f"{name}.npy") for name in (*ARRAYS, *ORIGIN_ARRAYS)}
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    names: list[str] | None = about["slices"]
+    path = folder / "about.json"
+    about = SplitAbout.parse(json.loads(path.read_text(encoding="utf-8")), str(path))
+    names = about.slices
     origins = Origins(
-        files=tuple(about["files"]),
-        first_rows=tuple(about["first_rows"]),
+        files=about.files,
+        first_rows=about.first_rows,
         file_of=arrays["file_of"],
         spans=arrays["spans"].reshape(-1, 3),
         text=text,
@@ -192,7 +205,7 @@ def load_documents(folder: Path, text: NDArray[np.uint8]) -> TokenizedDocuments:
     return TokenizedDocuments(
         tokens=arrays["tokens"],
         offsets=arrays["offsets"],
-        supervised=arrays["supervised"] if about["masked"] else None,
+        supervised=arrays["supervised"] if about.masked else None,
         rows=arrays["rows"],
         num_bytes=arrays["num_bytes"],
         slices=None if names is None else [names[code] for code in arrays["slice_of"]],

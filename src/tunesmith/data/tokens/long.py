@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.errors import DataError
+from tunesmith.run.artefacts import LongAccount
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,8 +80,13 @@ class LongCounts:
     def __add__(self, other: LongCounts) -> LongCounts:
         return LongCounts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
-    def to_json(self) -> dict[str, int]:
-        return asdict(self)
+    def account(self) -> LongAccount:
+        return LongAccount(**asdict(self))
+
+    @classmethod
+    def of(cls, account: LongAccount) -> LongCounts:
+        """Counts that go on from those of an earlier process."""
+        return cls(**dict(account))
 
 
 class LongDocuments:

@@ -20,6 +20,7 @@ from tunesmith.data.tokens.documents import ARRAYS, ORIGIN_ARRAYS
 from tunesmith.data.tokens.encode import Encoded, Encoder
 from tunesmith.data.tokens.long import LongCounts, LongDocuments, Piece
 from tunesmith.data.tokens.workers import encoded_batches, num_workers
+from tunesmith.run.artefacts import LongAccount, Record
 
 if TYPE_CHECKING:
     from tunesmith.models.tokenizer import TextTokenizer
@@ -32,19 +33,30 @@ _WHOLE = "whole_lengths"
 Progress = Callable[[int], None]
 
 
+class SplitState(Record):
+    """How far a split is written: rows that were taken, and what that made of them."""
+
+    position: int = 0
+    documents: int = 0
+    tokens: int = 0
+    whole: int = 0
+    """Rows whose length before any cut is recorded."""
+    long: LongAccount = LongCounts().account()
+
+
 class SplitWriter:
     """The arrays of one split on disk. Opening it again keeps what `state` counts and cuts off what came after."""
 
-    def __init__(self, folder: Path, state: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, state: SplitState) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         self.folder = folder
-        documents, tokens = state["documents"], state["tokens"]
+        documents, tokens = state.documents, state.tokens
         kept = dict.fromkeys((*ARRAYS, *ORIGIN_ARRAYS), documents) | {
             "tokens": tokens,
             "supervised": tokens,
             "offsets": documents + 1 if documents else 0,
             "spans": 3 * documents,
-            _WHOLE: state["whole"],
+            _WHOLE: state.whole,
         }
         types = {**ARRAYS, **ORIGIN_ARRAYS, _WHOLE: np.int32}
         self.files = {name: ArrayFile(folder / f"{name}.npy", dtype, kept[name]) for name, dtype in types.items()}
@@ -59,17 +71,17 @@ class SplitWriter:
         for name, values in arrays.items():
             self.files[name].append(values)
 
-    def state(self, position: int, long: LongCounts) -> dict[str, Any]:
+    def state(self, position: int, long: LongCounts) -> SplitState:
         """What a later process needs to go on from here."""
         for file in self.files.values():
             file.flush()
-        return {
-            "position": position,
-            "documents": self.files["rows"].length,
-            "tokens": self.files["tokens"].length,
-            "whole": self.files[_WHOLE].length,
-            "long": long.to_json(),
-        }
+        return SplitState(
+            position=position,
+            documents=self.files["rows"].length,
+            tokens=self.files["tokens"].length,
+            whole=self.files[_WHOLE].length,
+            long=long.account(),
+        )
 
     def __enter__(self) -> SplitWriter:
         return self
@@ -98,9 +110,9 @@ class Tokenization:
         Goes on from an earlier call that was cut short. progress: called with the number of rows just written.
         """
         path = folder.with_suffix(".json")
-        state = read_state(path) or {"position": 0, "documents": 0, "tokens": 0, "whole": 0, "long": {}}
-        self._fitter.counts = LongCounts(**state["long"])
-        position = state["position"]
+        state = read_state(path, SplitState) or SplitState()
+        self._fitter.counts = LongCounts.of(state.long)
+        position = state.position
         progress(position)
         with SplitWriter(folder, state) as writer, self._encoded(order[position:]) as encoded_batches:
             for number, (rows, encoded) in enumerate(encoded_batches, start=1):
