@@ -28,7 +28,7 @@ def demo(out: Path, *, fast: bool, console: Console) -> Path:
 
     Raises TunesmithError as each stage does. A demo that was stopped goes on where it was.
     """
-    from tunesmith import pipeline
+    from tunesmith import api
     from tunesmith.audit.stage import audit_recipe
     from tunesmith.doctor import examine
     from tunesmith.show.audit import render
@@ -40,13 +40,13 @@ def demo(out: Path, *, fast: bool, console: Console) -> Path:
     print_examination(examine(Path(out).parent), console)
     recipe = demo_recipe(fast=fast)
     console.rule("plan: what will it cost?")
-    print_report(pipeline.plan(recipe), console)
+    print_report(api.plan(recipe), console)
     console.rule("data: what does the model see?")
     console.print(render(audit_recipe(recipe)))
     console.rule("train")
-    run = pipeline.train(recipe, out, console=console)
+    run = api.train(recipe, out, console=console)
     console.rule("compare: what changed?")
-    run.compare()
+    run.compare(console=console)
     report = run.report()
     print_summary(run.dir, console)
     return report
