@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from rich.console import Console
 import tunesmith
 
 SRC = Path(tunesmith.__file__).parent
+ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors"},
     {"units", "redact", "foreign"},
@@ -21,8 +23,8 @@ FLOORS = [
     {"cache"},
     {"compat"},
     {"recipe"},
-    {"fast"},
     {"machine"},
+    {"fast"},
     {"run"},
     {"models"},
     {"data"},
@@ -32,14 +34,15 @@ FLOORS = [
     {"audit"},
     {"selftest", "doctor"},
     {"compare"},
+    {"training"},
     {"report"},
     {"show"},
-    {"training"},
     {"pipeline"},
     {"api"},
     {"demo"},
     {"cli"},
 ]
+"""From the ground up; docs/architecture.md says why."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
@@ -76,6 +79,14 @@ def test_imports_only_go_down(path: Path) -> None:
         return
     for other in rooms_imported(path) - {room}:
         assert FLOOR[other] < FLOOR[room], f"{room} (floor {FLOOR[room]}) imports {other} (floor {FLOOR[other]})"
+
+
+def test_no_circle_stands_anywhere() -> None:
+    """Between modules and between rooms; an import inside a function counts."""
+    measures = runpy.run_path(str(ROOT / "benchmarks" / "architecture.py"), run_name="architecture")
+    source = measures["Source"](SRC.parent)
+    assert measures["circles"](measures["module_graph"](source)) == []
+    assert measures["circles"](measures["room_graph"](source)) == []
 
 
 HEAVY = {"datasets", "huggingface_hub", "numpy", "peft", "scipy", "sklearn", "tokenizers", "torch", "transformers"}
