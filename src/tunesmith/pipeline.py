@@ -48,6 +48,7 @@ def train(
     """
     from rich.console import Console
 
+    from tunesmith.machine.heap import importing
     from tunesmith.run.lock import RunLock
     from tunesmith.run.signals import StopRequest
     from tunesmith.show.doing import LOADING, Doing
@@ -60,9 +61,9 @@ def train(
     with StopRequest("the same command") as stop:
         with stop.at_once(), Doing(console) as doing:
             doing(LOADING)
-            from tunesmith import training
-            from tunesmith.training.distributed import check_trackers
-
+            with importing():
+                from tunesmith import training
+                from tunesmith.training.distributed import check_trackers
             check_trackers(recipe.train.report_to)
             if not fresh and not force:
                 _check_begun(path, recipe)
