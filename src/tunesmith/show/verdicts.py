@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from tunesmith.redact import redact, visible
@@ -10,6 +10,7 @@ from tunesmith.run.artefacts import Finding, Severity
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 COLOURS: dict[Severity, str] = {"good": "green", "note": "yellow", "bad": "bold red"}
 
@@ -30,6 +31,15 @@ def verdicts(findings: Iterable[Finding], *, header: bool = False) -> Table:
         status = Text(finding.status, COLOURS[finding.severity])
         table.add_row(str(finding.number), _plain(finding.name), status, told)
     return table
+
+
+def bullets(findings: Iterable[Finding], *, subject: str = "") -> Iterator[Text]:
+    """A line each, with what to do; with a `subject`, the name of the check too."""
+    from rich.text import Text
+
+    for finding in findings:
+        line = f"{subject}: {finding.line()}" if subject else f"{finding.found} {finding.fix or ''}".rstrip()
+        yield Text(_plain(f"- {line}"), COLOURS[finding.severity])
 
 
 def found(finding: Finding) -> str:
