@@ -116,10 +116,10 @@ def _measure(recipe: Recipe, console: Console | None) -> list[Measured]:
     from tunesmith.training import Job, calibrate
 
     with _doing(console) as doing:
-        source, tokenizer, data = prepare_inputs(recipe, doing, small=False)
-        decided = make_plan(recipe, data, detect_machine())
+        made = prepare_inputs(recipe, doing, small=False)
+        decided = make_plan(recipe, made.data, detect_machine())
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
-        job = Job(recipe, decided, source, tokenizer, data, RunDir(Path(folder)), {}, None)
+        job = Job(recipe, decided, made.source, made.tokenizer, made.data, RunDir(Path(folder)), {}, None)
         with _doing(console) as doing:
             doing("timing a few steps")
             return calibrate(job, Silent())

@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from tunesmith.run.directory import COMPARE, RECIPE, REPORT, RunDir, check_run_p
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tunesmith.audit.findings import AuditReport
     from tunesmith.data import Data
     from tunesmith.models.find import ModelSource
     from tunesmith.models.tokenizer import TextTokenizer
@@ -32,10 +34,24 @@ Say = Callable[[str], None]
 SMALL_SUFFIX = "-small"
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What the stages before training made. A caller that looked at it first hands it on, and nothing is done twice."""
+
+    source: ModelSource
+    tokenizer: TextTokenizer
+    data: Data
+    audited: AuditReport | None = None
+    """None: it is audited, and what the audit warns of is said, before training."""
+    plan: Plan | None = None
+    """None: it is planned before training."""
+
+
 def train(
     recipe: Recipe,
     path: Path,
     *,
+    prepared: Prepared | None = None,
     small: bool = False,
     resume: bool = False,
     fresh: bool = False,
@@ -44,7 +60,7 @@ def train(
 ) -> RunDir:
     """Run a recipe from data to tuned model in the run directory `path`; an unfinished run there goes on.
 
-    Options and errors as `tunesmith.train` has them.
+    prepared: what was made of this recipe before. Other options, and errors, as `tunesmith.train` has them.
     """
     from rich.console import Console
 
@@ -67,9 +83,9 @@ def train(
             check_trackers(recipe.train.report_to)
             if not fresh and not force:
                 _check_begun(path, recipe)
-            source, tokenizer, data = prepare_inputs(recipe, doing, small=small)
+            prepared = prepared or prepare_inputs(recipe, doing, small=small)
             doing("looking at the data")
-            findings = _audit(recipe, tokenizer, data, say)
+            findings = _audit(recipe, prepared, say)
         run_dir = RunDir.create(path)
         run_dir.writes = first
         with RunLock(run_dir, say) if first else nullcontext():
@@ -79,9 +95,9 @@ def train(
             stop.resume = _resume_command(path, small=small, force=force)
             with Doing(console) as doing:
                 doing("planning")
-                job = _job(recipe, source, tokenizer, data, run_dir, say, force=force)
+                job = _job(recipe, prepared, run_dir, say, force=force)
             run_dir.write_recipe(recipe)
-            run_dir.write(data.account.model_copy(update={"findings": findings}))
+            run_dir.write(prepared.data.account.model_copy(update={"findings": findings}))
             if _is_finished(job, say):
                 return run_dir
             with Progress(console) as progress:
@@ -115,14 +131,15 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _audit(recipe: Recipe, tokenizer: TextTokenizer, data: Data, say: Say) -> tuple[Finding, ...]:
+def _audit(recipe: Recipe, prepared: Prepared, say: Say) -> tuple[Finding, ...]:
     """Say what the audit warns of and refuse what it blocks. Returns the findings for data.json."""
     from tunesmith.audit.findings import describe
     from tunesmith.audit.stage import audit
 
-    report = audit(data, tokenizer, recipe.data, recipe.train.max_length)
+    data, tokenizer = prepared.data, prepared.tokenizer
+    report = prepared.audited or audit(data, tokenizer, recipe.data, recipe.train.max_length)
     report.check()
-    for finding in report.warnings:
+    for finding in () if prepared.audited is not None else report.warnings:
         say(f"data: {describe(finding)}")
     return report.findings
 
@@ -156,23 +173,16 @@ def _conclude(run_dir: RunDir, result: Result, say: Say) -> None:
         write_report(run_dir)
 
 
-def _job(
-    recipe: Recipe,
-    source: ModelSource,
-    tokenizer: TextTokenizer,
-    data: Data,
-    run_dir: RunDir,
-    say: Say,
-    *,
-    force: bool,
-) -> Job:
+def _job(recipe: Recipe, prepared: Prepared, run_dir: RunDir, say: Say, *, force: bool) -> Job:
     from tunesmith.training import Job
     from tunesmith.training.resume import find_checkpoint, model_fingerprint
 
+    source, data = prepared.source, prepared.data
     fingerprints = {"data": data.fingerprint, "model": model_fingerprint(source)}
     checkpoint = find_checkpoint(run_dir, recipe, fingerprints, say, force=force)
-    plan = _plan(recipe, data, checkpoint, run_dir.path)
-    return Job(recipe, plan, source, tokenizer, data, run_dir, fingerprints, checkpoint)
+    planned = prepared.plan if checkpoint is None else None
+    plan = planned or _plan(recipe, data, checkpoint, run_dir.path)
+    return Job(recipe, plan, source, prepared.tokenizer, data, run_dir, fingerprints, checkpoint)
 
 
 def _speaker(console: Console) -> Say:
@@ -203,9 +213,7 @@ def _check_begun(path: Path, recipe: Recipe) -> None:
         check_recipe(path, begun, recipe)
 
 
-def prepare_inputs(
-    recipe: Recipe, doing: Callable[..., None], *, small: bool
-) -> tuple[ModelSource, TextTokenizer, Data]:
+def prepare_inputs(recipe: Recipe, doing: Callable[..., None], *, small: bool) -> Prepared:
     """The model that was found, its tokenizer, and the recipe's data prepared for it."""
     from tunesmith.data import prepare
     from tunesmith.models.find import find_model
@@ -216,7 +224,8 @@ def prepare_inputs(
     doing("reading the tokenizer")
     tokenizer = load_tokenizer(source)
     doing("reading the data")
-    return source, tokenizer, prepare(recipe.data, tokenizer, recipe.train.max_length, small=small, progress=doing)
+    data = prepare(recipe.data, tokenizer, recipe.train.max_length, small=small, progress=doing)
+    return Prepared(source, tokenizer, data)
 
 
 def _plan(recipe: Recipe, data: Data, checkpoint: Checkpoint | None, out: Path) -> Plan:
