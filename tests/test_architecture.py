@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import tunesmith
 
 SRC = Path(tunesmith.__file__).parent
+ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors"},
     {"units", "redact", "foreign"},
@@ -19,8 +23,8 @@ FLOORS = [
     {"cache"},
     {"compat"},
     {"recipe"},
-    {"fast"},
     {"machine"},
+    {"fast"},
     {"run"},
     {"models"},
     {"step"},
@@ -31,13 +35,15 @@ FLOORS = [
     {"audit"},
     {"selftest", "doctor"},
     {"compare"},
+    {"training"},
     {"report"},
     {"show"},
-    {"training"},
     {"pipeline"},
+    {"api"},
     {"demo"},
     {"cli"},
 ]
+"""From the ground up; docs/architecture.md says why."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
@@ -132,14 +138,68 @@ def modules_imported(tree: ast.AST) -> set[str]:
     return found
 
 
-def test_no_torch_without_need() -> None:
-    code = (
-        "import sys, tunesmith, tunesmith.cli, tunesmith.show.summary, tunesmith.report.page, tunesmith.run.table;"
-        "bad = {'torch', 'transformers', 'pydantic_core'} & set(sys.modules) - {'pydantic_core'};"
-        "sys.exit(f'imported {bad}' if bad else 0)"
+def test_no_circle_stands_anywhere() -> None:
+    """Between modules and between rooms; an import inside a function counts."""
+    measures = runpy.run_path(str(ROOT / "benchmarks" / "architecture.py"), run_name="architecture")
+    source = measures["Source"](SRC.parent)
+    assert measures["circles"](measures["module_graph"](source)) == []
+    assert measures["circles"](measures["room_graph"](source)) == []
+
+
+HEAVY = {"datasets", "huggingface_hub", "numpy", "peft", "scipy", "sklearn", "tokenizers", "torch", "transformers"}
+CALL = """
+import sys
+from tunesmith.cli import main
+try:
+    main()
+except SystemExit as end:
+    heavy = sorted(set({heavy!r}) & set(sys.modules))
+    print(f"exit {{end.code}}, imported {{heavy}}", file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_llama: Path, shows_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs as a user has them: trained, compared, reported."""
+    folder = tmp_path_factory.mktemp("runs")
+    recipe = tunesmith.Recipe(
+        model={"name": str(tiny_llama)},
+        data={"path": str(shows_csv), "text": "description", "max_rows": 60, "eval_fraction": 0.2},
+        train={"max_steps": 2, "max_length": 256, "rehearse": False},
+        compare={"prompts": ["One fine morning"], "num_samples": 4, "max_new_tokens": 4},
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run = tunesmith.train(recipe, out=folder / "a", console=Console(quiet=True))
+    run.compare()
+    shutil.copytree(run.path, folder / "b")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["runs", "."],
+        ["runs", ".", "--json"],
+        ["compare", "a", "b"],
+        ["compare", "a", "b", "--json"],
+        ["report", "a"],
+    ],
+    ids=" ".join,
+)
+def test_commands_that_only_read_load_nothing_heavy(arguments: list[str], runs: Path) -> None:
+    command = [sys.executable, "-c", CALL.format(heavy=sorted(HEAVY)), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=runs)
+    assert done.stderr.splitlines()[-1:] == ["exit 0, imported []"], done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "data"])
+def test_a_wrong_recipe_is_told_before_anything_heavy_is_loaded(command: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: {name: m}\ndata: {path: a.csv}\ntrain: {learning_rte: 1}\n")
+    call = [sys.executable, "-c", CALL.format(heavy=sorted(HEAVY)), command, "r.yaml"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stderr.splitlines()[-1:] == ["exit 2, imported []"], done.stderr
 
 
 def test_public_names_are_pinned() -> None:

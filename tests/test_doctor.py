@@ -20,9 +20,10 @@ import huggingface_hub
 import psutil
 import pytest
 
-from tunesmith.doctor import Check, Examination, examine, hardware, places, software
+from tunesmith.doctor import Examination, examine, hardware, places, software
 from tunesmith.machine.detect import Machine
 from tunesmith.models import reach
+from tunesmith.run.artefacts import Finding
 from tunesmith.show.doctor import print_examination
 
 TOKEN = "hf_" + "q7Zk" * 8
@@ -85,7 +86,7 @@ def test_json_and_terminal(tmp_path: Path) -> None:
 
 
 def test_a_check_that_breaks_is_failed_and_the_others_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> Check:
+    def broken() -> Finding:
         raise OSError(f"cannot read with {TOKEN}")
 
     monkeypatch.setattr(hardware, "check_load", broken)
@@ -98,9 +99,9 @@ def test_a_check_that_breaks_is_failed_and_the_others_run(tmp_path: Path, monkey
 
 
 def test_only_fatal_checks_stop_training() -> None:
-    failed = Check("gpu", "failed", "broken", number=4)
+    failed = Finding(name="gpu", status="failed", found="broken", number=4)
     assert Examination((failed,)).can_train
-    fatal = Examination((failed, Check("output", "failed", "read-only", is_fatal=True, number=9)))
+    fatal = Examination((failed, Finding(name="output", status="failed", found="read-only", is_fatal=True, number=9)))
     assert not fatal.can_train
     assert fatal.summary() == "0 ok, 0 warn, 2 failed: training cannot work here: fix 9"
 
@@ -135,7 +136,9 @@ def test_missing_and_old_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "torch is 1.0, expected >=" in check.found
 
 
-def _torch(monkeypatch: pytest.MonkeyPatch, cuda: str | None, available: bool, driver: tuple[int, int] | None) -> Check:
+def _torch(
+    monkeypatch: pytest.MonkeyPatch, cuda: str | None, available: bool, driver: tuple[int, int] | None
+) -> Finding:
     import torch
 
     monkeypatch.setattr(torch.version, "cuda", cuda)

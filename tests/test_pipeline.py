@@ -14,7 +14,7 @@ from rich.console import Console
 
 import tunesmith
 from tunesmith import Recipe, RunError
-from tunesmith.pipeline import Run
+from tunesmith.api import Run
 
 QUIET = Console(quiet=True)
 

@@ -1,20 +1,24 @@
 """tunesmith fine-tunes Hugging Face causal language models on your own text.
 
-The pipeline, one module a stage, one artefact each in the run directory:
+The pipeline, one room a stage, one artefact each in the run directory:
 
     recipe.py      what was asked: YAML and overrides -> a frozen Recipe            recipe.yaml
-    data/          read, render, split, tokenize, audit, batch                      data.json
-    plan/          what was decided, with reasons; memory, time, disk, cost         plan.json
-    training/      the one training path: steps, checkpoints, recovery, signals     metrics.jsonl, checkpoints/, model/
+    data/          read, rows, split, tokens: text from files -> token arrays       data.json
+    audit/         what the data really is
+    plan/          what was decided, with reasons; forecast/: what that takes       plan.json
+    training/      the one training path: steps, checkpoints, recovery              metrics.jsonl, checkpoints/, model/
     evaluate.py    held-out loss, perplexity, bits per byte, token accuracy         result.json
     compare/       base against tuned: same prompts, same seeds; scores             compare.json
     report/        the run directory -> one HTML file                               report.html
 
-    pipeline.py    the story in one function, and this Python API
-    rundir.py      every artefact's name, reader and writer
-    source.py tokenizer.py model.py fast/    models: found, tokenized, loaded, made fast
-    generate.py doctor.py cli.py errors.py   text, the machine, the command line, what can go wrong
-    signals.py redact.py heap.py             stops that lose nothing; secrets kept out of every output; huge pages
+    cli/ api.py demo.py            the commands and the Python API; pipeline.py tells the story in one function
+    show/                          all that is printed in a terminal
+    run/                           a run on disk: its artefacts, lock, signals and table
+    models/ generate/ fast/        models found, loaded, written with, made fast
+    doctor/ selftest.py machine/   whether this machine, and the arithmetic on it, is fit
+    cache.py compat.py disk.py errors.py redact.py units.py
+
+Imports only go down: docs/architecture.md has the order and the reasons.
 
     import tunesmith
     run = tunesmith.train("recipe.yaml", out="runs/shows")
@@ -28,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tunesmith.api import Run, train
     from tunesmith.errors import (
         DataError,
         ModelError,
@@ -38,13 +43,12 @@ if TYPE_CHECKING:
         TrainingError,
         TunesmithError,
     )
-    from tunesmith.pipeline import Run, train
     from tunesmith.recipe import Recipe
 
 _HOMES = {
     "Recipe": "recipe",
-    "Run": "pipeline",
-    "train": "pipeline",
+    "Run": "api",
+    "train": "api",
     "DataError": "errors",
     "ModelError": "errors",
     "PlanError": "errors",

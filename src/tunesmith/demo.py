@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,24 +30,37 @@ def demo(out: Path, *, fast: bool, console: Console) -> Path:
     Raises TunesmithError as each stage does. A demo that was stopped goes on where it was.
     """
     from tunesmith import pipeline
-    from tunesmith.audit.stage import audit_recipe
-    from tunesmith.doctor import examine
-    from tunesmith.show.audit import render
-    from tunesmith.show.doctor import print_examination
-    from tunesmith.show.plan import print_report
-    from tunesmith.show.summary import print_summary
+    from tunesmith.show.doing import LOADING, Doing
 
+    with Doing(console) as doing:
+        doing(LOADING)
+        from tunesmith.api import Run
+        from tunesmith.audit.stage import audit
+        from tunesmith.doctor import examine
+        from tunesmith.plan import plan
+        from tunesmith.show.audit import render
+        from tunesmith.show.doctor import print_examination
+        from tunesmith.show.plan import print_report
+        from tunesmith.show.summary import print_summary
+
+    recipe, path = pipeline.recipe_and_path(demo_recipe(fast=fast), out)
     console.rule("doctor: is this machine fit?")
-    print_examination(examine(Path(out).parent), console)
-    recipe = demo_recipe(fast=fast)
+    print_examination(examine(path.parent), console)
     console.rule("plan: what will it cost?")
-    print_report(pipeline.plan(recipe), console)
+    with Doing(console) as doing:
+        made = pipeline.prepare_inputs(recipe, doing, small=False)
+        doing("planning")
+        report = plan(recipe, data=made.data, out=path)
+    print_report(report, console)
     console.rule("data: what does the model see?")
-    console.print(render(audit_recipe(recipe)))
+    audited = audit(made.data, made.tokenizer, recipe.data, recipe.train.max_length)
+    console.print(render(audited))
     console.rule("train")
-    run = pipeline.train(recipe, out, console=console)
+    planned = report.plan if report.quotes[0].found.fit != "no" else None
+    made = replace(made, audited=audited, plan=planned)
+    run = Run(pipeline.train(recipe, path, prepared=made, console=console).path)
     console.rule("compare: what changed?")
-    run.compare()
-    report = run.report()
+    run.compare(console=console)
+    page = run.report()
     print_summary(run.dir, console)
-    return report
+    return page

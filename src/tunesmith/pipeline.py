@@ -1,4 +1,4 @@
-"""The story in one function, and the Python API.
+"""The story in one function.
 
 recipe -> data -> plan -> train -> evaluate -> compare -> report
 """
@@ -12,115 +12,80 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import CheckpointInfo
-from tunesmith.run.directory import COMPARE, RECIPE, REPORT, RESULT, RunDir, check_run_path
+from tunesmith.run.directory import COMPARE, RECIPE, REPORT, RunDir, check_run_path
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tunesmith.audit.findings import AuditReport
     from tunesmith.data import Data
-    from tunesmith.generate.text import Generation
     from tunesmith.models.find import ModelSource
     from tunesmith.models.tokenizer import TextTokenizer
-    from tunesmith.plan import Measured, PlanReport
     from tunesmith.run.artefacts import Finding, Plan, Result
     from tunesmith.training import Job
     from tunesmith.training.checkpoint import Checkpoint
 
 Say = Callable[[str], None]
-EVAL_TOKENS = 2048
 SMALL_SUFFIX = "-small"
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run on disk, for use from Python."""
+class Prepared:
+    """What the stages before training made. A caller that looked at it first hands it on, and nothing is done twice."""
 
-    path: Path
-
-    @property
-    def dir(self) -> RunDir:
-        return RunDir.open(self.path)
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.dir.recipe()
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """result.json: eval_loss, eval_loss_base, train_seconds, peak_bytes, ..."""
-        return self.dir.read_json(RESULT)
-
-    def generate(self, prompt: str = "", *, max_new_tokens: int | None = None, seed: int | None = None) -> str:
-        """Text that the tuned model writes after `prompt`, decoded as the recipe's compare section says."""
-        asked = self.recipe.compare
-        wanted = max_new_tokens or asked.max_new_tokens
-        return generate(
-            str(self.path),
-            [prompt],
-            recipe=self.recipe,
-            max_new_tokens=wanted,
-            seed=asked.seed if seed is None else seed,
-        )[0].text
-
-    def compare(self, prompts: list[str] | None = None) -> dict[str, Any]:
-        """Base against tuned: writes and returns compare.json."""
-        from tunesmith.compare import compare
-
-        return compare(self.dir, prompts).to_json()
-
-    def report(self) -> Path:
-        """Write report.html and return its path."""
-        from tunesmith.report import write_report
-
-        return write_report(self.dir)
+    source: ModelSource
+    tokenizer: TextTokenizer
+    data: Data
+    audited: AuditReport | None = None
+    """None: it is audited, and what the audit warns of is said, before training."""
+    plan: Plan | None = None
+    """None: it is planned before training."""
 
 
 def train(
-    recipe: Recipe | str | Path,
-    out: str | Path | None = None,
+    recipe: Recipe,
+    path: Path,
     *,
-    overrides: list[str] | tuple[str, ...] = (),
+    prepared: Prepared | None = None,
     small: bool = False,
     resume: bool = False,
     fresh: bool = False,
     force: bool = False,
     console: Console | None = None,
-) -> Run:
-    """Run a recipe from data to tuned model; an unfinished run in `out` goes on where it stopped.
+) -> RunDir:
+    """Run a recipe from data to tuned model in the run directory `path`; an unfinished run there goes on.
 
-    out: the run directory; default runs/<name of the recipe file>, with -small after it when `small`.
-    small: a dry run on about 100 training and 20 held-out rows. resume: the run must exist already.
-    fresh: delete the run in `out` and begin again. force: go on although recipe or data changed.
-
-    Raises TunesmithError for what the user can fix, Stopped when a signal ended the run early.
+    prepared: what was made of this recipe before. Other options, and errors, as `tunesmith.train` has them.
     """
     from rich.console import Console
 
-    from tunesmith import training
-    from tunesmith.machine.heap import use_huge_pages
+    from tunesmith.machine.heap import importing
     from tunesmith.run.lock import RunLock
     from tunesmith.run.signals import StopRequest
+    from tunesmith.show.doing import LOADING, Doing
     from tunesmith.show.progress import Progress
 
-    use_huge_pages()
-    recipe, path = _recipe_and_path(recipe, out, overrides, small)
-    _check_out(path, recipe, resume=resume, fresh=fresh, force=force)
-    if recipe.train.report_to:
-        from tunesmith.training.distributed import check_trackers
-
-        check_trackers(recipe.train.report_to)
+    _check_flags(path, resume=resume, fresh=fresh)
     first = is_first_process()
     console = (console or Console(stderr=True)) if first else Console(quiet=True)
     say = _speaker(console)
     with StopRequest("the same command") as stop:
-        with stop.at_once():
-            source, tokenizer, data = _prepare(recipe, console, small=small)
-            findings = _audit(recipe, tokenizer, data, say)
+        with stop.at_once(), Doing(console) as doing:
+            doing(LOADING)
+            with importing():
+                from tunesmith import training
+                from tunesmith.training.distributed import check_trackers
+            check_trackers(recipe.train.report_to)
+            if not fresh and not force:
+                _check_begun(path, recipe)
+            prepared = prepared or prepare_inputs(recipe, doing, small=small)
+            doing("looking at the data")
+            findings = _audit(recipe, prepared, say)
         run_dir = RunDir.create(path)
         run_dir.writes = first
         with RunLock(run_dir, say) if first else nullcontext():
@@ -128,15 +93,37 @@ def train(
                 run_dir.clear()
             run_dir.remove_leftovers()
             stop.resume = _resume_command(path, small=small, force=force)
-            job = _job(recipe, source, tokenizer, data, run_dir, say, force=force)
+            with Doing(console) as doing:
+                doing("planning")
+                job = _job(recipe, prepared, run_dir, say, force=force)
             run_dir.write_recipe(recipe)
-            run_dir.write(data.account.model_copy(update={"findings": findings}))
+            run_dir.write(prepared.data.account.model_copy(update={"findings": findings}))
             if _is_finished(job, say):
-                return Run(path)
+                return run_dir
             with Progress(console) as progress:
                 result = training.train(job, stop, progress)
             _conclude(run_dir, result, say)
-    return Run(path)
+    return run_dir
+
+
+def recipe_and_path(
+    recipe: Recipe | str | Path,
+    out: str | Path | None,
+    overrides: list[str] | tuple[str, ...] = (),
+    *,
+    small: bool = False,
+) -> tuple[Recipe, Path]:
+    """What is asked, and where the run goes: `out`, or runs/<name of the recipe file>, with -small after it.
+
+    Raises RecipeError and RunError for what the user can fix.
+    """
+    if isinstance(recipe, Recipe):
+        if out is None:
+            raise RunError("train: a Recipe has no name of its own. Say where the run goes: out='runs/name'.")
+        return recipe, check_run_path(out)
+    loaded = Recipe.load(recipe, overrides)
+    default = Path("runs") / (Path(recipe).stem + (SMALL_SUFFIX if small else ""))
+    return loaded, check_run_path(out if out is not None else default)
 
 
 def is_first_process() -> bool:
@@ -144,14 +131,15 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _audit(recipe: Recipe, tokenizer: TextTokenizer, data: Data, say: Say) -> tuple[Finding, ...]:
+def _audit(recipe: Recipe, prepared: Prepared, say: Say) -> tuple[Finding, ...]:
     """Say what the audit warns of and refuse what it blocks. Returns the findings for data.json."""
     from tunesmith.audit.findings import describe
     from tunesmith.audit.stage import audit
 
-    report = audit(data, tokenizer, recipe.data, recipe.train.max_length)
+    data, tokenizer = prepared.data, prepared.tokenizer
+    report = prepared.audited or audit(data, tokenizer, recipe.data, recipe.train.max_length)
     report.check()
-    for finding in report.warnings:
+    for finding in () if prepared.audited is not None else report.warnings:
         say(f"data: {describe(finding)}")
     return report.findings
 
@@ -185,102 +173,16 @@ def _conclude(run_dir: RunDir, result: Result, say: Say) -> None:
         write_report(run_dir)
 
 
-def _job(
-    recipe: Recipe,
-    source: ModelSource,
-    tokenizer: TextTokenizer,
-    data: Data,
-    run_dir: RunDir,
-    say: Say,
-    *,
-    force: bool,
-) -> Job:
+def _job(recipe: Recipe, prepared: Prepared, run_dir: RunDir, say: Say, *, force: bool) -> Job:
     from tunesmith.training import Job
     from tunesmith.training.resume import find_checkpoint, model_fingerprint
 
+    source, data = prepared.source, prepared.data
     fingerprints = {"data": data.fingerprint, "model": model_fingerprint(source)}
     checkpoint = find_checkpoint(run_dir, recipe, fingerprints, say, force=force)
-    plan = _plan(recipe, data, checkpoint, run_dir.path)
-    return Job(recipe, plan, source, tokenizer, data, run_dir, fingerprints, checkpoint)
-
-
-def plan(
-    recipe: Recipe,
-    *,
-    gpu: str | None = None,
-    all_gpus: bool = False,
-    price: float | None = None,
-    calibrate: bool = False,
-    console: Console | None = None,
-) -> PlanReport:
-    """Forecast memory, time, disk and cost; `calibrate` first times a few real steps here, which needs the weights.
-
-    Raises PlanError, ModelError or DataError for what the user can fix.
-    """
-    from tunesmith.plan import plan as forecast
-
-    report = forecast(recipe, gpu, all_gpus, price)  # first: what the model leaves behind is not to count as taken
-    return report.refitted(_measure(recipe, console)) if calibrate else report
-
-
-def _measure(recipe: Recipe, console: Console | None) -> list[Measured]:
-    import tempfile
-
-    from rich.console import Console
-
-    from tunesmith.plan import detect_machine, make_plan
-    from tunesmith.run.observer import Silent
-    from tunesmith.training import Job, calibrate
-
-    source, tokenizer, data = _prepare(recipe, console or Console(quiet=True), small=False)
-    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
-        run_dir = RunDir(Path(folder))
-        decided = make_plan(recipe, data, detect_machine())
-        job = Job(recipe, decided, source, tokenizer, data, run_dir, {}, None)
-        return calibrate(job, Silent())
-
-
-def evaluate_file(name: str, path: str, *, text: str | None = None, max_length: int = 1024) -> dict[str, float]:
-    """Score RUN_OR_MODEL on every row of a file: loss, perplexity, bits per byte, token accuracy, and what was counted.
-
-    Raises DataError or ModelError for what the user can fix.
-    """
-    from tunesmith import fast
-    from tunesmith.data import prepare
-    from tunesmith.evaluate import evaluate
-    from tunesmith.models.load import load_for_generation
-    from tunesmith.recipe import DataSection
-
-    model, tokenizer = load_for_generation(name)
-    section = DataSection(path=path, text=text, eval_fraction=0, near_duplicates=False, long="truncate")
-    documents = prepare(section, tokenizer, max_length).train
-    fast.apply(model)
-    scores = evaluate(model, documents, max_tokens=EVAL_TOKENS)
-    return {
-        "loss": scores.loss,
-        "perplexity": scores.perplexity,
-        "bits_per_byte": scores.bits_per_byte,
-        "token_accuracy": scores.token_accuracy,
-        "num_tokens": scores.num_tokens,
-        "num_documents": scores.num_documents,
-    }
-
-
-def generate(name: str, prompts: list[str], *, recipe: Recipe | None = None, **options: Any) -> list[Generation]:
-    """Continue each prompt with RUN_OR_MODEL; decoding defaults to the recipe's compare section."""
-    from tunesmith.generate.text import generate as write
-    from tunesmith.models.load import load_for_generation
-    from tunesmith.recipe import CompareSection
-
-    asked = recipe.compare if recipe is not None else CompareSection()
-    model, tokenizer = load_for_generation(name)
-    values = {
-        "max_new_tokens": asked.max_new_tokens,
-        "temperature": asked.temperature,
-        "top_p": asked.top_p,
-        "seed": asked.seed,
-    }
-    return write(model, tokenizer, prompts, **{**values, **options})
+    planned = prepared.plan if checkpoint is None else None
+    plan = planned or _plan(recipe, data, checkpoint, run_dir.path)
+    return Job(recipe, plan, source, prepared.tokenizer, data, run_dir, fingerprints, checkpoint)
 
 
 def _speaker(console: Console) -> Say:
@@ -293,48 +195,37 @@ def _resume_command(path: Path, *, small: bool, force: bool) -> str:
     return f"tunesmith train {recipe} --out {run} --resume{more}"
 
 
-def _recipe_and_path(
-    recipe: Recipe | str | Path, out: str | Path | None, overrides: list[str] | tuple[str, ...], small: bool
-) -> tuple[Recipe, Path]:
-    if isinstance(recipe, Recipe):
-        if out is None:
-            raise RunError("train: a Recipe has no name of its own. Say where the run goes: out='runs/name'.")
-        return recipe, check_run_path(out)
-    loaded = Recipe.load(recipe, overrides)
-    default = Path("runs") / (Path(recipe).stem + (SMALL_SUFFIX if small else ""))
-    return loaded, check_run_path(out if out is not None else default)
-
-
-def _check_out(path: Path, recipe: Recipe, *, resume: bool, fresh: bool, force: bool) -> None:
-    """Refuse a run directory that this recipe may not go on in, before any work is done."""
-    from tunesmith.training.resume import begun_recipe, check_recipe
-
+def _check_flags(path: Path, *, resume: bool, fresh: bool) -> None:
     if resume and fresh:
         raise RunError("--resume and --fresh exclude each other. Give one.")
-    exists = RunDir.is_run(path)
-    if resume and not exists:
+    if resume and not RunDir.is_run(path):
         raise RunError(f"{path}: no run to resume (no {RECIPE}). Leave out --resume to start one.")
-    if not exists or fresh or force:
+
+
+def _check_begun(path: Path, recipe: Recipe) -> None:
+    """Refuse a run directory that this recipe may not go on in, before any work is done."""
+    if not RunDir.is_run(path):
         return
+    from tunesmith.training.resume import begun_recipe, check_recipe
+
     begun = begun_recipe(RunDir.open(path))
     if begun is not None:
         check_recipe(path, begun, recipe)
 
 
-def _prepare(recipe: Recipe, console: Console, *, small: bool) -> tuple[Any, Any, Data]:
+def prepare_inputs(recipe: Recipe, doing: Callable[..., None], *, small: bool) -> Prepared:
+    """The model that was found, its tokenizer, and the recipe's data prepared for it."""
     from tunesmith.data import prepare
     from tunesmith.models.find import find_model
     from tunesmith.models.tokenizer import load_tokenizer
-    from tunesmith.show.data import DataProgress
 
+    doing("finding the model")
     source = find_model(recipe.model.name, recipe.model.revision)
+    doing("reading the tokenizer")
     tokenizer = load_tokenizer(source)
-    with DataProgress(console) as progress:
-        return (
-            source,
-            tokenizer,
-            prepare(recipe.data, tokenizer, recipe.train.max_length, small=small, progress=progress),
-        )
+    doing("reading the data")
+    data = prepare(recipe.data, tokenizer, recipe.train.max_length, small=small, progress=doing)
+    return Prepared(source, tokenizer, data)
 
 
 def _plan(recipe: Recipe, data: Data, checkpoint: Checkpoint | None, out: Path) -> Plan:

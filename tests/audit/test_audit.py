@@ -11,6 +11,7 @@ import pytest
 from tunesmith.audit.findings import AuditReport
 from tunesmith.audit.stage import audit, audit_recipe
 from tunesmith.data import prepare
+from tunesmith.data.split.near_duplicates import near_duplicate_groups
 from tunesmith.errors import DataError
 from tunesmith.models.find import find_model
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
@@ -122,6 +123,27 @@ def test_nearly_equal_rows(audited: Auditor, lines: list[str]) -> None:
     assert "12 documents" in finding.found
     assert named(report, "duplicates").status == "fine"
     assert named(report, "leakage").status == "fine", "near-duplicates stay on one side by default"
+
+
+def test_rows_that_the_split_compared_are_not_compared_again(
+    audited: Auditor, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*lines, *(line + " Again." for line in lines[:12]), lines[0], f"{lines[1]} {lines[2]} {lines[3]}"]
+    before = named(audited(rows, max_length=64), "near-duplicates")
+    calls = []
+
+    def count(texts: list[str]) -> Any:
+        calls.append(len(texts))
+        return near_duplicate_groups(texts)
+
+    monkeypatch.setattr("tunesmith.audit.rows.near_duplicate_groups", count)
+    after = named(audited(rows, max_length=64), "near-duplicates")
+    assert calls == []
+    assert after == before
+    assert "12 documents" in after.found
+    alone = named(audited(rows, max_length=64, near_duplicates=False, eval_fraction=0), "near-duplicates")
+    assert len(calls) == 1
+    assert alone.status == "warns"
 
 
 def test_a_beginning_that_all_rows_share_makes_none_alike(audited: Auditor, lines: list[str]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.data import Data, prepare
-from tunesmith.data.rows.spec import CONTEXT, MARK, TARGET, Pieces
+from tunesmith.data.rows.pieces import CONTEXT, MARK, TARGET, Pieces
 from tunesmith.data.tokens import workers as encode_workers
 from tunesmith.data.tokens.encode import Encoder
 from tunesmith.data.tokens.words import WordEncoder

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import tunesmith
 from tunesmith import Recipe
-from tunesmith.pipeline import Run
+from tunesmith.api import Run
 
 
 def losses(run: Run, key: str) -> list[float]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith.audit.findings import Status, counted
 from tunesmith.audit.language import guess_language
@@ -31,6 +32,8 @@ class Text:
     row: str
     text: str
     is_train: bool
+    begin: int | None = None
+    """Byte of the kept text where it begins."""
 
 
 def check_rows(data: Data) -> Finding:
@@ -133,7 +136,7 @@ def check_duplicates(data: Data, texts: Sequence[Text]) -> Finding:
 def check_near_duplicates(data: Data, section: DataSection, texts: Sequence[Text]) -> tuple[Finding, Finding]:
     """Near-duplicates among the sampled texts, and how much of what is held out is also trained on."""
     unique = list({text.text: text for text in reversed(texts)}.values())[::-1]
-    groups = near_duplicate_groups(without_shared_beginnings([text.text for text in unique]))
+    unique, groups = _near_groups(data, unique)
     sizes = np.bincount(groups, minlength=1)
     extra = np.flatnonzero(groups != np.arange(len(groups)))
     share = len(extra) / max(1, len(unique))
@@ -156,6 +159,17 @@ def check_near_duplicates(data: Data, section: DataSection, texts: Sequence[Text
     trained[groups[[text.is_train for text in unique]]] = True
     leaked = [text.row for text, group in zip(unique, groups, strict=True) if not text.is_train and trained[group]]
     return near, _leakage(data, section, leaked, sum(not text.is_train for text in unique))
+
+
+def _near_groups(data: Data, texts: list[Text]) -> tuple[list[Text], NDArray[np.int64]]:
+    """Texts, and for each the number of the first that it is nearly equal to: as the split found, where it compared."""
+    begins = [text.begin for text in texts if text.begin is not None]
+    if data.near is None or len(begins) < len(texts):
+        return texts, near_duplicate_groups(without_shared_beginnings([text.text for text in texts]))
+    rows, first = np.unique(data.near.rows_at(np.array(begins, dtype=np.int64)), return_index=True)
+    order = np.argsort(first)  # of several pieces of a row the first; all are in its group
+    _, places, inverse = np.unique(data.near.groups[rows[order]], return_index=True, return_inverse=True)
+    return [texts[int(number)] for number in first[order]], places[inverse]
 
 
 def _leakage(data: Data, section: DataSection, near: list[str], num_looked_at: int) -> Finding:

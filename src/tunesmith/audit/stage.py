@@ -101,7 +101,9 @@ def _texts(
     for number, index in enumerate(places.tolist()):
         if number % PASS_DOCUMENTS == 0:
             documents.let_go()
-        yield Text(documents.row_name(index), document_text(documents, index, tokenizer), documents is data.train)
+        begin = None if documents.origins is None else int(documents.origins.spans[index, 0])
+        text = document_text(documents, index, tokenizer)
+        yield Text(documents.row_name(index), text, documents is data.train, begin)
 
 
 def _evenly(num_documents: int, share: float) -> NDArray[np.int64]:

@@ -46,16 +46,21 @@ if TYPE_CHECKING:
 
 LOSS_TOLERANCE = 0.02
 """Nats by which a held-out loss may differ from training's: bf16 rounds otherwise in other batches."""
-Say = Callable[[str], None]
+Say = Callable[..., None]
+"""Told what is being done, and where that is counted also (done, total or None)."""
 
 
 def compare(
-    run_dir: RunDir, prompts: Sequence[str] | None = None, *, data: Data | None = None, say: Say = lambda _: None
+    run_dir: RunDir,
+    prompts: Sequence[str] | None = None,
+    *,
+    data: Data | None = None,
+    say: Say = lambda stage, done=0, total=None: None,
 ) -> Comparison:
     """Let base and tuned write for the same prompts with the same seeds and decoding, and score both.
 
     prompts: instead of the recipe's. data: the run's prepared data, when the caller has it. Writes compare.json and
-    returns its content. Raises RunError when the run has no finished model.
+    returns its content. say: told what is being done. Raises RunError when the run has no finished model.
     """
     from tunesmith.models.find import find_model
     from tunesmith.models.tokenizer import load_tokenizer
@@ -67,10 +72,13 @@ def compare(
             f"{run_dir.path}: no finished model to compare. Finish the run with: "
             f"tunesmith train {run_dir.path}/recipe.yaml --out {run_dir.path} --resume"
         )
+    say("finding both models")
     base_source = find_model(recipe.model.name, recipe.model.revision)
     tuned_source = find_model(str(run_dir.path))
     tokenizer = load_tokenizer(base_source)
-    data = data or _prepare_again(run_dir, recipe, tokenizer, notes)
+    if data is None:
+        say("reading the data again")
+        data = _prepare_again(run_dir, recipe, tokenizer, notes, say)
     texts = _choose_texts(data, tokenizer, recipe, prompts, notes)
     plan = run_dir.find(Plan)
     precision = plan.precision if plan is not None else "fp32"
@@ -127,14 +135,16 @@ def _choose_texts(
     return _Texts(asked, scored, general, complete=scored is held_out)
 
 
-def _prepare_again(run_dir: RunDir, recipe: Recipe, tokenizer: TextTokenizer, notes: list[str]) -> Data | None:
+def _prepare_again(
+    run_dir: RunDir, recipe: Recipe, tokenizer: TextTokenizer, notes: list[str], say: Say
+) -> Data | None:
     """The run's data from its cache or its files; None, with a note, when they are gone."""
     from tunesmith.data import prepare
 
     recorded = run_dir.find(DataAccount)
     try:
         data: Data = prepare(
-            recipe.data, tokenizer, recipe.train.max_length, small=recorded is not None and recorded.small
+            recipe.data, tokenizer, recipe.train.max_length, small=recorded is not None and recorded.small, progress=say
         )
     except DataError as error:
         notes.append(f"The data could not be read again, so only the prompts of the recipe are compared: {error}")

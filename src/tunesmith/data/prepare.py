@@ -26,7 +26,7 @@ from tunesmith.data.rows.reading import Part, ReadState, Say, find_parts, read_p
 from tunesmith.data.rows.spool import Spool
 from tunesmith.data.split.assign import EVAL, TEST, TRAIN, assign_splits, uniform
 from tunesmith.data.split.near_duplicates import near_duplicate_groups
-from tunesmith.data.tokens.documents import Data, load_documents
+from tunesmith.data.tokens.documents import Data, NearGroups, load_documents
 from tunesmith.data.tokens.encode import Encoder
 from tunesmith.data.tokens.long import LongCounts
 from tunesmith.data.tokens.tokenize import Tokenization
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 ACCOUNT = "account.json"
+NEAR = "near.npy"
 SMALL_ROWS = {TRAIN: 100, EVAL: 20, TEST: 20}
 
 
@@ -99,7 +100,8 @@ def _load(folder: Path) -> Data:
         raise DataError(f"{folder}: the cached data is damaged. Delete this folder; it is made again.")
     text = load_array(folder / "text.npy")
     train, held_out, test = (load_documents(folder / name, text) for name in SPLITS)
-    return Data(train, held_out, test, known, known.fingerprint)
+    near = NearGroups(*np.load(folder / NEAR)) if (folder / NEAR).exists() else None
+    return Data(train, held_out, test, known, known.fingerprint, near)
 
 
 @dataclass
@@ -171,7 +173,10 @@ class _Job:
             groupings.append(keys)
         if section.near_duplicates:
             self.progress("comparing rows", 0, len(free))
-            groupings.append(near_duplicate_groups(spool.comparable(free)).astype(np.uint64))
+            near = near_duplicate_groups(spool.comparable(free))
+            groupings.append(near.astype(np.uint64))
+            if len(free) == len(sides):
+                np.save(spool.folder / NEAR, np.stack([spool.spans(free)[:, 0], near]))
         sides[free] = assign_splits(
             hashes,
             groupings,

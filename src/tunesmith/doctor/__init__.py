@@ -3,7 +3,7 @@
 software.py   Python, required and optional packages, torch against the driver
 hardware.py   GPUs, arithmetic and attention, speed, cores and load, memory
 places.py     disk and write permission of the output and the cache, the hub, the login, the embedded model
-checks.py     Check and Examination
+checks.py     Examination
 
 Only what makes training impossible makes `can_train` false. A check that itself breaks is failed, and never ends the
 examination.
@@ -12,14 +12,14 @@ examination.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from tunesmith.doctor import hardware, places, software
-from tunesmith.doctor.checks import Check, Examination
+from tunesmith.doctor.checks import Examination
 from tunesmith.redact import redact
+from tunesmith.run.artefacts import Finding, numbered
 
-__all__ = ["Check", "Examination", "examine"]
+__all__ = ["Examination", "examine"]
 
 
 def examine(out: str | Path = "runs", *, bench: bool = False) -> Examination:
@@ -27,7 +27,7 @@ def examine(out: str | Path = "runs", *, bench: bool = False) -> Examination:
 
     bench: also measure matrix products and memory, which takes a few seconds.
     """
-    checks: list[tuple[str, Callable[[], Check]]] = [
+    checks: list[tuple[str, Callable[[], Finding]]] = [
         ("python", software.check_python),
         ("packages", software.check_packages),
         ("torch", software.check_torch),
@@ -43,14 +43,13 @@ def examine(out: str | Path = "runs", *, bench: bool = False) -> Examination:
         ("hub", places.check_hub),
         ("login", places.check_login),
     ]
-    return Examination(tuple(_run(number, name, check) for number, (name, check) in enumerate(checks, start=1)))
+    return Examination(numbered(_run(name, check) for name, check in checks))
 
 
-def _run(number: int, name: str, check: Callable[[], Check]) -> Check:
+def _run(name: str, check: Callable[[], Finding]) -> Finding:
     """The result of a check; one that breaks is failed, with the reason, and the others still run."""
     try:
-        result = check()
+        return check()
     except Exception as error:
         found = f"could not be checked: {type(error).__name__}: {redact(str(error))[:200]}"
-        result = Check(name, "failed", found, "Please report this with the line above.")
-    return replace(result, number=number)
+        return Finding(name=name, status="failed", found=found, fix="Please report this with the line above.")

@@ -1,41 +1,28 @@
-"""What an examination is made of."""
+"""What an examination is made of: findings, each ok, warn or failed."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-Status = Literal["ok", "warn", "failed"]
+from tunesmith.run.artefacts import Finding
 
-
-@dataclass(frozen=True)
-class Check:
-    """One check. fix: what to do when it is not ok. is_fatal: training cannot work until it is fixed.
-
-    numbers: what was measured, for --json. number: from 1; the same check has the same number everywhere.
-    """
-
-    name: str
-    status: Status
-    found: str
-    fix: str | None = None
-    is_fatal: bool = False
-    numbers: dict[str, Any] | None = None
-    number: int = 0
+KEYS = ("name", "status", "found", "fix", "is_fatal", "numbers", "number")
 
 
 @dataclass(frozen=True)
 class Examination:
     """All checks of one machine."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[Finding, ...]
 
     @property
     def can_train(self) -> bool:
         return not any(check.is_fatal for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        return {"can_train": self.can_train, "checks": [asdict(check) for check in self.checks]}
+        checks = [{key: getattr(check, key) for key in KEYS} for check in self.checks]
+        return {"can_train": self.can_train, "checks": checks}
 
     def summary(self) -> str:
         """`12 ok, 2 warn, 0 failed: training can work here`."""

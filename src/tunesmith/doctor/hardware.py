@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunesmith.doctor.checks import Check
 from tunesmith.machine.detect import detect_machine
+from tunesmith.run.artefacts import Finding
 from tunesmith.units import format_bytes
 
 LEAST_MEMORY_BYTES = 1_000_000_000
@@ -85,10 +85,14 @@ def _gpu(nvml: Any, index: int) -> Gpu:
     return Gpu(index, str(nvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free), tuple(running))
 
 
-def check_gpus() -> Check:
+def check_gpus() -> Finding:
     gpus = find_gpus()
     if not gpus:
-        return Check("gpu", "ok", "none; small models train on the CPU, `tunesmith plan` says what a larger one needs")
+        return Finding(
+            name="gpu",
+            status="ok",
+            found="none; small models train on the CPU, `tunesmith plan` says what a larger one needs",
+        )
     lines, busy = [], False
     for gpu in gpus:
         line = f"{gpu.index}: {gpu.name}, {format_bytes(gpu.free_bytes)} of {format_bytes(gpu.memory_bytes)} free"
@@ -98,14 +102,14 @@ def check_gpus() -> Check:
         busy |= gpu.memory_bytes - gpu.free_bytes > BUSY_SHARE * gpu.memory_bytes or bool(gpu.other_processes)
     numbers = {"gpus": [asdict(gpu) for gpu in gpus]}
     fix = "Wait for the others, or choose a free GPU with CUDA_VISIBLE_DEVICES." if busy else None
-    return Check("gpu", "warn" if busy else "ok", "\n".join(lines), fix, numbers=numbers)
+    return Finding(name="gpu", status="warn" if busy else "ok", found="\n".join(lines), fix=fix, numbers=numbers)
 
 
 def _process(number: int, used: int | None) -> str:
     return f"{number} ({format_bytes(used)})" if used else str(number)
 
 
-def check_arithmetic() -> Check:
+def check_arithmetic() -> Finding:
     """Which types the device computes fast, and whether packed documents find their attention kernel."""
     import torch
 
@@ -114,14 +118,14 @@ def check_arithmetic() -> Check:
         kind = torch.backends.cpu.get_cpu_capability()
         kinds = "bf16 is the fast type for large models" if machine.supports_bf16 else "fp32 is the fast type"
         found = f"{machine.name} ({kind}), {torch.get_num_threads()} threads: {kinds}, attention over padded groups"
-        return Check("arithmetic", "ok", found)
+        return Finding(name="arithmetic", status="ok", found=found)
     major, minor = torch.cuda.get_device_capability(0)
     found = f"compute capability {major}.{minor}, {'bf16' if machine.supports_bf16 else 'no bf16: fp16 is used'}"
     broken = _varlen_problem()
     if broken is None:
-        return Check("arithmetic", "ok", f"{found}, packed attention without padding")
+        return Finding(name="arithmetic", status="ok", found=f"{found}, packed attention without padding")
     fix = "It is slower than it could be, and exact. A newer torch, or an Ampere or newer GPU, has the kernel."
-    return Check("arithmetic", "warn", f"{found}, attention over padded groups ({broken})", fix)
+    return Finding(name="arithmetic", status="warn", found=f"{found}, attention over padded groups ({broken})", fix=fix)
 
 
 def _varlen_problem() -> str | None:
@@ -145,10 +149,10 @@ def _varlen_problem() -> str | None:
 # ------------------------------------------------------------------------------------------------------------- speed
 
 
-def check_speed(bench: bool) -> Check:
+def check_speed(bench: bool) -> Finding:
     """Measured rates of matrix products and of memory, when asked for."""
     if not bench:
-        return Check("speed", "ok", "not measured; --bench does")
+        return Finding(name="speed", status="ok", found="not measured; --bench does")
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -159,7 +163,7 @@ def check_speed(bench: bool) -> Check:
     told = ", ".join(f"{name} {_flops(rate)}" for name, rate in rates.items())
     numbers = {"flops_per_second": rates, "bytes_per_second": bandwidth, "device": device}
     found = f"{device}: matrix products {told}; memory {format_bytes(bandwidth)}/s"
-    return Check("speed", "ok", found, numbers=numbers)
+    return Finding(name="speed", status="ok", found=found, numbers=numbers)
 
 
 def _flops(rate: float) -> str:
@@ -209,7 +213,7 @@ def _median_seconds(call: Callable[[], Any], device: str) -> float:
 # -------------------------------------------------------------------------------------------------------- load, memory
 
 
-def check_load() -> Check:
+def check_load() -> Finding:
     """Work of others on the cores; it slows training, and makes every timing wrong by as much."""
     import psutil
 
@@ -219,11 +223,11 @@ def check_load() -> Check:
     numbers = {"load_average": load, "cores": cores}
     if load > max(1.0, (1 + BUSY_SHARE) * cores):
         fix = "Training shares the cores and is slower by about as much; timings mean little until the load falls."
-        return Check("load", "warn", found + ": busy", fix, numbers=numbers)
-    return Check("load", "ok", found, numbers=numbers)
+        return Finding(name="load", status="warn", found=found + ": busy", fix=fix, numbers=numbers)
+    return Finding(name="load", status="ok", found=found, numbers=numbers)
 
 
-def check_memory() -> Check:
+def check_memory() -> Finding:
     machine = detect_machine()
     found = f"{format_bytes(machine.ram_free_bytes)} of {format_bytes(machine.ram_bytes)} free"
     numbers = {"free_bytes": machine.ram_free_bytes, "total_bytes": machine.ram_bytes}
@@ -231,8 +235,8 @@ def check_memory() -> Check:
         fix = (
             f"Expected at least {format_bytes(LEAST_MEMORY_BYTES)}: end other programs, or raise the container's limit."
         )
-        return Check("memory", "failed", found, fix, is_fatal=True, numbers=numbers)
+        return Finding(name="memory", status="failed", found=found, fix=fix, is_fatal=True, numbers=numbers)
     if machine.ram_free_bytes < SMALL_MEMORY_BYTES:
         fix = "Enough for the embedded model with LoRA; `tunesmith plan` says what a recipe needs."
-        return Check("memory", "warn", found, fix, numbers=numbers)
-    return Check("memory", "ok", found, numbers=numbers)
+        return Finding(name="memory", status="warn", found=found, fix=fix, numbers=numbers)
+    return Finding(name="memory", status="ok", found=found, numbers=numbers)

@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from tunesmith.doctor.checks import Check
+from tunesmith.run.artefacts import Finding
 
 LEAST_PYTHON = (3, 11)
 OPTIONAL = {
@@ -21,19 +21,23 @@ OPTIONAL = {
 _ESSENTIAL = {"torch", "transformers", "safetensors", "numpy", "pydantic", "pyyaml", "pyarrow", "accelerate"}
 
 
-def check_python() -> Check:
+def check_python() -> Finding:
     version = sys.version_info[:2]
     where = "in a virtual environment" if sys.prefix != sys.base_prefix else f"at {sys.prefix}"
     found = f"Python {platform.python_version()} {where}, {platform.system()} {platform.machine()}"
     if version < LEAST_PYTHON:
         needed = ".".join(map(str, LEAST_PYTHON))
-        return Check(
-            "python", "failed", found, f"Expected {needed} or newer. Make an environment with it.", is_fatal=True
+        return Finding(
+            name="python",
+            status="failed",
+            found=found,
+            fix=f"Expected {needed} or newer. Make an environment with it.",
+            is_fatal=True,
         )
-    return Check("python", "ok", found)
+    return Finding(name="python", status="ok", found=found)
 
 
-def check_packages() -> Check:
+def check_packages() -> Finding:
     """Every package that tunesmith needs, against the least version that it names."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
@@ -41,7 +45,9 @@ def check_packages() -> Check:
     try:
         required = metadata.requires("tunesmith") or []
     except metadata.PackageNotFoundError:
-        return Check("packages", "warn", "tunesmith is run without being installed.", "Run: pip install .")
+        return Finding(
+            name="packages", status="warn", found="tunesmith is run without being installed.", fix="Run: pip install ."
+        )
     wrong: dict[str, str] = {}
     wanted = [requirement for requirement in map(Requirement, required) if _applies(requirement)]
     for requirement in wanted:
@@ -54,9 +60,15 @@ def check_packages() -> Check:
         if not requirement.specifier.contains(installed, prereleases=True):
             wrong[name] = f"{name} is {installed}, expected {requirement.specifier}"
     if not wrong:
-        return Check("packages", "ok", f"all {len(wanted)} required packages are installed")
+        return Finding(name="packages", status="ok", found=f"all {len(wanted)} required packages are installed")
     fix = "Run: pip install --upgrade tunesmith"
-    return Check("packages", "failed", "; ".join(wrong.values()), fix, is_fatal=bool(_ESSENTIAL & wrong.keys()))
+    return Finding(
+        name="packages",
+        status="failed",
+        found="; ".join(wrong.values()),
+        fix=fix,
+        is_fatal=bool(_ESSENTIAL & wrong.keys()),
+    )
 
 
 def _applies(requirement: object) -> bool:
@@ -64,29 +76,38 @@ def _applies(requirement: object) -> bool:
     return marker is None or bool(marker.evaluate({"extra": ""}))
 
 
-def check_torch() -> Check:
+def check_torch() -> Finding:
     """Whether this torch can use the GPU that is there."""
     try:
         import torch
     except Exception as error:  # a broken installation raises many things
         found = f"torch cannot be imported ({type(error).__name__}: {str(error).splitlines()[0][:150]})"
-        return Check("torch", "failed", found, "Install it again: pip install --force-reinstall torch", is_fatal=True)
+        return Finding(
+            name="torch",
+            status="failed",
+            found=found,
+            fix="Install it again: pip install --force-reinstall torch",
+            is_fatal=True,
+        )
     from tunesmith.doctor.hardware import nvidia_driver
 
     version = torch.__version__
     driver = nvidia_driver()
     if torch.version.hip:
         usable = "usable" if torch.cuda.is_available() else "no GPU is usable"
-        return Check("torch", "ok", f"torch {version} for ROCm {torch.version.hip}, {usable}")
+        return Finding(name="torch", status="ok", found=f"torch {version} for ROCm {torch.version.hip}, {usable}")
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for CPU only"
     found = f"torch {version} {built}"
     if driver is None:
-        return Check("torch", "ok", f"{found}; no NVIDIA driver here")
+        return Finding(name="torch", status="ok", found=f"{found}; no NVIDIA driver here")
     found += f"; driver {driver.version} for CUDA {driver.cuda[0]}.{driver.cuda[1]} and older"
     if torch.cuda.is_available():
-        return Check("torch", "ok", found)
-    return Check(
-        "torch", "failed", found + "; torch cannot use the GPU, so the CPU would train", _fix(torch, driver.cuda)
+        return Finding(name="torch", status="ok", found=found)
+    return Finding(
+        name="torch",
+        status="failed",
+        found=found + "; torch cannot use the GPU, so the CPU would train",
+        fix=_fix(torch, driver.cuda),
     )
 
 
@@ -99,11 +120,13 @@ def _fix(torch: object, driver_cuda: tuple[int, int]) -> str:
     return "Look at CUDA_VISIBLE_DEVICES, at the container's access to the GPU, and restart after a driver update."
 
 
-def check_optional() -> Check:
+def check_optional() -> Finding:
     missing = [what for name, what in OPTIONAL.items() if importlib.util.find_spec(name) is None]
     present = [name for name in OPTIONAL if importlib.util.find_spec(name) is not None]
     found = f"installed: {', '.join(present) or 'none'}"
-    return Check("optional", "ok", found + (f"; not installed: {'; '.join(missing)}" if missing else ""))
+    return Finding(
+        name="optional", status="ok", found=found + (f"; not installed: {'; '.join(missing)}" if missing else "")
+    )
 
 
 def package_folder(name: str) -> Path | None:

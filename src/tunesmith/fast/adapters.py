@@ -18,6 +18,8 @@ from tunesmith.fast.pointwise import compute_dtype
 
 def can_fuse(layer: Any) -> bool:
     """Whether a module is peft's adapter of a plain linear layer: one, of frozen weights, no dropout, no variant."""
+    if not type(layer).__module__.startswith("peft."):  # a model without adapters need not import it: half a second
+        return False
     from peft.tuners.lora.layer import Linear
 
     if type(layer) is not Linear or type(layer.base_layer) is not nn.Linear or layer.fan_in_fan_out:

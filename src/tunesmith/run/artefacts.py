@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from tunesmith.errors import RunError
 from tunesmith.recipe import CompareSection, Every, LoraSection
@@ -304,12 +304,23 @@ class Histogram(Record):
     counts: tuple[int, ...]
 
 
+Severity = Literal["good", "note", "bad"]
+SEVERITIES: Mapping[str, Severity] = MappingProxyType(
+    {
+        **dict.fromkeys(("good", "ok", "fine"), "good"),
+        **dict.fromkeys(("note", "warn", "warns"), "note"),
+        **dict.fromkeys(("bad", "failed", "blocks"), "bad"),
+    }
+)
+"""Of a finding's status, in the words of the report, the doctor and the audit."""
+
+
 class Finding(Record):
-    """A verdict: what was found, with its numbers, in a sentence, and what to do."""
+    """A numbered verdict: what was found, with its numbers, in a sentence, and what to do."""
 
     name: str
     status: str
-    """Of the audit: blocks, warns or fine."""
+    """Of the audit: blocks, warns or fine; of the doctor: failed, warn or ok; of the report: bad, note or good."""
     found: str
     value: float | None = None
     """The number that decides, and `limit`, the one it is held against, where there are such."""
@@ -318,6 +329,10 @@ class Finding(Record):
     """What to set in the recipe, as `section.key: value`."""
     fix: str | None = None
     """What else to do."""
+    is_fatal: bool = False
+    """Nothing works until it is done."""
+    numbers: JsonObject | None = None
+    """What was measured."""
     rows: tuple[str, ...] = ()
     """Names of the first rows concerned."""
     number: int = 0
@@ -328,6 +343,23 @@ class Finding(Record):
         rows = f" First: {', '.join(self.rows)}." if self.rows else ""
         option = f" Set {self.option}." if self.option else ""
         return f"{self.name}: {self.found}{rows}{option}{f' {self.fix}' if self.fix else ''}"
+
+    @property
+    def severity(self) -> Severity:
+        return SEVERITIES.get(self.status, "note")
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, written: SerializerFunctionWrapHandler) -> JsonObject:
+        values: JsonObject = written(self)
+        return {key: value for key, value in values.items() if key not in _SAID_IF_SO or value}
+
+
+_SAID_IF_SO = ("fix", "is_fatal", "numbers")
+
+
+def numbered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Numbered from 1, in their order."""
+    return tuple(finding.model_copy(update={"number": number}) for number, finding in enumerate(findings, start=1))
 
 
 class RowsRead(Record):

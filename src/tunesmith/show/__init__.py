@@ -1,5 +1,6 @@
 """All that is printed in a terminal.
 
-plan.py data.py audit.py summary.py    a plan, the preparing of data, an audit, what came of a run
-progress.py    a run while it goes on
+doctor.py plan.py audit.py runs.py summary.py    an examination, a plan, an audit, runs, what came of a run
+verdicts.py    findings, whoever made them
+doing.py       what is being done, while it lasts; progress.py: a run while it goes on
 """

@@ -9,29 +9,21 @@ from typing import TYPE_CHECKING
 from tunesmith.audit.examples import Example
 from tunesmith.audit.findings import AuditReport
 from tunesmith.redact import visible
-from tunesmith.run.artefacts import Finding
+from tunesmith.show.verdicts import found, verdicts
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-_COLOURS = {"blocks": "bold red", "warns": "yellow", "fine": "green"}
 _BAR = 40
 
 
 def render(report: AuditReport) -> RenderableType:
     """Findings, lengths and examples for a terminal."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column("#", justify="right")
-    for name in ("check", "", "found"):
-        table.add_column(name, overflow="fold", no_wrap=name != "found")
-    for finding in report.findings:
-        verdict = Text(finding.status, _COLOURS[finding.status])
-        table.add_row(str(finding.number), finding.name, verdict, Text(visible(_told(finding))))
+    table = verdicts(report.findings, header=True)
     examples = [part for example in report.examples for part in (Text(), render_example(example))]
     return Group(table, Text(), Text(_histogram(report)), *examples, Text(), Text(summary(report), "bold"))
 
@@ -40,11 +32,6 @@ def summary(report: AuditReport) -> str:
     """`0 block, 2 warn, 16 fine (0.4 s)`."""
     num_fine = len(report.findings) - len(report.blocks) - len(report.warnings)
     return f"{len(report.blocks)} block, {len(report.warnings)} warn, {num_fine} fine ({report.seconds:.1f} s)"
-
-
-def _told(finding: Finding) -> str:
-    rows = f" First: {', '.join(finding.rows)}." if finding.rows else ""
-    return finding.found + rows + (f" Set {finding.option}." if finding.option and finding.status != "fine" else "")
 
 
 def _histogram(report: AuditReport) -> str:
@@ -77,7 +64,7 @@ def page(report: AuditReport, title: str = "data") -> str:
         style=_STYLE,
         policy=f"default-src 'none'; style-src 'sha256-{style_hash}'; base-uri 'none'; form-action 'none'",
         summary=summary(report),
-        told=lambda finding: visible(_told(finding)),
+        told=lambda finding: visible(found(finding)),
         histogram=_histogram(report),
     )
 

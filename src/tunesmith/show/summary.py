@@ -11,13 +11,13 @@ from tunesmith.report.samples import sample_groups
 from tunesmith.report.tables import SIDES, findings, score_rows
 from tunesmith.report.verdict import judge
 from tunesmith.run.directory import RunDir
+from tunesmith.show.verdicts import COLOURS, bullets
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
 NUM_SAMPLES = 3
-_STYLES = {"good": "green", "note": "yellow", "bad": "red"}
 
 
 def print_summary(run_dir: RunDir, console: Console) -> None:
@@ -28,16 +28,15 @@ def print_summary(run_dir: RunDir, console: Console) -> None:
     found = read_artefacts(run_dir)
     verdict = judge(found.result, found.compare)
     console.print(plain(verdict.sentence, "bold"))
-    for fact in verdict.facts:
-        console.print(plain(f"- {fact.found} {fact.fix or ''}".rstrip(), _STYLES[fact.status]))
-    for finding in findings(found.data, fine=False) if found.data is not None else ():
-        console.print(plain(f"- data: {finding.line()}", _STYLES["bad" if finding.status == "blocks" else "note"]))
+    audited = findings(found.data, fine=False) if found.data is not None else ()
+    for line in (*bullets(verdict.facts), *bullets(audited, subject="data")):
+        console.print(line)
     rows = score_rows(found.compare)
     if rows:
         table = Table("score", *SIDES, "reading", box=None, pad_edge=False)
         for row in rows:
             values = (row.values[side].replace(MISSING, "-") for side in SIDES)
-            table.add_row(row.title, *values, plain(row.reading, _STYLES[row.level]))
+            table.add_row(row.title, *values, plain(row.reading, COLOURS[row.level]))
         console.print(Padding(table, (1, 0)))
     for group in sample_groups(found.compare)[:1]:
         for view in group.shown[:NUM_SAMPLES]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,8 +83,6 @@ class Saves:
 
     def restore(self, loop: Loop, checkpoint: Checkpoint) -> None:
         """Put the run where it stood, bit for bit. Raises RunError when the checkpoint is of another model."""
-        from tunesmith.training.loop import Counts
-
         folder = checkpoint.path
         load_trainable(loop.model, folder / MODEL_STATE)
         load_optimizer(loop.optimizer, folder / OPTIMIZER_STATE)
@@ -93,7 +91,7 @@ class Saves:
         for name in ("base", "last"):
             scores[name] = scores[name] and EvalScores(**scores[name])
         loop.step = checkpoint.step
-        loop.counts = Counts(**progress["counts"])
+        loop.counts = replace(loop.counts, **progress["counts"])
         loop.held_out.so_far = ScoresSoFar(**scores)
         loop.recovery.micro_batch_tokens = progress["micro_batch_tokens"]
         loop.recovery.events = [Event(**event) for event in progress["events"]]

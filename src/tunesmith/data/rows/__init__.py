@@ -1,6 +1,6 @@
 """Rows become pieces of text, some of them learned.
 
-spec.py       what a row is: text, prompt and completion, or chat
+pieces.py     a rendered row; spec.py: what a row is: text, prompt and completion, or chat
 template.py   templates over columns; chat.py: turns by the model's chat template
 reading.py    one pass over all tables; ledger.py counts; spool.py keeps the rendered rows on disk
 """

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.data.rows.spec import CONTEXT, MARK, TARGET, Pieces
+from tunesmith.data.rows.pieces import CONTEXT, MARK, TARGET, Pieces
 from tunesmith.data.rows.template import RowProblem
 
 if TYPE_CHECKING:

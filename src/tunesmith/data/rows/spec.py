@@ -1,26 +1,17 @@
-"""What a row is: text, a template over columns, prompt and completion, or chat; and the pieces that are learned.
-
-A rendered row is a list of pieces: (text, flag). CONTEXT is read but not learned, TARGET is learned, MARK is learned
-but is no text of the user's (an end-of-turn token), so it counts no bytes.
-"""
+"""What a row is: text, a template over columns, prompt and completion, or chat."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tunesmith.data.read.table import Table, list_columns
+from tunesmith.data.rows.chat import ChatTemplate, read_turns
+from tunesmith.data.rows.pieces import CONTEXT, TARGET, Pieces
 from tunesmith.data.rows.template import RowProblem, Template, column_text, parse_template
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
-
-if TYPE_CHECKING:
-    from tunesmith.data.rows.chat import ChatTemplate
-
-CONTEXT, TARGET, MARK = 0, 1, 3
-Pieces = list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -93,7 +84,6 @@ def _prompt_rows(prompt: str, completion: str, table: Table, how: str | None = N
 
 
 def _chat_rows(column: str, table: Table, chat: ChatTemplate, how: str) -> RowSpec:
-    from tunesmith.data.rows.chat import read_turns
 
     name = parse_template("data.messages", column, table.columns, table.name).columns[0]
     extra = tuple(extra for extra in ("system", "tools") if extra in table.columns and extra != name)
@@ -202,4 +192,4 @@ def _is_number(text: str) -> bool:
     return True
 
 
-__all__ = ["CONTEXT", "MARK", "TARGET", "Pieces", "RowProblem", "RowSpec", "choose_rows"]
+__all__ = ["RowSpec", "choose_rows"]

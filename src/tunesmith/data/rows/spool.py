@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data.arrays import ArrayFile, load_array, release
-from tunesmith.data.rows.spec import TARGET, Pieces
+from tunesmith.data.rows.pieces import TARGET, Pieces
 from tunesmith.data.rows.template import RowProblem
 from tunesmith.data.split.beginnings import shared_beginnings
 

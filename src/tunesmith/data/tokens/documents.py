@@ -167,6 +167,21 @@ class TokenizedDocuments:
 
 
 @dataclass(frozen=True, eq=False)
+class NearGroups:
+    """Which rows are almost the same, as the split compared them.
+
+    begins: [R] byte of `Origins.text` where each row begins, ascending. groups: [R] rows of one group share a number.
+    """
+
+    begins: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+    def rows_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The row that each of some bytes stands in."""
+        return np.searchsorted(self.begins, places, side="right") - 1
+
+
+@dataclass(frozen=True, eq=False)
 class Data:
     """The prepared data: three splits, what happened on the way (data.json), and a fingerprint of all of it."""
 
@@ -175,6 +190,8 @@ class Data:
     test: TokenizedDocuments
     account: DataAccount
     fingerprint: str
+    near: NearGroups | None = None
+    """None where the split did not compare every row."""
 
 
 class SplitAbout(Record):

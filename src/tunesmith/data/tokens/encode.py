@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.rows.spec import MARK, Pieces
+from tunesmith.data.rows.pieces import MARK, Pieces
 from tunesmith.data.tokens.words import EncodeBatch, WordEncoder
 
 if TYPE_CHECKING:

@@ -1,0 +1,206 @@
+"""The Python API: what `import tunesmith` offers, and what the commands call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.recipe import CompareSection, Recipe
+from tunesmith.run.directory import RESULT, RunDir
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tunesmith.generate.text import Generation
+    from tunesmith.plan import Measured, PlanReport
+    from tunesmith.show.doing import Doing
+
+EVAL_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk, for use from Python."""
+
+    path: Path
+
+    @property
+    def dir(self) -> RunDir:
+        return RunDir.open(self.path)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.dir.recipe()
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """result.json: eval_loss, eval_loss_base, train_seconds, peak_bytes, ..."""
+        return self.dir.read_json(RESULT)
+
+    def generate(self, prompt: str = "", *, max_new_tokens: int | None = None, seed: int | None = None) -> str:
+        """Text that the tuned model writes after `prompt`, decoded as the recipe's compare section says."""
+        return generate(str(self.path), [prompt], max_new_tokens=max_new_tokens or None, seed=seed)[0].text
+
+    def compare(self, prompts: list[str] | None = None, *, console: Console | None = None) -> dict[str, Any]:
+        """Base against tuned: writes and returns compare.json. What is being done is said on `console`."""
+        with _doing(console) as doing:
+            from tunesmith.compare import compare
+
+            return compare(self.dir, prompts, say=doing).to_json()
+
+    def report(self) -> Path:
+        """Write report.html and return its path."""
+        from tunesmith.report import write_report
+
+        return write_report(self.dir)
+
+
+def train(
+    recipe: Recipe | str | Path,
+    out: str | Path | None = None,
+    *,
+    overrides: list[str] | tuple[str, ...] = (),
+    small: bool = False,
+    resume: bool = False,
+    fresh: bool = False,
+    force: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """Run a recipe from data to tuned model; an unfinished run in `out` goes on where it stopped.
+
+    out: the run directory; default runs/<name of the recipe file>, with -small after it when `small`.
+    small: a dry run on about 100 training and 20 held-out rows. resume: the run must exist already.
+    fresh: delete the run in `out` and begin again. force: go on although recipe or data changed.
+
+    Raises TunesmithError for what the user can fix, Stopped when a signal ended the run early.
+    """
+    from tunesmith import pipeline
+    from tunesmith.machine.heap import use_huge_pages
+
+    use_huge_pages()
+    recipe, path = pipeline.recipe_and_path(recipe, out, overrides, small=small)
+    return Run(pipeline.train(recipe, path, small=small, resume=resume, fresh=fresh, force=force, console=console).path)
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    gpu: str | None = None,
+    all_gpus: bool = False,
+    price: float | None = None,
+    calibrate: bool = False,
+    console: Console | None = None,
+) -> PlanReport:
+    """Forecast memory, time, disk and cost; `calibrate` first times a few real steps here, which needs the weights.
+
+    What is being done is said on `console`. Raises PlanError, ModelError or DataError for what the user can fix.
+    """
+    with _doing(console) as doing:
+        from tunesmith.plan import plan as forecast
+
+        doing("planning")
+        report = forecast(recipe, gpu, all_gpus, price)  # first: what the model leaves behind is not to count as taken
+    return report.refitted(_measure(recipe, console)) if calibrate else report
+
+
+def _measure(recipe: Recipe, console: Console | None) -> list[Measured]:
+    import tempfile
+
+    from tunesmith.pipeline import prepare_inputs
+    from tunesmith.plan import detect_machine, make_plan
+    from tunesmith.run.observer import Silent
+    from tunesmith.training import Job, calibrate
+
+    with _doing(console) as doing:
+        made = prepare_inputs(recipe, doing, small=False)
+        decided = make_plan(recipe, made.data, detect_machine())
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        job = Job(recipe, decided, made.source, made.tokenizer, made.data, RunDir(Path(folder)), {}, None)
+        with _doing(console) as doing:
+            doing("timing a few steps")
+            return calibrate(job, Silent())
+
+
+def evaluate_file(
+    name: str, path: str, *, text: str | None = None, max_length: int = 1024, console: Console | None = None
+) -> dict[str, float]:
+    """Score RUN_OR_MODEL on every row of a file: loss, perplexity, bits per byte, token accuracy, and what was counted.
+
+    Raises DataError or ModelError for what the user can fix.
+    """
+    with _doing(console) as doing:
+        from tunesmith import fast
+        from tunesmith.data import prepare
+        from tunesmith.evaluate import evaluate
+        from tunesmith.models.load import load_for_generation
+        from tunesmith.recipe import DataSection
+
+        doing("loading the model")
+        model, tokenizer = load_for_generation(name)
+        doing("reading the data")
+        section = DataSection(path=path, text=text, eval_fraction=0, near_duplicates=False, long="truncate")
+        documents = prepare(section, tokenizer, max_length, progress=doing).train
+        fast.apply(model)
+        scores = evaluate(model, documents, max_tokens=EVAL_TOKENS, progress=partial(doing, "scoring documents"))
+    return {
+        "loss": scores.loss,
+        "perplexity": scores.perplexity,
+        "bits_per_byte": scores.bits_per_byte,
+        "token_accuracy": scores.token_accuracy,
+        "num_tokens": scores.num_tokens,
+        "num_documents": scores.num_documents,
+    }
+
+
+def generate(
+    name: str,
+    prompts: list[str],
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    console: Console | None = None,
+) -> list[Generation]:
+    """Continue each prompt with RUN_OR_MODEL.
+
+    How it is decoded, where not given: for a run as its compare section says, otherwise as that section's defaults.
+    """
+    asked = _compare_section(name)
+    with _doing(console) as doing:
+        from tunesmith.generate.text import generate as write
+        from tunesmith.models.load import load_for_generation
+
+        doing("loading the model")
+        model, tokenizer = load_for_generation(name)
+        doing(f"writing {len(prompts)} texts" if len(prompts) > 1 else "writing")
+        return write(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=asked.max_new_tokens if max_new_tokens is None else max_new_tokens,
+            temperature=asked.temperature if temperature is None else temperature,
+            top_p=asked.top_p if top_p is None else top_p,
+            seed=asked.seed if seed is None else seed,
+        )
+
+
+def _compare_section(name: str) -> CompareSection:
+    path = Path(name).expanduser()
+    return RunDir.open(path).recipe().compare if RunDir.is_run(path) else CompareSection()
+
+
+@contextmanager
+def _doing(console: Console | None) -> Iterator[Doing]:
+    """Says that the libraries load, and then what it is called with."""
+    from rich.console import Console
+
+    from tunesmith.show.doing import LOADING, Doing
+
+    with Doing(console or Console(quiet=True)) as doing:
+        doing(LOADING)
+        yield doing

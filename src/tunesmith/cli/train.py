@@ -1,0 +1,62 @@
+"""Commands that train: demo and train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunesmith.cli.options import JsonOption, RecipeArgument, SetOption, console, number, print_json
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
+    fast: Annotated[bool, typer.Option("--fast", help="A shorter run: at most 2 minutes on 2 CPU cores.")] = False,
+) -> None:
+    """Tune the embedded model on the embedded shows: doctor, plan, data, train, compare, report.
+
+    Example: tunesmith demo --out runs/demo
+    """
+    from tunesmith.demo import demo as run_demo
+
+    report = run_demo(out, fast=fast, console=console())
+    typer.echo(f"{report}")
+
+
+def train(
+    recipe: RecipeArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; default runs/<name of the recipe>.", show_default=False)
+    ] = None,
+    set_: SetOption = None,
+    small: Annotated[bool, typer.Option("--small", help="Dry run on about 100 training and 20 held-out rows.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; it must exist.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run in --out and begin again.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on with an unfinished run although recipe or data changed.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train. An unfinished run in --out goes on where it stopped.
+
+    Example: tunesmith train recipes/shows-smollm2.yaml --set train.epochs=2
+    """
+    from tunesmith import pipeline
+    from tunesmith.run.directory import RESULT
+
+    asked, path = pipeline.recipe_and_path(recipe, out, set_ or (), small=small)
+    run_dir = pipeline.train(asked, path, small=small, resume=resume, fresh=fresh, force=force, console=console())
+    if not pipeline.is_first_process():
+        return
+    result = run_dir.read_json(RESULT)
+    if as_json:
+        print_json(result)
+        return
+    typer.echo(
+        f"held-out loss {number(result['eval_loss_base'])} -> {number(result['eval_loss'])}, "
+        f"perplexity {number(result['eval_perplexity_base'])} -> {number(result['eval_perplexity'])} "
+        f"in {result['train_seconds']:.0f} s of training\n"
+        f"{path}/model  {path}/report.html\n"
+        f"Next: tunesmith compare {path}"
+    )
