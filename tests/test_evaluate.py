@@ -13,7 +13,8 @@ import torch
 from tunesmith import fast
 from tunesmith.data.tokens.documents import TokenizedDocuments
 from tunesmith.errors import DataError, TrainingError
-from tunesmith.evaluate import Scores, evaluate, is_out_of_memory
+from tunesmith.evaluate import Scores, evaluate
+from tunesmith.machine.memory import is_out_of_memory
 from tunesmith.models.adapters import attach_lora
 from tunesmith.models.load import load_for_generation
 from tunesmith.models.tokenizer import TextTokenizer

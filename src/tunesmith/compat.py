@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor, UntypedStorage, nn
+
+    SomeTensor = TypeVar("SomeTensor", bound=Tensor)
 
 Found = TypeVar("Found")
 
@@ -77,3 +82,282 @@ def quiet_transformers() -> Iterator[None]:
         their_logging.set_verbosity(level)
         if bars:
             their_logging.enable_progress_bar()
+
+
+@private(
+    "torch._subclasses.fake_tensor.FakeTensorMode",
+    "The plan traces a step on tensors that have a shape and no values.",
+    check=lambda: _check_fakes(),
+)
+def fake_tensor_mode() -> Any:
+    """A mode in which operators make tensors without values; `from_tensor` gives one like a real tensor."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+@private(
+    "torch.utils._python_dispatch.TorchDispatchMode",
+    "The trace sees every operator that a step runs, those of its backward pass too.",
+    check=lambda: _check_dispatch(),
+)
+def dispatch_mode(handle: Callable[[Any, Any, dict[str, Any]], Any]) -> AbstractContextManager[Any]:
+    """A context in which handle(operator, arguments, named arguments) stands for every operator of this thread."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return handle(func, args, kwargs or {})
+
+    return Mode()
+
+
+@private(
+    "torch.utils._pytree.tree_iter",
+    "The trace looks for the tensors among an operator's arguments.",
+    check=lambda: _check_tree(),
+)
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """The tensors of nested tuples, lists and dicts, in order."""
+    import torch
+    from torch.utils._pytree import tree_iter
+
+    return (leaf for leaf in tree_iter(tree) if isinstance(leaf, torch.Tensor))
+
+
+@private(
+    "torch.UntypedStorage._cdata",
+    "Tells whether two tensors lie in the same memory; data_ptr is not defined for tensors without values.",
+    check=lambda: _check_storage(),
+)
+def storage_id(storage: UntypedStorage) -> int:
+    """A number that belongs to a storage as long as it lives."""
+    return int(storage._cdata)
+
+
+@private(
+    "torch._ops.OpOverload._overloadpacket",
+    "The arithmetic of an operator is known by its name, whatever the kinds of its arguments.",
+    check=lambda: _check_packet(),
+)
+def packet_of(operator: Any) -> Any:
+    """The operator (aten.mm) of an overload (aten.mm.default)."""
+    return operator._overloadpacket
+
+
+@private(
+    "torch.Tensor._make_subclass",
+    "The fast path's mask is made as a real tensor inside a trace too; as_subclass would be traced, and fails there.",
+    check=lambda: _check_subclass(),
+)
+def as_subclass(tensor: Tensor, kind: type[SomeTensor]) -> SomeTensor:
+    """The tensor as one of another class, on the same memory; no mode sees it."""
+    made: SomeTensor = kind._make_subclass(kind, tensor)
+    return made
+
+
+@private(
+    "torch.nn.Module._forward_hooks, _forward_pre_hooks",
+    "An embedding with hooks must be called as a module, and keeps its own gradient.",
+    check=lambda: _check_hooks(),
+)
+def has_forward_hooks(module: nn.Module) -> bool:
+    """Whether something is called before or after a module's forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+@private(
+    "torch.ops.mkldnn._is_mkldnn_bf16_supported",
+    "Whether oneDNN multiplies bf16 matrices on this processor at all; where it does, the rate is measured.",
+)
+def onednn_has_bf16() -> bool:
+    """Whether this processor has what oneDNN needs for bf16."""
+    import torch
+
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@private(
+    "torch.ops.mkldnn._linear_pointwise",
+    "float32 products by oneDNN, where torch itself would call MKL.",
+    check=lambda: _check_onednn(),
+)
+def onednn_linear(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
+    """left right^T + bias, [..., N, M]."""
+    import torch
+
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+    return out
+
+
+@private(
+    "torch.ops.mkldnn._linear_pointwise (as an operator)",
+    "The trace counts oneDNN's products among the matrix products.",
+    check=lambda: _check_onednn(),
+)
+def onednn_linear_operator() -> Any:
+    """The operator behind `onednn_linear`; None when torch was built without oneDNN."""
+    import torch
+
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+@private(
+    "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu",
+    "The trace counts the arithmetic of the CPU's attention, which torch's own counter leaves out.",
+)
+def cpu_attention_operators() -> tuple[Any, Any]:
+    """The operators of attention on a CPU, forward and backward."""
+    import torch
+
+    aten = torch.ops.aten
+    return (
+        aten._scaled_dot_product_flash_attention_for_cpu,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward,
+    )
+
+
+@private(
+    "torch.ops.aten._scaled_dot_product_flash_attention",
+    "A step traced for a GPU allocates what its flash attention does.",
+    check=lambda: _check_gpu_attention(flash=True),
+)
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, causal: bool, scale: float | None) -> Tensor:
+    """The kernel that SDPA takes on a GPU for half precision without a mask."""
+    import torch
+
+    attend = torch.ops.aten._scaled_dot_product_flash_attention
+    out: Tensor = attend(q, k, v, dropout, causal, False, scale=scale)[0]
+    return out
+
+
+@private(
+    "torch.ops.aten._scaled_dot_product_efficient_attention",
+    "A step traced for a GPU allocates what its memory-efficient attention does.",
+    check=lambda: _check_gpu_attention(flash=False),
+)
+def efficient_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, causal: bool, scale: float | None
+) -> Tensor:
+    """The kernel that SDPA takes on a GPU with a mask, or in float32."""
+    import torch
+
+    attend = torch.ops.aten._scaled_dot_product_efficient_attention
+    out: Tensor = attend(q, k, v, bias, True, dropout, causal, scale=scale)[0]
+    return out
+
+
+@private(
+    "transformers GradientCheckpointingLayer._gradient_checkpointing_func",
+    "A layer that the fast path replaces is recomputed in the way that was set for the model.",
+    check=lambda: _check_checkpointing(),
+)
+def checkpointed(layer: Any, run: Callable[..., Any], *args: Any) -> Any:
+    """run(*args) with its activations computed again in backward, as the layer's model was told to."""
+    return layer._gradient_checkpointing_func(run, *args)
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Let a model compute its activations again in backward; later releases of transformers give it another name."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def _must(holds: bool) -> None:
+    if not holds:
+        raise RuntimeError("behaves otherwise")
+
+
+def _tensor() -> Tensor:
+    import torch
+
+    return torch.ones(2, 2)
+
+
+def _has_onednn() -> bool:
+    import torch
+
+    return bool(torch.backends.mkldnn.is_available())
+
+
+def _check_fakes() -> None:
+    with fake_tensor_mode() as mode:
+        _must((mode.from_tensor(_tensor()) @ _tensor()).shape == (2, 2))
+
+
+def _check_tree() -> None:
+    _must(len(list(tensors_in(({"a": [_tensor()]}, 1, _tensor())))) == 2)
+
+
+def _check_subclass() -> None:
+    import torch
+
+    class Subclass(torch.Tensor):
+        pass
+
+    tensor = _tensor()
+    with fake_tensor_mode():
+        _must(type(as_subclass(tensor, Subclass)) is Subclass)
+
+
+def _check_dispatch() -> None:
+    seen = []
+
+    def handle(operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        seen.append(operator)
+        return operator(*args, **kwargs)
+
+    tensor = _tensor().requires_grad_()
+    with dispatch_mode(handle):
+        (tensor * tensor).sum().backward()
+    _must(len(seen) > 2 and tensor.grad is not None)
+
+
+def _check_storage() -> None:
+    tensor = _tensor()
+    _must(storage_id(tensor.untyped_storage()) == storage_id(tensor[0].untyped_storage()))
+    _must(storage_id(tensor.untyped_storage()) != storage_id(_tensor().untyped_storage()))
+
+
+def _check_packet() -> None:
+    import torch
+
+    _must(packet_of(torch.ops.aten.mm.default) is torch.ops.aten.mm)
+
+
+def _check_hooks() -> None:
+    from torch import nn
+
+    module = nn.Identity()
+    _must(not has_forward_hooks(module))
+    module.register_forward_hook(lambda *_: None)
+    _must(has_forward_hooks(module))
+
+
+def _check_onednn() -> None:
+    import torch
+
+    if _has_onednn():
+        left, right = torch.rand(3, 4), torch.rand(5, 4)
+        _must(onednn_linear_operator() is not None)
+        torch.testing.assert_close(onednn_linear(left, right, torch.ones(5)), left @ right.t() + 1)
+
+
+def _check_gpu_attention(*, flash: bool) -> None:
+    import torch
+
+    with fake_tensor_mode():
+        q = torch.empty(1, 2, 8, 16, dtype=torch.bfloat16)
+        found = (
+            flash_attention(q, q, q, 0.0, True, None) if flash else efficient_attention(q, q, q, None, 0.0, True, None)
+        )
+    _must(found.shape == q.shape)
+
+
+def _check_checkpointing() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_layer": 1, "n_head": 1, "n_embd": 8, "vocab_size": 8, "n_positions": 8}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+    enable_checkpointing(model)
+    _must(bool(checkpointed(model.base_model.h[0], lambda tensor: tensor + 1, _tensor()).sum() == 8))

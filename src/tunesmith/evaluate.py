@@ -12,7 +12,6 @@ that stands before it in the document, the start token included. For a plain tex
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,13 +24,11 @@ from numpy.typing import NDArray
 
 from tunesmith.errors import DataError, TrainingError
 from tunesmith.fast.layout import flatten, row_multiple
-from tunesmith.machine.heap import give_back
+from tunesmith.machine.memory import is_out_of_memory, release_memory
 from tunesmith.models.load import evaluation_mode
 
 if TYPE_CHECKING:
     from tunesmith.data import TokenizedDocuments
-
-_ALLOCATION_FAILED = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
 @dataclass(frozen=True)
@@ -85,21 +82,6 @@ def evaluate(
                 if progress is not None:
                     progress(done, len(documents))
     return _scores(documents, losses, num_correct, time.monotonic() - started)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on the GPU or on the host (torch raises a plain RuntimeError for the host)."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _ALLOCATION_FAILED)
-
-
-def release_memory() -> None:
-    """Give cached memory back to the device and the system, after a phase or a failed attempt dropped its tensors."""
-    gc.collect()
-    give_back()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _batches(numbers: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:

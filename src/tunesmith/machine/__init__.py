@@ -2,4 +2,5 @@
 
 detect.py   devices, memory, cores; gpus.py: GPUs and their rates by name
 heap.py     memory of the process: huge pages, and what a phase leaves behind given back
+memory.py   memory of the device: its peak, and its end
 """

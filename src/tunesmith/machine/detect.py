@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import psutil
 
+from tunesmith.compat import onednn_has_bf16
+
 CGROUP = Path("/sys/fs/cgroup")
 MUCH_FASTER = 1.4
 """What conversions between the types cost must be won back."""
@@ -90,7 +92,7 @@ def processor_prefers_bf16() -> bool:
         left, right = torch.ones(512, 768, dtype=dtype), torch.ones(768, 2048, dtype=dtype)
         return best_seconds(lambda: left @ right, repeats=5)
 
-    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not onednn_has_bf16():
         return False
     return seconds(torch.float32) > MUCH_FASTER * seconds(torch.bfloat16)
 

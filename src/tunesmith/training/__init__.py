@@ -174,7 +174,7 @@ def _seed(seed: int) -> None:
 
 def _begin(job: Job, loop: Loop) -> None:
     """What happens once, before step 1: prove the batches right, rehearse the largest, score the base model."""
-    from tunesmith.evaluate import release_memory
+    from tunesmith.machine.memory import release_memory
     from tunesmith.selftest import check_invariance
     from tunesmith.training.rehearsal import rehearse
 
@@ -203,7 +203,7 @@ def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
 
 
 def _result(job: Job, loop: Loop) -> Result:
-    from tunesmith.training.memory import peak_bytes
+    from tunesmith.machine.memory import peak_bytes
 
     scores, counts, steps, spent = loop.held_out.so_far, loop.counts, loop.step, loop.clock.spent()
     seconds, last, base = loop.clock.training_seconds(), scores.last, scores.base

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith.data import TokenizedDocuments
-from tunesmith.evaluate import Scores, evaluate, release_memory
+from tunesmith.evaluate import Scores, evaluate
+from tunesmith.machine.memory import release_memory
 from tunesmith.run.artefacts import EvalScores
 from tunesmith.training.state import rng_state, set_rng_state
 

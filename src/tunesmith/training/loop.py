@@ -17,7 +17,7 @@ import torch
 
 from tunesmith.data.tokens.steps import Indices
 from tunesmith.errors import Stopped
-from tunesmith.evaluate import is_out_of_memory, release_memory
+from tunesmith.machine.memory import is_out_of_memory, peak_bytes, release_memory
 from tunesmith.run.artefacts import MetricsLine, Plan
 from tunesmith.run.recorder import Recorder
 from tunesmith.run.signals import StopRequest
@@ -25,7 +25,6 @@ from tunesmith.training.batches import Batches
 from tunesmith.training.clock import Clock, Window
 from tunesmith.training.distributed import Team
 from tunesmith.training.held_out import HeldOut
-from tunesmith.training.memory import peak_bytes
 from tunesmith.training.numbers import check_finite, check_weights
 from tunesmith.training.recovery import Recovery
 from tunesmith.training.saves import Saves

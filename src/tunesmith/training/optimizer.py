@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tunesmith.errors import TrainingError
 from tunesmith.fast.rounding import RoundingAdamW
+from tunesmith.machine.memory import is_out_of_memory, release_memory
 from tunesmith.run.artefacts import Plan
-from tunesmith.training.memory import is_out_of_memory, release_memory
 
 
 def make_optimizer(model: Any, plan: Plan) -> torch.optim.Optimizer:
