@@ -23,6 +23,7 @@ FLOORS = [
     {"machine"},
     {"run"},
     {"models"},
+    {"step"},
     {"data"},
     {"evaluate", "generate"},
     {"forecast"},
@@ -73,6 +74,62 @@ def test_imports_only_go_down(path: Path) -> None:
         return
     for other in rooms_imported(path) - {room}:
         assert FLOOR[other] < FLOOR[room], f"{room} (floor {FLOOR[room]}) imports {other} (floor {FLOOR[other]})"
+
+
+def imported_from_elsewhere(tree: ast.AST) -> set[str]:
+    """Names that a file imports from other libraries."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] not in ("tunesmith", "__future__"):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names - {"tunesmith"}
+
+
+def patched(tree: ast.AST) -> list[str]:
+    """What a file puts onto modules and classes of other libraries."""
+    foreign, found = imported_from_elsewhere(tree), []
+    for node in ast.walk(tree):
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign | ast.Delete):
+            targets = node.targets
+        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
+            targets = [node.target]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr"):
+            targets = [ast.Attribute(node.args[0], "?")]
+        for target in targets:
+            root = target
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            if root is not target and isinstance(root, ast.Name) and root.id in foreign:
+                found.append(ast.unparse(target))
+    return found
+
+
+def test_a_patch_is_recognised() -> None:
+    text = (
+        "import torch.nn.functional as F\nfrom torch import Tensor\nF.dropout = 1\nsetattr(Tensor, 'x', 2)\nx = F.relu"
+    )
+    assert patched(ast.parse(text)) == ["F.dropout", "Tensor.?"]
+
+
+@pytest.mark.parametrize("path", sorted(SRC.rglob("*.py")), ids=lambda p: str(p.relative_to(SRC)))
+def test_nothing_in_another_library_is_replaced(path: Path) -> None:
+    """It would hold for every thread of the process, and break with the library's next release."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert patched(tree) == []
+    assert "mock" not in {part for name in modules_imported(tree) for part in name.split(".")}
+
+
+def modules_imported(tree: ast.AST) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
 
 
 def test_no_torch_without_need() -> None:

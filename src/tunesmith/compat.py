@@ -257,10 +257,13 @@ def checkpointed(layer: Any, run: Callable[..., Any], *args: Any) -> Any:
     return layer._gradient_checkpointing_func(run, *args)
 
 
-def enable_checkpointing(model: Any) -> None:
-    """Let a model compute its activations again in backward; later releases of transformers give it another name."""
+def enable_checkpointing(model: Any, **options: Any) -> None:
+    """Let a model compute its activations again in backward; later releases of transformers give it another name.
+
+    options: more of torch.utils.checkpoint's.
+    """
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": False, **options})
 
 
 def _must(holds: bool) -> None:

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from tunesmith import fast
-from tunesmith.fast import linear
+from tunesmith.fast import device, linear
 from tunesmith.fast.cross_entropy import CPU_CHUNK
+from tunesmith.fast.device import Device
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -23,7 +24,7 @@ def calls(monkeypatch):
         shapes.append(tuple(out.shape))
         return out
 
-    monkeypatch.setattr(linear, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(device, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(linear, "MIN_ROWS", 1)
     monkeypatch.setattr(linear, "product", counted)
     monkeypatch.setattr(fast.cross_entropy, "product", counted)
@@ -38,8 +39,8 @@ def calls(monkeypatch):
 )
 def test_the_kind_of_processor_decides(capability, maker, faster, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(linear.Path, "read_text", lambda *_, **__: f"vendor_id: {maker}")
-    assert linear.onednn_is_faster.__wrapped__() is faster
+    monkeypatch.setattr(device.Path, "read_text", lambda *_, **__: f"vendor_id: {maker}")
+    assert device.onednn_is_faster.__wrapped__() is faster
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -50,7 +51,7 @@ def test_a_layer_and_its_gradients(with_bias, shape, calls):
     x, upstream = torch.randn(shape, requires_grad=True), torch.randn(*shape[:-1], 40)
     parameters = [x, *layer.parameters()]
     expected = torch.autograd.grad(layer(x), parameters, upstream)
-    y = linear.linear_forward(layer, layer.forward, x)
+    y = linear.linear_forward(layer, Device(onednn=True), layer.forward, x)
     torch.testing.assert_close(y, F.linear(x, layer.weight, layer.bias))
     torch.testing.assert_close(torch.autograd.grad(y, parameters, upstream), expected)
     assert len(calls) == 2, "forward, and the gradient of the input"
@@ -59,24 +60,22 @@ def test_a_layer_and_its_gradients(with_bias, shape, calls):
 def test_frozen_weights_get_no_gradient(calls):
     layer = nn.Linear(24, 40).requires_grad_(False)
     x = torch.randn(70, 24, requires_grad=True)
-    linear.linear_forward(layer, layer.forward, x).sum().backward()
+    linear.linear_forward(layer, Device(onednn=True), layer.forward, x).sum().backward()
     assert layer.weight.grad is None
     torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(70, 24))
 
 
-def test_a_whole_model_computes_the_same(
-    build, documents_of, take_gradients, assert_close_gradients, calls, monkeypatch
-):
+def test_a_whole_model_computes_the_same(build, documents_of, take_gradients, assert_close_gradients, calls):
     documents = documents_of(lengths=(CPU_CHUNK - 20, 30, 25))
     model = build("llama", max_position_embeddings=2 * CPU_CHUNK)
-    fast.apply(model)
     losses, gradients = [], []
     for faster in (True, False):
-        monkeypatch.setattr(linear, "onednn_is_faster", lambda faster=faster: faster)
+        applied = fast.apply(model, device=Device(onednn=faster))
         loss = model(flat=fast.flatten(documents), denominator=100.0).loss
         loss.backward()
         losses.append(loss.detach())
         gradients.append(take_gradients(model))
+        applied.restore()
     assert calls
     torch.testing.assert_close(*losses)
     assert_close_gradients(*gradients)

@@ -308,7 +308,7 @@ def _fail_in_optimizer(host: bool) -> None:
     """The second moment of the third parameter does not fit, the first time: state is half made then."""
     import torch
 
-    from tunesmith.training.optimizer import ReadyState
+    from tunesmith.step import ReadyState
 
     made, zeros_like, begin = [0], torch.zeros_like, ReadyState.begin
 

@@ -41,7 +41,8 @@ import torch
 torch.set_num_threads(1)
 from transformers import AutoModelForCausalLM, LlamaConfig
 from tunesmith.forecast import simulate
-from tunesmith.forecast.step import Step, prepare_model, trace_step
+from tunesmith.forecast.step import Step, trace_step
+from tunesmith.step import prepare_model
 
 config = LlamaConfig(
     vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=9,
@@ -54,7 +55,7 @@ if sys.argv[1] == "forecast":
 model = AutoModelForCausalLM.from_config(config)
 model.config.use_cache = False
 model.get_input_embeddings().padding_idx = None
-model = prepare_model(model, step)
+model = prepare_model(model, step.settings)
 batch = simulate.traced_batch(step.micro_batch)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 

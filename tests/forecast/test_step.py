@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tunesmith.forecast import simulate
-from tunesmith.forecast.step import Step, _twice, prepare_model, run_step, trace_step, with_8bit_state
+from tunesmith.forecast.step import Step, _twice, run_step, trace_step, with_8bit_state
 from tunesmith.forecast.trace import Log, Trace
+from tunesmith.step import prepare_model
 
 DOCUMENTS = (60, 50, 50, 33, 20, 20, 7)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -32,7 +33,7 @@ def real_model(config: Any, step: Step) -> Any:
     model.get_input_embeddings().padding_idx = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return prepare_model(model, step)
+        return prepare_model(model, step.settings)
 
 
 def real_log(config: Any, step: Step) -> Log:
@@ -86,15 +87,6 @@ def test_forecast_is_within_a_thousandth_of_the_profiler(checkpointing: bool, wi
     assert profiled_peak(model, step) == pytest.approx(forecast, rel=1e-3)
 
 
-def test_training_uses_the_optimizer_that_is_traced(short_llama_config: Any, new_plan: Any) -> None:
-    """The same state, created by one fused call."""
-    from tunesmith.training.optimizer import make_optimizer
-
-    optimizer = make_optimizer(real_model(short_llama_config, Step((8,))), new_plan())
-    assert isinstance(optimizer, torch.optim.AdamW)
-    assert all(group["fused"] and not group["amsgrad"] for group in optimizer.param_groups)
-
-
 def test_checkpointing_trades_activations_for_arithmetic(short_llama_config: Any) -> None:
     plain, saved = (
         trace_step(short_llama_config, Step((64,) * 8, gradient_checkpointing=value)) for value in (False, True)
@@ -135,15 +127,3 @@ def test_gpu_kernels_allocate_other_memory(short_llama_config: Any) -> None:
         for work in trace_step(short_llama_config, Step(DOCUMENTS, device="cuda", precision="bf16")).work("forward")
     }
     assert "_varlen_attn" in names
-
-
-def test_no_patch_outlives_a_trace(short_llama_config: Any) -> None:
-    import torch.nn.functional as F
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    from tunesmith.fast.attention import FlatMask
-
-    before = (F.scaled_dot_product_attention, F.dropout, F.layer_norm, FlatMask.of, vars(FakeTensor).get("is_cuda"))
-    trace_step(short_llama_config, Step(DOCUMENTS, device="cuda", precision="bf16"))
-    after = (F.scaled_dot_product_attention, F.dropout, F.layer_norm, FlatMask.of, vars(FakeTensor).get("is_cuda"))
-    assert before == after

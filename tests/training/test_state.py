@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tunesmith.errors import RunError
-from tunesmith.training.optimizer import ReadyAdamW
+from tunesmith.step import ReadyAdamW
 from tunesmith.training.state import (
     load_optimizer,
     load_trainable,

@@ -8,6 +8,7 @@
 Every other call of the model, generation with a cache included, behaves as before. Nothing in a library is patched: the
 parts listed in `Applied.replaced` get a `forward` of their own on the instance, and `restore` takes it away.
 
+    device.py          what the device can do
     layout.py          FlatBatch, and the gathers into padded buckets
     families.py        the supported architectures: projections and options of their attention
     layers.py          whole layers, where element-wise chains cost time
@@ -34,6 +35,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
+from tunesmith.compat import checkpointed
 from tunesmith.errors import ModelError
 from tunesmith.fast.adapters import adapted_forward, can_fuse
 from tunesmith.fast.attention import FlatMask
@@ -45,14 +47,15 @@ from tunesmith.fast.cross_entropy import (
     plain_logits,
     token_losses,
 )
+from tunesmith.fast.device import Device
 from tunesmith.fast.embedding import SharedGradient, can_share, tied_embedding
 from tunesmith.fast.families import Family, FlatAttention, family_of, layer_modules
 from tunesmith.fast.layers import FlatLayer
 from tunesmith.fast.layout import FlatBatch, flatten
 from tunesmith.fast.linear import linear_forward
-from tunesmith.fast.pointwise import EAGER, Kernels
+from tunesmith.fast.pointwise import Kernels
 
-__all__ = ["Applied", "FlatBatch", "FlatOutput", "apply", "flatten", "fuse_adapters"]
+__all__ = ["Applied", "Device", "FlatBatch", "FlatOutput", "apply", "flatten", "fuse_adapters"]
 
 _CALL_CHECKPOINTS = "__call__" in vars(GradientCheckpointingLayer)
 """transformers up to 5.17 checkpoints a layer in __call__; later releases in the forward that is replaced here."""
@@ -91,17 +94,19 @@ class Applied:
         self.replaced.clear()
 
 
-def apply(model: PreTrainedModel, *, compile: bool = False) -> Applied:
+def apply(model: PreTrainedModel, *, compile: bool = False, device: Device | None = None) -> Applied:
     """Make `model(flat=batch, denominator=N)` work, fast and exact per document.
 
-    compile: let torch.compile fuse the element-wise passes (pays on CUDA). Raises ModelError when the model's structure
+    compile: let torch.compile fuse the element-wise passes (pays on CUDA). device: what is known of the device; by
+    default that on which the model is, so move the model first. Raises ModelError when the model's structure
     is not known or the fast path already is applied.
     """
     family = family_of(model)
     layers = layer_modules(model, family)
     if isinstance(model.__dict__.get("forward"), functools.partial):
         raise ModelError(f"{type(model).__name__}: the fast path is already applied. Restore it first.")
-    kernels = Kernels.compiled() if compile else EAGER
+    device = device or _device_of(model)
+    kernels = Kernels.compiled(device) if compile else Kernels(device=device)
     applied = Applied(model, [])
     for name, layer, attention in layers:
         forward = functools.partial(_attention_forward, attention, family.attend, kernels)
@@ -110,18 +115,23 @@ def apply(model: PreTrainedModel, *, compile: bool = False) -> Applied:
             _replace(applied, name, layer, functools.partial(_layer_forward, layer, family.layer, kernels))
         for part, module in layer.named_modules():
             if type(module) is nn.Linear:
-                _replace(applied, f"{name}.{part}", module, functools.partial(linear_forward, module))
-    _replace(applied, "model", model, functools.partial(_model_forward, model, family, Workspace()))
+                _replace(applied, f"{name}.{part}", module, functools.partial(linear_forward, module, device))
+    _replace(applied, "model", model, functools.partial(_model_forward, model, family, Workspace(device)))
     return applied
 
 
-def fuse_adapters(model: nn.Module) -> Applied:
+def fuse_adapters(model: nn.Module, *, device: Device | None = None) -> Applied:
     """Make the low-rank adapters that peft put on a model fast. Those of a kind that is not known stay peft's."""
+    device = device or _device_of(model)
     applied = Applied(model, [])
     for name, module in model.named_modules():
         if can_fuse(module):
-            _replace(applied, name, module, functools.partial(adapted_forward, module))
+            _replace(applied, name, module, functools.partial(adapted_forward, module, device))
     return applied
+
+
+def _device_of(model: nn.Module) -> Device:
+    return Device.of(next(model.parameters()).device)
 
 
 def _replace(applied: Applied, name: str, module: nn.Module, forward: Callable[..., Any]) -> None:
@@ -161,7 +171,7 @@ def _layer_forward(
     hidden_1TE = args[0] if args else kwargs["hidden_states"]
     run = functools.partial(flat_layer, layer, mask, kwargs, kernels)
     if layer.gradient_checkpointing and layer.training and not _CALL_CHECKPOINTS:
-        return layer._gradient_checkpointing_func(run, hidden_1TE)
+        return checkpointed(layer, run, hidden_1TE)
     return run(hidden_1TE)
 
 
@@ -185,7 +195,7 @@ def _model_forward(
         )
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     shared = SharedGradient() if torch.is_grad_enabled() and can_share(embedding, head) else None
-    hidden_NE, targets_N = _hidden_of_targets(model, flat, shared)
+    hidden_NE, targets_N = _hidden_of_targets(model, flat, shared, workspace.device)
     softcap = getattr(model.config, "final_logit_softcapping", None)
     plain = None
     if type(head) is nn.Linear:
@@ -196,20 +206,22 @@ def _model_forward(
             return FlatOutput(loss=linear_cross_entropy(hidden_NE, plain, targets_N, over, workspace))
         return FlatOutput(loss=module_cross_entropy(hidden_NE, head, softcap, targets_N, over))
     logits_of = head if plain is None else lambda hidden: plain_logits(hidden, plain, workspace)
-    losses_N, correct_N = token_losses(hidden_NE, logits_of, softcap, targets_N)
+    losses_N, correct_N = token_losses(hidden_NE, logits_of, softcap, targets_N, workspace.device)
     output = FlatOutput(loss=(losses_N.sum(dtype=torch.float64) / over).float())
     if flat_metrics:
         output.num_correct, output.document_loss = correct_N.sum(), flat.document_sums(losses_N)
     return output
 
 
-def _hidden_of_targets(model: Any, flat: FlatBatch, shared: SharedGradient | None) -> tuple[Tensor, Tensor]:
+def _hidden_of_targets(
+    model: Any, flat: FlatBatch, shared: SharedGradient | None, device: Device
+) -> tuple[Tensor, Tensor]:
     """Last hidden states [N, E] and targets [N] of the supervised positions."""
     embedding = model.get_input_embeddings()
     if shared is None:
         inputs = {"input_ids": flat.input_ids[None]}
     else:
-        inputs = {"inputs_embeds": tied_embedding(embedding, flat.input_ids, shared)[None]}
+        inputs = {"inputs_embeds": tied_embedding(embedding, flat.input_ids, shared, device)[None]}
     output = model.base_model(
         **inputs, position_ids=flat.position_ids[None], attention_mask=FlatMask.of(flat), use_cache=False
     )

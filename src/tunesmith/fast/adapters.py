@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunesmith.fast.device import Device
 from tunesmith.fast.linear import product, wants_onednn
 from tunesmith.fast.pointwise import compute_dtype
 
@@ -32,14 +33,15 @@ def can_fuse(layer: Any) -> bool:
     )
 
 
-def adapted_forward(layer: Any, original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def adapted_forward(layer: Any, device: Device, original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The forward of a layer that `can_fuse`. Every call but a plain one with gradients stays peft's."""
     plain = not (args or kwargs or layer.disable_adapters or layer.merged)
     if not (plain and torch.is_grad_enabled() and len(layer.active_adapters) == 1):
         return original(x, *args, **kwargs)  # type: ignore[no-any-return]
     (name,) = layer.active_adapters
     base, down, up = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
-    out: Tensor = _AdaptedLinear.apply(x, base.weight, base.bias, down, up, layer.scaling[name], compute_dtype(x))
+    scale, dtype = layer.scaling[name], compute_dtype(x)
+    out: Tensor = _AdaptedLinear.apply(x, base.weight, base.bias, down, up, scale, dtype, device)
     return out
 
 
@@ -56,14 +58,15 @@ class _AdaptedLinear(torch.autograd.Function):
         up: Tensor,
         scale: float,
         dtype: torch.dtype,
+        device: Device,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             x_NK = x.to(dtype).flatten(0, -2)
             inner_NR = (x_NK @ down.to(dtype).t()).mul_(scale)
-            out_NM = _linear(x_NK, weight.to(dtype), None if bias is None else bias.to(dtype))
+            out_NM = _linear(x_NK, weight.to(dtype), None if bias is None else bias.to(dtype), device)
             out_NM.addmm_(inner_NR, up.to(dtype).t())
         ctx.save_for_backward(x_NK, inner_NR, weight, down, up)
-        ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, x.dtype
+        ctx.scale, ctx.shape, ctx.dtype, ctx.device = scale, x.shape, x.dtype, device
         return out_NM.view(*x.shape[:-1], len(weight))
 
     @staticmethod
@@ -74,13 +77,13 @@ class _AdaptedLinear(torch.autograd.Function):
         d_inner_NR = (grad_NM @ up.to(dtype)).mul_(ctx.scale)
         d_x = None
         if ctx.needs_input_grad[0]:
-            d_x = _linear(grad_NM, weight.to(dtype).t(), None)
+            d_x = _linear(grad_NM, weight.to(dtype).t(), None, ctx.device)
             d_x = d_x.addmm_(d_inner_NR, down.to(dtype)).view(ctx.shape).to(ctx.dtype)
         d_down, d_up = d_inner_NR.t() @ x_NK, grad_NM.t() @ inner_NR
-        return d_x, None, None, d_down.to(down.dtype), d_up.to(up.dtype), None, None
+        return d_x, None, None, d_down.to(down.dtype), d_up.to(up.dtype), None, None, None
 
 
-def _linear(left_NK: Tensor, right_MK: Tensor, bias_M: Tensor | None) -> Tensor:
-    if wants_onednn(left_NK):
+def _linear(left_NK: Tensor, right_MK: Tensor, bias_M: Tensor | None, device: Device) -> Tensor:
+    if wants_onednn(left_NK, device):
         return product(left_NK, right_MK, bias_M)
     return torch.nn.functional.linear(left_NK, right_MK, bias_M)

@@ -13,10 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunesmith.compat import as_subclass
+from tunesmith.fast.device import Device
 from tunesmith.fast.layout import Bucket, FlatBatch
 from tunesmith.fast.options import AttentionOptions
 from tunesmith.fast.pointwise import attention_dtype, compute_dtype
 from tunesmith.fast.varlen import attend_varlen, varlen_fits
+
+_NOTHING = torch.empty(1, 1, 0, 0)
 
 
 class FlatMask(Tensor):
@@ -30,16 +34,20 @@ class FlatMask(Tensor):
 
     @staticmethod
     def of(flat: FlatBatch) -> FlatMask:
-        mask: FlatMask = torch.empty(1, 1, 0, 0, device=flat.input_ids.device).as_subclass(FlatMask)
+        device = flat.input_ids.device
+        nothing = _NOTHING if device.type == "cpu" else torch.empty(1, 1, 0, 0, device=device)
+        mask = as_subclass(nothing, FlatMask)
         mask.flat = flat
         return mask
 
 
-def attend(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, flat: FlatBatch, options: AttentionOptions) -> Tensor:
+def attend(
+    q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, flat: FlatBatch, options: AttentionOptions, device: Device
+) -> Tensor:
     """Each token's attention over the tokens of its own document up to itself. Returns [T, H, D]."""
-    dtype, wanted = attention_dtype(q_THD), compute_dtype(v_TGD)
+    dtype, wanted = attention_dtype(q_THD, device), compute_dtype(v_TGD)
     q_THD, k_TGD, v_TGD = q_THD.to(dtype), k_TGD.to(dtype), v_TGD.to(dtype)
-    if varlen_fits(q_THD, flat, options):
+    if varlen_fits(q_THD, options, device):
         return attend_varlen(q_THD, k_TGD, v_TGD, flat, options)
     with torch.autocast(q_THD.device.type, enabled=False):
         return _attend_padded(q_THD, k_TGD, v_TGD, flat, options).to(wanted)

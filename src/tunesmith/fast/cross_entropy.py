@@ -6,8 +6,6 @@ only scales it. Sums over positions are float32 or better in any precision. Noth
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tunesmith.fast.device import CPU, Device
 from tunesmith.fast.embedding import SharedGradient
 from tunesmith.fast.linear import product, wants_onednn
 from tunesmith.fast.pointwise import compute_dtype
@@ -36,11 +35,12 @@ TRITON_BLOCK = 4096
 class Workspace:
     """The logits buffer of one model on a CPU, kept between steps: fresh memory costs a page fault every 4 KiB."""
 
+    device: Device = CPU
     _buffer: Tensor | None = field(default=None, repr=False)
 
     def logits(self, like: Tensor, rows: int, size: int) -> Tensor:
         """[rows, size] of the type and device of `like`; its contents are arbitrary."""
-        if like.device.type != "cpu":
+        if self.device.type != "cpu":
             return like.new_empty(rows, size)
         kept = self._buffer
         if kept is None or kept.dtype != like.dtype or kept.numel() < rows * size:
@@ -94,7 +94,11 @@ def module_cross_entropy(
 
 @torch.no_grad()
 def token_losses(
-    hidden_NE: Tensor, logits_of: Callable[[Tensor], Tensor], softcap: float | None, targets_N: Tensor
+    hidden_NE: Tensor,
+    logits_of: Callable[[Tensor], Tensor],
+    softcap: float | None,
+    targets_N: Tensor,
+    device: Device = CPU,
 ) -> tuple[Tensor, Tensor]:
     """Per position: the cross entropy (float32 [N]) and whether no token is likelier than the target (bool [N]).
 
@@ -102,7 +106,7 @@ def token_losses(
     """
     parts = []
     for rows in _chunks(len(targets_N), CPU_CHUNK):
-        for logits, targets in _blocks(logits_of(hidden_NE[rows]), targets_N[rows]):
+        for logits, targets in _blocks(logits_of(hidden_NE[rows]), targets_N[rows], device):
             parts.append(_softmax_in_place(_capped(logits.float(), softcap), targets))
     if not parts:
         return hidden_NE.new_empty(0, dtype=torch.float32), targets_N.new_empty(0, dtype=torch.bool)
@@ -138,13 +142,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 hidden,
                 weight if ctx.needs_input_grad[1] or head.shared is not None else None,
                 bias if ctx.needs_input_grad[2] else None,
+                workspace.device,
             )
             loss = hidden.new_zeros((), dtype=torch.float64)
             matrix, offset = head.matrices(dtype)
-            for rows in _chunks(len(targets), _chunk_rows(hidden, matrix)):
+            for rows in _chunks(len(targets), _chunk_rows(matrix, workspace.device)):
                 chunk = hidden[rows].to(dtype)
                 logits = _logits(chunk, matrix, offset, workspace)
-                loss += _gradient_in_place(logits, targets[rows], inner, head.softcap)
+                loss += _gradient_in_place(logits, targets[rows], inner, head.softcap, workspace.device)
                 totals.add(rows, logits, chunk, matrix)
                 del logits  # before the next chunk's
         ctx.totals, ctx.shared, ctx.left = totals, head.shared, inner / denominator
@@ -168,18 +173,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
 class _Totals:
     """The gradients of hidden, weight and bias, as they grow chunk by chunk."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    def __init__(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None, device: Device) -> None:
         self.hidden: Tensor | None = torch.empty_like(hidden)
         self.weight: Tensor | None = (
             None if weight is None else torch.empty_like(weight, dtype=_sum_dtype(weight.dtype))
         )
         self.bias: Tensor | None = None if bias is None else torch.zeros_like(bias, dtype=_sum_dtype(bias.dtype))
         self._dtypes = (None if weight is None else weight.dtype, None if bias is None else bias.dtype)
-        self._empty = True
+        self._empty, self._device = True, device
 
     def add(self, rows: slice, d_logits: Tensor, chunk: Tensor, matrix: Tensor) -> None:
         assert self.hidden is not None
-        if wants_onednn(d_logits):
+        if wants_onednn(d_logits, self._device):
             self.hidden[rows] = product(d_logits, matrix.t())
         elif self.hidden.dtype == d_logits.dtype:
             torch.mm(d_logits, matrix, out=self.hidden[rows])
@@ -199,7 +204,7 @@ class _Totals:
             else:
                 self.weight.addmm_(left, right)
             return
-        product = torch.mm(left, right, out_dtype=torch.float32) if left.is_cuda else left @ right
+        product = torch.mm(left, right, out_dtype=torch.float32) if self._device.is_cuda else left @ right
         if self._empty:
             self.weight.copy_(product)
         else:
@@ -211,7 +216,7 @@ class _Totals:
             for total in (self.weight, self.bias):
                 if total is not None:
                     total.zero_()
-        if factor.device.type != "cpu" or factor.item() != 1.0:
+        if self._device.type != "cpu" or factor.item() != 1.0:
             for total in (self.hidden, self.weight, self.bias):
                 if total is not None:
                     total.mul_(factor)
@@ -227,8 +232,8 @@ def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _chunk_rows(hidden: Tensor, matrix: Tensor) -> int:
-    room = CUDA_CHUNK_BYTES if hidden.is_cuda else CPU_CHUNK_BYTES
+def _chunk_rows(matrix: Tensor, device: Device) -> int:
+    room = CUDA_CHUNK_BYTES if device.is_cuda else CPU_CHUNK_BYTES
     return int(max(CPU_CHUNK, room // (matrix.shape[0] * matrix.element_size()) // 128 * 128))
 
 
@@ -240,7 +245,7 @@ def _chunks(length: int, size: int) -> Iterator[slice]:
 
 
 def _logits(chunk: Tensor, matrix: Tensor, offset: Tensor | None, workspace: Workspace) -> Tensor:
-    if wants_onednn(chunk):
+    if wants_onednn(chunk, workspace.device):
         return product(chunk, matrix, offset)
     out = workspace.logits(matrix, len(chunk), len(matrix))
     if offset is None:
@@ -248,11 +253,16 @@ def _logits(chunk: Tensor, matrix: Tensor, offset: Tensor | None, workspace: Wor
     return torch.addmm(offset, chunk, matrix.t(), out=out)
 
 
-def _gradient_in_place(logits: Tensor, targets: Tensor, denominator: float, softcap: float | None) -> Tensor:
+def _gradient_in_place(
+    logits: Tensor, targets: Tensor, denominator: float, softcap: float | None, device: Device
+) -> Tensor:
     """Replace the logits by the gradient of their summed cross entropy / denominator. Returns the sum (float64)."""
-    if logits.is_cuda and _has_triton():
-        return gradient_in_place_triton(logits, targets, 1.0 / denominator, softcap).sum(dtype=torch.float64)
-    return torch.stack([_block_gradient(*block, denominator, softcap) for block in _blocks(logits, targets)]).sum()
+    if device.triton:
+        losses: Tensor = gradient_in_place_triton(logits, targets, 1.0 / denominator, softcap)
+        return losses.sum(dtype=torch.float64)
+    return torch.stack(
+        [_block_gradient(*block, denominator, softcap) for block in _blocks(logits, targets, device)]
+    ).sum()
 
 
 def _block_gradient(logits: Tensor, targets: Tensor, denominator: float, softcap: float | None) -> Tensor:
@@ -268,9 +278,9 @@ def _block_gradient(logits: Tensor, targets: Tensor, denominator: float, softcap
     return losses.sum(dtype=torch.float64)
 
 
-def _blocks(logits: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _blocks(logits: Tensor, targets: Tensor, device: Device) -> Iterator[tuple[Tensor, Tensor]]:
     """As many positions at a time as stay in a CPU's cache."""
-    rows = len(logits) if logits.is_cuda else CPU_BLOCK
+    rows = len(logits) if device.is_cuda else CPU_BLOCK
     return zip(logits.split(rows), targets.split(rows), strict=True)
 
 
@@ -286,15 +296,16 @@ def _places(targets: Tensor) -> tuple[Tensor, Tensor]:
     return torch.arange(len(targets), device=targets.device), targets
 
 
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
+@torch.library.custom_op(
+    "tunesmith::gradient_in_place",
+    mutates_args=("logits",),
+    schema="(Tensor(a!) logits, Tensor targets, float factor, float? softcap) -> Tensor",
+)
 def gradient_in_place_triton(logits: Tensor, targets: Tensor, factor: float, softcap: float | None) -> Tensor:
     """Replace logits [N, V] by factor * gradient of their cross entropy. Returns the losses, float32 [N].
 
-    Two reads and one write of the logits, where the torch version makes about ten passes.
+    Two reads and one write of the logits, where the torch version makes about ten passes. It is an operator of torch's,
+    so that a trace without values, and without a GPU, sees what it allocates.
     """
     from tunesmith.fast.triton_kernels import cross_entropy_gradient
 
@@ -304,6 +315,11 @@ def gradient_in_place_triton(logits: Tensor, targets: Tensor, factor: float, sof
         logits, logits.stride(0), targets, losses, size, factor, softcap or 1.0, CAPPED=capped, BLOCK=TRITON_BLOCK
     )
     return losses
+
+
+@gradient_in_place_triton.register_fake
+def _(logits: Tensor, targets: Tensor, factor: float, softcap: float | None) -> Tensor:
+    return logits.new_empty(len(targets), dtype=torch.float32)
 
 
 def _capped(scores: Tensor, softcap: float | None) -> Tensor:

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunesmith.compat import has_forward_hooks
+from tunesmith.fast.device import Device
+
 
 class SharedGradient:
     """The head's part of the gradient of a tied weight, on its way to the embedding. One per forward pass."""
@@ -37,32 +40,33 @@ def can_share(embedding: nn.Module, head: nn.Module) -> bool:
         and embedding.max_norm is None
         and not embedding.scale_grad_by_freq
         and not embedding.sparse
-        and not embedding._forward_hooks
-        and not embedding._forward_pre_hooks
+        and not has_forward_hooks(embedding)
     )
 
 
-def tied_embedding(embedding: nn.Embedding, ids_T: Tensor, shared: SharedGradient) -> Tensor:
+def tied_embedding(embedding: nn.Embedding, ids_T: Tensor, shared: SharedGradient, device: Device) -> Tensor:
     """Rows of the embedding, [T, E]. Its gradient is what the head put into `shared` plus its own."""
-    rows: Tensor = _TiedEmbedding.apply(embedding.weight, ids_T, embedding.padding_idx, shared)
+    rows: Tensor = _TiedEmbedding.apply(embedding.weight, ids_T, embedding.padding_idx, shared, device)
     return rows
 
 
 class _TiedEmbedding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding: int | None, shared: SharedGradient) -> Tensor:
+    def forward(
+        ctx: Any, weight: Tensor, ids: Tensor, padding: int | None, shared: SharedGradient, device: Device
+    ) -> Tensor:
         ctx.save_for_backward(weight, ids)
-        ctx.padding, ctx.shared = padding, shared
+        ctx.padding, ctx.shared, ctx.device = padding, shared, device
         return weight.index_select(0, ids)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, ids = ctx.saved_tensors
         total = ctx.shared.take(weight)
         rows = grads[0].to(total.dtype)
         if ctx.padding is not None:
             rows = rows.masked_fill((ids == ctx.padding)[:, None], 0.0)
-        if total.is_cuda:
+        if ctx.device.is_cuda:
             # index_add_ is not deterministic there; this one sorts, as the gradient of nn.Embedding does.
-            return total.index_put_((ids,), rows, accumulate=True), None, None, None
-        return total.index_add_(0, ids, rows), None, None, None
+            return total.index_put_((ids,), rows, accumulate=True), None, None, None, None
+        return total.index_add_(0, ids, rows), None, None, None, None

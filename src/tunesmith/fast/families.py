@@ -58,7 +58,7 @@ def _llama(
         softcap=getattr(module, "attn_logit_softcapping", None),
     )
     q_THD, k_TGD = rotate(q_THD, cos_T1D, sin_T1D, kernels), rotate(k_TGD, cos_T1D, sin_T1D, kernels)
-    return _merge(attend(q_THD, k_TGD, v_TGD, flat, options), module.o_proj)
+    return _merge(attend(q_THD, k_TGD, v_TGD, flat, options, kernels.device), module.o_proj)
 
 
 def _mistral(module: Any, x_1TE: Tensor, flat: FlatBatch, arguments: dict[str, Any], kernels: Kernels) -> Tensor:
@@ -73,7 +73,7 @@ def _gpt_neo(module: Any, x_1TE: Tensor, flat: FlatBatch, arguments: dict[str, A
     )
     window = module.config.window_size if module.attention_type == "local" else None
     dropout = module.attn_dropout.p if module.training else 0.0
-    out_THD = attend(q_THD, k_THD, v_THD, flat, AttentionOptions(1.0, window, dropout))
+    out_THD = attend(q_THD, k_THD, v_THD, flat, AttentionOptions(1.0, window, dropout), kernels.device)
     out_1TE: Tensor = module.resid_dropout(_merge(out_THD, module.out_proj))
     return out_1TE
 
@@ -84,7 +84,7 @@ def _gpt2(module: Any, x_1TE: Tensor, flat: FlatBatch, arguments: dict[str, Any]
     if module.scale_attn_by_inverse_layer_idx:
         scale /= module.layer_idx + 1
     dropout = module.attn_dropout.p if module.training else 0.0
-    out_THD = attend(q_THD, k_THD, v_THD, flat, AttentionOptions(scale, dropout=dropout))
+    out_THD = attend(q_THD, k_THD, v_THD, flat, AttentionOptions(scale, dropout=dropout), kernels.device)
     out_1TE: Tensor = module.resid_dropout(_merge(out_THD, module.c_proj))
     return out_1TE
 
@@ -98,7 +98,8 @@ def _gptj(module: Any, x_1TE: Tensor, flat: FlatBatch, arguments: dict[str, Any]
     sin_T1D, cos_T1D = (half[:, None] for half in table.to(k_THD.dtype).chunk(2, -1))
     q_THD, k_THD = (_rotate_neighbours(x, cos_T1D, sin_T1D) for x in (q_THD, k_THD))
     dropout = module.attn_dropout.p if module.training else 0.0
-    out_THD = attend(q_THD, k_THD, v_THD, flat, AttentionOptions(module.head_dim**-0.5, dropout=dropout))
+    options = AttentionOptions(module.head_dim**-0.5, dropout=dropout)
+    out_THD = attend(q_THD, k_THD, v_THD, flat, options, kernels.device)
     out_1TE: Tensor = module.resid_dropout(_merge(out_THD, module.out_proj))
     return out_1TE
 
@@ -110,7 +111,8 @@ def _gpt_neox(module: Any, x_1TE: Tensor, flat: FlatBatch, arguments: dict[str, 
     cos_T1D, sin_T1D = (table[0, :, None] for table in arguments["position_embeddings"])
     q_THD, k_THD = (_rotate_first(x, cos_T1D, sin_T1D, kernels) for x in (q_THD, k_THD))
     dropout = module.attention_dropout if module.training else 0.0
-    return _merge(attend(q_THD, k_THD, v_THD, flat, AttentionOptions(module.scaling, dropout=dropout)), module.dense)
+    options = AttentionOptions(module.scaling, dropout=dropout)
+    return _merge(attend(q_THD, k_THD, v_THD, flat, options, kernels.device), module.dense)
 
 
 def _falcon(module: Any, x_1TE: Tensor, flat: FlatBatch, arguments: dict[str, Any], kernels: Kernels) -> Tensor:
@@ -121,7 +123,8 @@ def _falcon(module: Any, x_1TE: Tensor, flat: FlatBatch, arguments: dict[str, An
     cos_T1D, sin_T1D = (table[0, :, None] for table in arguments["position_embeddings"])
     q_THD = rotate(q.flatten(1, 2), cos_T1D, sin_T1D, kernels)
     k_TGD = rotate(k_TGD.flatten(1, 2), cos_T1D, sin_T1D, kernels)
-    out_THD = attend(q_THD, k_TGD, v_TGD.flatten(1, 2), flat, AttentionOptions(module.head_dim**-0.5))
+    options = AttentionOptions(module.head_dim**-0.5)
+    out_THD = attend(q_THD, k_TGD, v_TGD.flatten(1, 2), flat, options, kernels.device)
     return _merge(out_THD, module.dense)
 
 

@@ -102,7 +102,7 @@ class FlatBatch:
             return self
 
         def moved(tensor: Tensor) -> Tensor:
-            if device.type == "cuda" and not tensor.is_cuda:
+            if device.type == "cuda" and tensor.device.type == "cpu":
                 tensor = tensor.pin_memory()
             return tensor.to(device, non_blocking=non_blocking)
 

@@ -10,51 +10,36 @@ Which library is used follows from the kind of processor alone: a run that goes 
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tunesmith.compat import onednn_linear
+from tunesmith.fast.device import Device
+
 MIN_ROWS = 64
 """Smaller products are not worth the call."""
 
 
-@functools.cache
-def onednn_is_faster() -> bool:
-    """Whether this processor is AMD's with AVX-512, and torch has both libraries."""
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
-        return False
-    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-        return False
-    try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-
-
-def wants_onednn(x: Tensor) -> bool:
+def wants_onednn(x: Tensor, device: Device) -> bool:
     """Whether products of x [..., K] should go to oneDNN."""
     return (
-        x.dtype == torch.float32
-        and not x.is_cuda
-        and x.device.type == "cpu"
+        device.onednn
+        and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and x.numel() >= MIN_ROWS * x.shape[-1]
-        and onednn_is_faster()
     )
 
 
 def product(left_NK: Tensor, right_MK: Tensor, bias_M: Tensor | None = None) -> Tensor:
     """left right^T + bias by oneDNN, [..., N, M]. Either operand may be a transposed view."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(left_NK, right_MK, bias_M, "none", [], "")
-    return out
+    return onednn_linear(left_NK, right_MK, bias_M)
 
 
-def linear_forward(module: nn.Linear, original: Any, x: Tensor) -> Tensor:
+def linear_forward(module: nn.Linear, device: Device, original: Any, x: Tensor) -> Tensor:
     """The forward of a plain linear layer. Without gradients, as in generation, it stays torch's own."""
-    if torch.is_grad_enabled() and wants_onednn(x):
+    if torch.is_grad_enabled() and wants_onednn(x, device):
         out: Tensor = _Linear.apply(x, module.weight, module.bias)
         return out
     return original(x)  # type: ignore[no-any-return]

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunesmith.fast.device import CPU, Device
+
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The type in which autocast multiplies matrices; without autocast that of x."""
@@ -23,9 +25,9 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def attention_dtype(x: Tensor) -> torch.dtype:
+def attention_dtype(x: Tensor, device: Device) -> torch.dtype:
     """The type in which attention is computed: SDPA's backward in bfloat16 takes 3x as long as in float32 on a CPU."""
-    return compute_dtype(x) if x.is_cuda else torch.promote_types(x.dtype, torch.float32)
+    return compute_dtype(x) if device.is_cuda else torch.promote_types(x.dtype, torch.float32)
 
 
 def narrow(x: Tensor) -> Tensor:
@@ -71,17 +73,18 @@ def _gate_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tens
 
 @dataclass(frozen=True)
 class Kernels:
-    """The passes behind `rms_norm`, `rotate` and `gate`, as they are or compiled."""
+    """The passes behind `rms_norm`, `rotate` and `gate`, as they are or compiled, and what the device can do."""
 
     norm_forward: Callable[..., tuple[Tensor, Tensor]] = _norm_forward
     norm_backward: Callable[..., tuple[Tensor, Tensor]] = _norm_backward
     turn: Callable[..., Tensor] = _turn
     gate_forward: Callable[..., Tensor] = _gate_forward
     gate_backward: Callable[..., tuple[Tensor, Tensor]] = _gate_backward
+    device: Device = CPU
 
     @staticmethod
     @functools.cache
-    def compiled() -> Kernels:
+    def compiled(device: Device) -> Kernels:
         """Compiled on first use; token counts are dynamic, so that a new batch does not compile again."""
         return Kernels(
             torch.compile(_norm_forward, dynamic=True),
@@ -89,6 +92,7 @@ class Kernels:
             torch.compile(_turn, dynamic=True),
             torch.compile(_gate_forward, dynamic=True),
             torch.compile(_gate_backward, dynamic=True),
+            device,
         )
 
 
@@ -110,7 +114,7 @@ def rotate(x_THD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor, kernels: Kernels = E
     cos and sin hold the same values in both halves, as every rotary embedding of transformers gives them. Returns the
     type in which attention is computed.
     """
-    out: Tensor = _Rotate.apply(x_THD, cos_T1D, sin_T1D, attention_dtype(x_THD), kernels)
+    out: Tensor = _Rotate.apply(x_THD, cos_T1D, sin_T1D, attention_dtype(x_THD, kernels.device), kernels)
     return out
 
 

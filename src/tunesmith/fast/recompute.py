@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.compat import storage_id
+
 
 def without_keeping(tensor: Tensor, compute: Callable[[], Tensor]) -> torch.autograd.graph.saved_tensors_hooks:
     """A context in which operations keep `compute`, which gives the same values, where they would keep `tensor`."""
@@ -27,5 +29,4 @@ def without_keeping(tensor: Tensor, compute: Callable[[], Tensor]) -> torch.auto
 
 
 def _storage(tensor: Tensor) -> int:
-    """Which memory a tensor lies in; data_ptr is not defined for the tensors without values of the plan."""
-    return int(tensor.untyped_storage()._cdata)
+    return storage_id(tensor.untyped_storage())

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from tunesmith.fast.device import Device
 from tunesmith.fast.layout import FlatBatch
 from tunesmith.fast.options import AttentionOptions
 
@@ -29,23 +30,16 @@ def _arguments() -> frozenset[str]:
     return frozenset(inspect.signature(varlen_attn).parameters)
 
 
-@functools.cache
-def _has_flash_attention(device_index: int) -> bool:
-    """Flash attention needs compute capability 8.0 (Ampere) or newer."""
-    return torch.cuda.get_device_capability(device_index) >= (8, 0)
-
-
-def varlen_fits(q_THD: Tensor, flat: FlatBatch, options: AttentionOptions) -> bool:
+def varlen_fits(q_THD: Tensor, options: AttentionOptions, device: Device) -> bool:
     """Whether flash attention computes exactly this: 16 bits, no dropout, no capped scores, a supported head size."""
     return (
-        q_THD.is_cuda
+        device.flash_attention
         and q_THD.dtype in (torch.float16, torch.bfloat16)
         and options.dropout == 0
         and options.softcap is None
         and q_THD.shape[-1] % 8 == 0
         and q_THD.shape[-1] <= MAX_HEAD_DIM
         and {"scale", "window_size"} <= _arguments()
-        and _has_flash_attention(q_THD.get_device())
     )
 
 

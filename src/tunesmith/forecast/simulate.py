@@ -1,26 +1,24 @@
 """The user's model without weights: built from its config alone, on fake tensors, as it would be trained.
 
-Fake tensors live on the CPU, since a torch without CUDA cannot pretend to have it. `as_on_gpu` therefore lets them say
-that they are on a GPU, and replaces the few functions whose GPU kernels allocate other memory than the CPU's:
-attention, dropout, what autocast computes in fp32.
+Fake tensors live on the CPU, since a torch without CUDA cannot pretend to have it. The fast path is told of the GPU by
+its `Device`; for what models call themselves, `GpuKernels` stands in for the few functions whose GPU kernels allocate
+other memory than the CPU's. Both hold for the thread that plans alone: another one may train meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Iterator
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from tunesmith.fast import cross_entropy, varlen
-from tunesmith.fast.attention import FlatMask
+from tunesmith.compat import efficient_attention, enable_checkpointing, flash_attention
 from tunesmith.fast.layout import FlatBatch, flatten
 
 if TYPE_CHECKING:
@@ -34,8 +32,10 @@ def build_on_meta(config: PretrainedConfig, *, dtype: torch.dtype, attention: st
     """The causal language model of a config on the meta device, in training mode."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    with torch.device("meta"):  # in another type transformers would change torch's default for every thread
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), attn_implementation=attention, dtype=torch.float32
+        )
     model.config.use_cache = False
     model.get_input_embeddings().padding_idx = None
     return model.to(dtype).train()
@@ -45,17 +45,15 @@ def fakify(model: nn.Module) -> None:
     """Replace meta parameters and buffers by fake ones, inside a FakeTensorMode. Tied ones stay tied."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                if id(parameter) not in made:
-                    fake = torch.empty(parameter.shape, dtype=parameter.dtype)
-                    made[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
-                module._parameters[name] = made[id(parameter)]  # type: ignore[assignment]
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                if id(buffer) not in made:
-                    made[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype)
-                module._buffers[name] = made[id(buffer)]
+        for name, parameter in [*module.named_parameters(recurse=False, remove_duplicate=False)]:
+            if id(parameter) not in made:
+                fake = torch.empty(parameter.shape, dtype=parameter.dtype)
+                made[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
+            setattr(module, name, made[id(parameter)])
+        for name, buffer in [*module.named_buffers(recurse=False, remove_duplicate=False)]:
+            if id(buffer) not in made:
+                made[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype)
+            setattr(module, name, made[id(buffer)])
 
 
 class _DequantisedLinear(torch.autograd.Function):
@@ -85,12 +83,14 @@ class Nf4Linear(nn.Linear):
         return out.clone() if self.bias is None else out + self.bias.to(out.dtype)
 
 
-def quantise(model: nn.Module, head: nn.Module) -> None:
-    """Give every linear layer but the output head and the adapters packed 4-bit weights."""
+def quantise(model: Any) -> None:
+    """Give every linear layer but the output head packed 4-bit weights, as loading does for qlora."""
+    head = model.get_output_embeddings()
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and child is not head and not child.weight.requires_grad:
+            if type(child) is nn.Linear and child is not head:
                 setattr(module, name, Nf4Linear(child))
+    model.is_quantized = True
 
 
 def traced_batch(lengths: tuple[int, ...], target_fraction: float = 1.0) -> FlatBatch:
@@ -113,70 +113,45 @@ def fake_batch(batch: FlatBatch, mode: Any) -> FlatBatch:
     return replace(batch, **{name: mode.from_tensor(tensor) for name, tensor in tokens.items()})
 
 
-class _One:
-    """The gradient of the loss as a number that can be looked at."""
+class GpuKernels(TorchFunctionMode):
+    """Lets this thread allocate as the kernels of a GPU do, where they need other memory than the CPU's.
 
-    device = torch.device("cpu")
-
-    def item(self) -> float:
-        return 1.0
-
-
-@contextlib.contextmanager
-def without_values() -> Iterator[None]:
-    """Lets the fast path run on fake tensors, which have no values and cannot become tensors of another class."""
-    from torch._subclasses.fake_tensor import unset_fake_temporarily
-
-    make_mask = FlatMask.of
-    scale: Any = cross_entropy._Totals.scale
-
-    def of(flat: FlatBatch) -> FlatMask:
-        with unset_fake_temporarily():
-            return make_mask(flat)
-
-    with (
-        mock.patch.object(FlatMask, "of", staticmethod(of)),
-        mock.patch.object(cross_entropy._Totals, "scale", lambda totals, _: scale(totals, _One())),
-    ):
-        yield
-
-
-@contextlib.contextmanager
-def as_on_gpu(*, flash: bool) -> Iterator[None]:
-    """Allocate as GPU kernels do. Functions are replaced, not intercepted, so that recomputation sees them too.
-
-    flash: the GPU has flash attention (Ampere or newer).
+    Attention, dropout, and the layer norm, which autocast computes in float32 there. Only calls of this thread are
+    seen. In the backward pass autograd turns such modes off: a model with checkpointing is told of it by `recompute`.
     """
-    from torch._subclasses.fake_tensor import FakeTensor
 
-    layer_norm_as_is = F.layer_norm
+    def __init__(self, *, flash: bool) -> None:
+        """flash: the GPU has flash attention (Ampere or newer)."""
+        super().__init__()
+        self.flash = flash
 
-    def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        return torch.native_dropout(input, p, True)[0] if training and p > 0 else input
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return _gpu_attention(self.flash, *args, **kwargs)
+        if func is F.dropout:
+            return _gpu_dropout(*args, **kwargs)
+        if func is F.layer_norm:
+            return _gpu_layer_norm(*args, **kwargs)
+        return func(*args, **kwargs)
 
-    def layer_norm(
-        input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
-    ) -> Any:
-        if not torch.is_autocast_enabled("cpu"):
-            return layer_norm_as_is(input, normalized_shape, weight, bias, eps)
-        with torch.autocast("cpu", enabled=False):
-            weight, bias = (None if x is None else x.float() for x in (weight, bias))
-            return layer_norm_as_is(input.float(), normalized_shape, weight, bias, eps)
+    def recompute(self, model: Any) -> None:
+        """Let the layers of a model with checkpointing run once more as they ran the first time."""
+        enable_checkpointing(model, context_fn=lambda: (contextlib.nullcontext(), self))
 
-    patches: list[Any] = [
-        mock.patch.object(F, "scaled_dot_product_attention", functools.partial(_gpu_attention, flash)),
-        mock.patch.object(F, "dropout", dropout),
-        mock.patch.object(F, "layer_norm", layer_norm),
-        mock.patch.object(FakeTensor, "is_cuda", property(lambda _: True), create=True),
-        mock.patch.object(varlen, "_has_flash_attention", return_value=flash),
-        mock.patch.object(cross_entropy.Workspace, "logits", lambda _, like, rows, size: like.new_empty(rows, size)),
-        mock.patch.object(cross_entropy, "gradient_in_place_triton", lambda logits, *_: logits.new_empty(len(logits))),
-        mock.patch.object(cross_entropy, "_has_triton", return_value=True),
-    ]
-    with contextlib.ExitStack() as stack:
-        for patch in patches:
-            stack.enter_context(patch)
-        yield
+
+def _gpu_dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    return torch.native_dropout(input, p, True)[0] if training and p > 0 else input
+
+
+def _gpu_layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Tensor:
+    if not torch.is_autocast_enabled("cpu"):
+        return F.layer_norm(input, normalized_shape, weight, bias, eps)
+    with torch.autocast("cpu", enabled=False):
+        weight, bias = (None if x is None else x.float() for x in (weight, bias))
+        return F.layer_norm(input.float(), normalized_shape, weight, bias, eps)
 
 
 def _gpu_attention(
@@ -195,8 +170,7 @@ def _gpu_attention(
         dtype = torch.get_autocast_dtype("cpu")
         query, key, value = (x.to(dtype) for x in (query, key, value))
     if flash and attn_mask is None and query.dtype in (torch.float16, torch.bfloat16):
-        attend = torch.ops.aten._scaled_dot_product_flash_attention
-        return attend(query, key, value, dropout_p, is_causal, False, scale=scale)[0]  # type: ignore[no-any-return]
+        return flash_attention(query, key, value, dropout_p, is_causal, scale)
     if enable_gqa and key.shape[1] != query.shape[1]:
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
@@ -205,5 +179,4 @@ def _gpu_attention(
         if attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, float("-inf"))
         bias = attn_mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-    efficient = torch.ops.aten._scaled_dot_product_efficient_attention
-    return efficient(query, key, value, bias, True, dropout_p, is_causal, scale=scale)[0]  # type: ignore[no-any-return]
+    return efficient_attention(query, key, value, bias, dropout_p, is_causal, scale)

@@ -15,20 +15,26 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tunesmith import fast
+from tunesmith.compat import fake_tensor_mode
 from tunesmith.errors import ModelError
+from tunesmith.fast.device import Device
 from tunesmith.fast.layout import FlatBatch
-from tunesmith.fast.rounding import RoundingAdamW
 from tunesmith.forecast import simulate
 from tunesmith.forecast.splice import MIN_GROUPS, TEMPLATE, NotAlike, repeat_layers
 from tunesmith.forecast.trace import Event, Log, Segment, Trace
 from tunesmith.recipe import LoraSection
+from tunesmith.step import (
+    DTYPES,
+    StepSettings,
+    autocast,
+    clip_gradients,
+    clip_gradients_in_parts,
+    make_optimizer,
+    prepare_model,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,25 @@ class Step:
     def num_tokens(self) -> int:
         return sum(self.micro_batch)
 
+    @property
+    def settings(self) -> StepSettings:
+        """What training would be told. The 8-bit optimizer runs on a GPU alone: `with_8bit_state` puts its state in."""
+        return StepSettings(
+            method=self.method,
+            precision=self.precision,
+            dtype=self.dtype,
+            gradient_checkpointing=self.gradient_checkpointing,
+            fast=self.kind == "tunesmith",
+            lora=self.lora,
+        )
+
+    @property
+    def fast_device(self) -> Device:
+        """What the fast path is told of the device: this processor, or a GPU that need not be here."""
+        if self.device == "cuda":
+            return Device.pretended_gpu(flash_attention=self.flash)
+        return Device.of(torch.device("cpu"))
+
 
 def trace_step(config: PretrainedConfig, step: Step, *, splice: bool = True) -> Log:
     """Allocations and work of two optimizer steps and an evaluation pass, from the config alone.
@@ -72,22 +97,25 @@ def trace_step(config: PretrainedConfig, step: Step, *, splice: bool = True) -> 
 
 
 def _trace(config: PretrainedConfig, step: Step, *, splice: bool) -> Log:
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     batch = simulate.traced_batch(step.micro_batch, step.target_fraction)
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         bare = simulate.build_on_meta(config, dtype=DTYPES[step.dtype], attention=_attention(step))
         layers = Layers(bare, config, shorten=splice)
-        model = prepare_model(bare, step)
-        stack.enter_context(simulate.without_values())
+        if step.method == "qlora":
+            simulate.quantise(bare)
+        model = prepare_model(bare, step.settings, step.fast_device)
         if step.device == "cuda":
-            stack.enter_context(simulate.as_on_gpu(flash=step.flash))
-        mode = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            kernels = stack.enter_context(simulate.GpuKernels(flash=step.flash))
+            if step.gradient_checkpointing:
+                kernels.recompute(model)
+        mode = stack.enter_context(fake_tensor_mode())
         simulate.fakify(model)
         batch = simulate.fake_batch(batch, mode)
-        trace = stack.enter_context(Trace(logits_width=config.get_text_config().vocab_size, lengths=step.micro_batch))
+        width = config.get_text_config().vocab_size
+        # The one number that is looked at is the gradient of the loss.
+        trace = stack.enter_context(Trace(logits_width=width, lengths=step.micro_batch, number=1.0))
         layers.mark(trace)
         groups = layers.groups(model)
         run_step(model, step, batch, trace, groups)
@@ -95,26 +123,6 @@ def _trace(config: PretrainedConfig, step: Step, *, splice: bool) -> Log:
     log = repeat_layers(trace.log, layers.num_missing) if layers.num_missing else trace.log
     log.num_trained = sum(number * (1 + layers.num_missing * (group == TEMPLATE)) for group, number in trained)
     return log
-
-
-def prepare_model(model: Any, step: Step) -> Any:
-    """What training does to a loaded model: the fast path, the adapter, checkpointing."""
-    from tunesmith.models.adapters import attach_lora
-
-    if step.kind == "tunesmith":
-        fast.apply(model)
-    head = model.get_output_embeddings()
-    if step.method != "full":
-        model = attach_lora(model, step.lora, "lora")
-    if step.method == "qlora":
-        simulate.quantise(model, head)
-    if step.kind == "tunesmith":
-        fast.fuse_adapters(model)
-    if step.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if step.method != "full":
-            model.enable_input_require_grads()
-    return model.train()
 
 
 @dataclass(frozen=True)
@@ -153,12 +161,12 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
         del loss
         trace.hold((parameter.grad for parameter in trained if parameter.grad is not None), "gradients")
     with trace.phase("optimizer"):
-        _clip(trace, groups)
+        _clip(trace, groups, step.settings.max_grad_norm)
         optimizers: list[torch.optim.Optimizer] = []
         for group, tensors in groups:
             trace.enter_group(group)
             if tensors.trained:
-                optimizers.append(_optimizer(tensors.trained))
+                optimizers.append(make_optimizer(tensors.trained, step.settings))
                 optimizers[-1].step()
     trace.name_alive("optimizer", "optimizer")
     with trace.phase("zero_grad"):
@@ -172,23 +180,12 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
         model.train()
 
 
-def _optimizer(trained: list[nn.Parameter]) -> torch.optim.Optimizer:
-    if trained[0].dtype == torch.bfloat16:
-        return RoundingAdamW(trained, lr=1e-4)
-    return torch.optim.AdamW(trained, lr=1e-4, fused=True)
-
-
-def _clip(trace: Trace, groups: Groups) -> None:
-    """torch.nn.utils.clip_grad_norm_, a group at a time."""
-    norms = []
-    for group, tensors in groups:
-        trace.enter_group(group)
-        norms += [torch.linalg.vector_norm(p.grad) for p in tensors.trained if p.grad is not None]
-    trace.enter_group(None)
-    total = torch.linalg.vector_norm(torch.stack(norms))
-    del norms
-    for _, tensors in groups:
-        torch.nn.utils.clip_grads_with_norm_(tensors.trained, 1.0, total)
+def _clip(trace: Trace, groups: Groups, max_norm: float) -> None:
+    if len(groups) == 1:
+        clip_gradients(groups[0][1].trained, max_norm)
+        return
+    parts = [tensors.trained for _, tensors in groups]
+    clip_gradients_in_parts(parts, max_norm, lambda part: trace.enter_group(None if part is None else groups[part][0]))
 
 
 def _attention(step: Step) -> str | None:
@@ -196,10 +193,7 @@ def _attention(step: Step) -> str | None:
 
 
 def _forward(model: Any, step: Step, batch: FlatBatch) -> Tensor:
-    autocast = contextlib.nullcontext()
-    if step.precision in AUTOCAST:
-        autocast = torch.autocast("cpu", dtype=AUTOCAST[step.precision])  # type: ignore[assignment]
-    with autocast:
+    with autocast(step.precision, "cpu"):
         if step.kind == "tunesmith":
             return model(flat=batch, denominator=batch.num_targets).loss  # type: ignore[no-any-return]
         ids = torch.zeros(len(step.micro_batch), max(step.micro_batch), dtype=torch.int64)

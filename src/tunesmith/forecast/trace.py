@@ -1,8 +1,8 @@
 """What a piece of torch code allocates and computes, in program order, from fake or real tensors.
 
-`Trace` is a dispatch mode. Inside a FakeTensorMode nothing is computed and no memory is taken; on real tensors the same
-trace comes out, which is how the forecast is tested. Each storage is logged when it is born and when it dies, and each
-operator with its arithmetic and its memory traffic.
+`Trace` sees every operator of its thread. On fake tensors nothing is computed and no memory is taken; on real tensors
+the same trace comes out, which is how the forecast is tested. Each storage is logged when it is born and when it dies,
+and each operator with its arithmetic and its memory traffic.
 
 What it cannot see: memory inside one kernel, workspaces of libraries, hand-written GPU kernels.
 """
@@ -17,9 +17,16 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
+
+from tunesmith.compat import (
+    cpu_attention_operators,
+    dispatch_mode,
+    onednn_linear_operator,
+    packet_of,
+    storage_id,
+    tensors_in,
+)
 
 aten = torch.ops.aten
 
@@ -109,21 +116,33 @@ class Log:
         return calls
 
 
-class Trace(TorchDispatchMode):
+class Trace:
     """Records every storage that operators create, and what the operators do."""
 
-    def __init__(self, *, logits_width: int | None = None, lengths: Sequence[int] = ()) -> None:
+    def __init__(
+        self, *, logits_width: int | None = None, lengths: Sequence[int] = (), number: float | None = None
+    ) -> None:
         """logits_width: tensors with this many columns count as logits (the vocabulary's size).
 
         lengths: tokens of each document, which variable-length attention takes as values that fake tensors lack.
+
+        number: what any tensor answers that is asked for its one number, where tensors have no values.
         """
-        super().__init__()
+        self.number = number
         self.log = Log()
         self.logits_width = logits_width
         self.square_lengths = sum(length * length for length in lengths)
         self._begin(Segment("weights"))
         self._alive: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._next = 0
+        self._mode = dispatch_mode(self._run)
+
+    def __enter__(self) -> Trace:
+        self._mode.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._mode.__exit__(*error)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -150,7 +169,7 @@ class Trace(TorchDispatchMode):
 
     def storage_of(self, tensor: torch.Tensor) -> int:
         """The number under which the events call a tensor's storage."""
-        return self._alive[tensor.untyped_storage()._cdata][0]
+        return self._alive[storage_id(tensor.untyped_storage())][0]
 
     def name_alive(self, component: str, phase: str) -> None:
         """Give a component to every storage without one that was born in `phase` and is alive."""
@@ -165,24 +184,24 @@ class Trace(TorchDispatchMode):
         self._segment = segment
         self.log.segments.append(segment)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if self.number is not None and packet_of(func) is aten._local_scalar_dense:
+            return self.number
         out = func(*args, **kwargs)
         if func.namespace == "prim":  # questions about a tensor's device or layout, not work
             return out
         if isinstance(out, torch.Tensor):
             self._see(out)
         else:
-            for tensor in tree_iter(out):
-                if isinstance(tensor, torch.Tensor):
-                    self._see(tensor)
+            for tensor in tensors_in(out):
+                self._see(tensor)
         if not func.is_view:
             self._count(func, args, kwargs, out)
         return out
 
     def _see(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = storage_id(storage)
         if key in self._alive:
             return
         num_bytes = storage.nbytes()
@@ -201,8 +220,8 @@ class Trace(TorchDispatchMode):
         self._segment.events.append(Event(number, num_bytes, False))
 
     def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        packet = func._overloadpacket
-        tensors = {id(x): x for x in tree_iter((args, kwargs, out)) if isinstance(x, torch.Tensor)}
+        packet = packet_of(func)
+        tensors = {id(tensor): tensor for tensor in tensors_in((args, kwargs, out))}
         if not tensors:
             return
         traffic = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -220,13 +239,14 @@ class Trace(TorchDispatchMode):
         return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
 
 
-_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_LINEAR = onednn_linear_operator()
+_CPU_ATTENTION, _CPU_ATTENTION_BACKWARD = cpu_attention_operators()
 _GEMMS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, _LINEAR)
 
 
 def _operands(packet: Any, args: Any) -> list[torch.Tensor]:
     """The tensors of a call; those of a matrix product without what is added to it."""
-    found = [x for x in tree_iter(args) if isinstance(x, torch.Tensor)]
+    found = list(tensors_in(args))
     return found[1:] if packet in (aten.addmm, aten.baddbmm) else found
 
 
@@ -255,6 +275,6 @@ def _linear_flops(left: Any, right: Any, *args: Any, **kwargs: Any) -> int:
 
 _MORE_FLOPS = {
     _LINEAR: _linear_flops,
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    _CPU_ATTENTION: _attention_flops,
+    _CPU_ATTENTION_BACKWARD: _attention_backward_flops,
 }

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -94,39 +93,30 @@ def build_model(job: Job) -> Any:
     """The model on its device, made fast, with its adapter; in training mode."""
     import torch
 
-    from tunesmith import fast
-    from tunesmith.models.adapters import attach_lora
     from tunesmith.models.load import load_model
+    from tunesmith.step import StepSettings, prepare_model
 
     plan = job.plan
     torch.manual_seed(plan.seed)
-    model: Any = load_model(job.source, dtype=plan.dtype, device=plan.device, quantize=plan.method == "qlora")
-    fast.apply(model, compile=plan.compile)
-    if plan.lora is not None:
-        model = attach_lora(model, plan.lora, plan.method)
-        fast.fuse_adapters(model)
-    if plan.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if plan.lora is not None:
-            model.enable_input_require_grads()
-    return model.train()
+    model = load_model(job.source, dtype=plan.dtype, device=plan.device, quantize=plan.method == "qlora")
+    return prepare_model(model, StepSettings.of(plan))
 
 
 def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
     import torch
 
+    from tunesmith.step import StepSettings, autocast, make_optimizer
     from tunesmith.training.batches import Batches
     from tunesmith.training.clock import Clock
     from tunesmith.training.distributed import Team
     from tunesmith.training.held_out import HeldOut
     from tunesmith.training.loop import Loop
-    from tunesmith.training.optimizer import make_optimizer
     from tunesmith.training.recovery import Recovery
     from tunesmith.training.saves import Saves
 
     plan = job.plan
     team = Team(plan, job.run_dir)
-    arithmetic = _arithmetic(plan)
+    arithmetic = partial(autocast, plan.precision, plan.device)
     _seed(plan.seed)
 
     def scored(done: int, total: int) -> None:
@@ -138,7 +128,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         plan=plan,
         model=model,
         arithmetic=arithmetic,
-        optimizer=make_optimizer(model, plan),
+        optimizer=make_optimizer(model.parameters(), StepSettings.of(plan)),
         scaler=torch.amp.GradScaler(plan.device, enabled=plan.precision == "fp16"),
         team=team,
         batches=Batches(job.data.train, plan, team.device),
@@ -149,17 +139,6 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         recorder=recorder,
         stop=stop,
     )
-
-
-def _arithmetic(plan: Plan) -> Callable[[], Any]:
-    import contextlib
-
-    import torch
-
-    from tunesmith.forecast.step import AUTOCAST
-
-    kind = AUTOCAST.get(plan.precision)
-    return contextlib.nullcontext if kind is None else partial(torch.autocast, plan.device, dtype=kind)
 
 
 def _seed(seed: int) -> None:

@@ -21,6 +21,7 @@ from tunesmith.machine.memory import is_out_of_memory, peak_bytes, release_memor
 from tunesmith.run.artefacts import MetricsLine, Plan
 from tunesmith.run.recorder import Recorder
 from tunesmith.run.signals import StopRequest
+from tunesmith.step import clip_gradients
 from tunesmith.training.batches import Batches
 from tunesmith.training.clock import Clock, Window
 from tunesmith.training.distributed import Team
@@ -130,7 +131,7 @@ class Loop:
     def clip(self) -> torch.Tensor:
         """Clip the gradients; returns their norm before. One that is not finite ends the run within a step."""
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self._trained, self.plan.max_grad_norm)
+        norm = clip_gradients(self._trained, self.plan.max_grad_norm)
         where = self.step + 1
         if self.team.device.type == "cpu":
             self._check_norm(where, norm)
