@@ -130,7 +130,7 @@ def _prepare(case: Case, device: str) -> tuple[Any, Any, Any]:
     from transformers import AutoModelForCausalLM
 
     from tunesmith.forecast import simulate
-    from tunesmith.forecast.step import DTYPES, prepare_model
+    from tunesmith.step import DTYPES, prepare_model
 
     step = step_of(case, device)
     with torch.device(device):
@@ -138,25 +138,26 @@ def _prepare(case: Case, device: str) -> tuple[Any, Any, Any]:
     model.config.use_cache = False
     model.get_input_embeddings().padding_idx = None
     batch = simulate.traced_batch(step.micro_batch).to(device)
-    return prepare_model(model, step).to(device), batch, step
+    return prepare_model(model, step.settings), batch, step
 
 
 def _train(model: Any, batch: Any, step: Any) -> None:
     """Two optimizer steps and an evaluation, as training does them."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-    autocast = torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=step.precision == "bf16")
+    from tunesmith.step import autocast, clip_gradients, make_optimizer
+
+    device = batch.input_ids.device.type
+    optimizer = make_optimizer(model.parameters(), step.settings)
     for _ in range(2):
         for _ in range(2 if step.accumulates else 1):
-            with autocast:
+            with autocast(step.precision, device):
                 loss = model(flat=batch, denominator=batch.num_targets).loss
             loss.backward()
             del loss
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        clip_gradients(model.parameters(), step.settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
-    with torch.no_grad(), autocast:
+    with torch.no_grad(), autocast(step.precision, device):
         model(flat=batch, denominator=batch.num_targets)
     model.train()
 

@@ -33,6 +33,27 @@ def with_gradients(model: nn.Module) -> list[nn.Parameter]:
     return list(model.parameters())
 
 
+def test_every_setting_is_the_plans(new_plan: Any) -> None:
+    from tunesmith.recipe import LoraSection
+
+    values: dict[str, Any] = {
+        "method": "lora",
+        "precision": "bf16",
+        "dtype": "bfloat16",
+        "optimizer": "adamw8bit",
+        "gradient_checkpointing": True,
+        "compile": True,
+        "lora": LoraSection(rank=3),
+        "learning_rate": 1e-3,
+        "weight_decay": 0.3,
+        "max_grad_norm": 0.7,
+        "seed": 99,
+    }
+    settings = StepSettings.of(new_plan(**values))
+    assert {**vars(settings)} == {**values, "fast": True}
+    assert not any(getattr(settings, name) == getattr(StepSettings(), name) for name in values)
+
+
 def test_only_matrices_decay_and_only_what_trains_is_updated() -> None:
     model = model_of()
     model[0].requires_grad_(False)

@@ -22,6 +22,7 @@ import torch
 from harness.variants import optimizer_step, padded_batch, quiet
 from tunesmith.machine.detect import processor_prefers_bf16
 from tunesmith.plan.decide import MIN_TOKENS_PER_STEP
+from tunesmith.step import StepSettings, make_optimizer
 
 HF_LEARNING_RATE = 2e-4
 HF_BATCH = 32
@@ -178,7 +179,7 @@ def _held_out(model: Any, data: Any) -> float:
 
 
 def _optimizer(model: Any, rate: float, steps: int, warmup: int) -> tuple[Any, Any]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0, fused=True)
+    optimizer = make_optimizer(model.parameters(), StepSettings(learning_rate=rate))
 
     def linear(step: int) -> float:
         return min((step + 1) / warmup if warmup else 1.0, (steps - step) / max(1, steps - warmup))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from harness.shapes import Shape, build
 from tunesmith.machine.detect import processor_prefers_bf16
+from tunesmith.step import StepSettings, clip_gradients, make_optimizer, prepare_model
 
 Documents = list[np.ndarray]
 REFERENCE_LENGTH = 2048
@@ -63,12 +64,10 @@ class Bench:
         return self._model
 
     def fast(self, compile: bool = False) -> Bench:
-        """The same with a model of its own on the fast path: the peers' layers must stay as they are."""
-        from tunesmith import fast
-
+        """The same with a model of its own, as training makes it: the peers' layers must stay as they are."""
         if self._fast is None:
             self._fast = Bench(self.shape, self.device, self.bfloat16, self.tokens_per_pass)
-            fast.apply(self._fast.model, compile=compile)
+            prepare_model(self._fast.model, StepSettings(compile=compile))
         return self._fast
 
     def autocast(self, bfloat16: bool = False) -> Any:
@@ -82,11 +81,12 @@ class Bench:
 
 
 def adamw(model: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    """The optimizer of training, for every variant."""
+    return make_optimizer(model.parameters(), StepSettings(learning_rate=1e-5))
 
 
 def optimizer_step(model: Any, optimizer: torch.optim.Optimizer) -> None:
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+    clip_gradients([p for p in model.parameters() if p.requires_grad], 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -176,30 +176,17 @@ def passes(documents: Documents, tokens: int) -> Iterator[Documents]:
 def tunesmith_lora_steps(bench: Bench, *, bfloat16: bool = False) -> Callable[[Documents], int]:
     """As tunesmith, with rank-16 adapters on every linear layer of a model of its own. bfloat16: autocast, and the
     frozen weights are held in it, as the plan chooses."""
-    import warnings
-
-    from peft import LoraConfig, get_peft_model
-
-    from tunesmith import fast
-
     model = build(bench.shape, bench.device)
     if bfloat16:
         model.to(torch.bfloat16)
-    fast.apply(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
-    fast.fuse_adapters(model)
+    model = prepare_model(model, StepSettings(method="lora"))
     optimizer = adamw(model)
     return flat_steps(bench, model, lambda: optimizer_step(model, optimizer), bfloat16=bfloat16)
 
 
 def tunesmith_bfloat16_steps(bench: Bench) -> Callable[[Documents], int]:
     """As tunesmith, with weights, gradients and optimizer state held in bfloat16: half the memory."""
-    from tunesmith import fast
-
-    model = build(bench.shape, bench.device).to(torch.bfloat16)
-    fast.apply(model)
+    model = prepare_model(build(bench.shape, bench.device).to(torch.bfloat16), StepSettings(dtype="bfloat16"))
     optimizer = adamw(model)
     return flat_steps(bench, model, lambda: optimizer_step(model, optimizer))
 
