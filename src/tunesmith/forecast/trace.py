@@ -20,6 +20,7 @@ import torch
 from torch.utils.flop_counter import flop_registry
 
 from tunesmith.compat import (
+    asks_for_number,
     cpu_attention_operators,
     dispatch_mode,
     onednn_linear_operator,
@@ -185,7 +186,7 @@ class Trace:
         self.log.segments.append(segment)
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if self.number is not None and packet_of(func) is aten._local_scalar_dense:
+        if self.number is not None and asks_for_number(func):
             return self.number
         out = func(*args, **kwargs)
         if func.namespace == "prim":  # questions about a tensor's device or layout, not work
