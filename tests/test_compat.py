@@ -17,8 +17,6 @@ SRC = Path(tunesmith.__file__).parent
 LIBRARIES = {"torch", "transformers", "peft", "tokenizers", "datasets", "huggingface_hub"}
 STANDARD = {"os._exit", "_replace", "_asdict", "_fields"}
 """What the standard library documents in spite of its underscore."""
-NOT_YET = {"fast", "forecast", "machine"}
-"""Rooms whose private names have not moved."""
 
 
 def own_names() -> set[str]:
@@ -79,7 +77,7 @@ def test_every_probe_says_what_for() -> None:
 
 def test_private_names_stand_in_compat_alone() -> None:
     own = own_names()
-    rooms = [path for path in sorted(SRC.rglob("*.py")) if path.relative_to(SRC).parts[0] not in NOT_YET]
+    rooms = sorted(SRC.rglob("*.py"))
     assert [use for path in rooms if path != SRC / "compat.py" for use in private_uses(path, own)] == []
 
 

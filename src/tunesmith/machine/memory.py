@@ -6,6 +6,7 @@ import gc
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 from tunesmith.machine.heap import give_back
@@ -36,7 +37,10 @@ def peak_bytes(device: torch.device) -> int:
     if status.exists():  # getrusage keeps the peak of the process that started this one
         line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
-    import resource  # not on Windows
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
