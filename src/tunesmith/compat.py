@@ -146,6 +146,18 @@ def packet_of(operator: Any) -> Any:
 
 
 @private(
+    "torch.ops.aten._local_scalar_dense",
+    "A step asks for one number, the gradient of its loss; a trace without values answers for it.",
+    check=lambda: _check_number(),
+)
+def asks_for_number(operator: Any) -> bool:
+    """Whether an operator is that of Tensor.item()."""
+    import torch
+
+    return packet_of(operator) is torch.ops.aten._local_scalar_dense
+
+
+@private(
     "torch.Tensor._make_subclass",
     "The fast path's mask is made as a real tensor inside a trace too; as_subclass would be traced, and fails there.",
     check=lambda: _check_subclass(),
@@ -215,17 +227,6 @@ def cpu_attention_operators() -> tuple[Any, Any]:
         aten._scaled_dot_product_flash_attention_for_cpu,
         aten._scaled_dot_product_flash_attention_for_cpu_backward,
     )
-
-
-@private(
-    "torch.ops.aten._local_scalar_dense",
-    "A traced step asks a fake tensor for its number, as the loss does for its gradient; the trace answers.",
-)
-def number_operator() -> Any:
-    """The operator behind `Tensor.item()`."""
-    import torch
-
-    return torch.ops.aten._local_scalar_dense
 
 
 @private(
@@ -337,6 +338,13 @@ def _check_packet() -> None:
     import torch
 
     _must(packet_of(torch.ops.aten.mm.default) is torch.ops.aten.mm)
+
+
+def _check_number() -> None:
+    with fake_tensor_mode() as mode:
+        fake = mode.from_tensor(_tensor().sum())
+        with dispatch_mode(lambda operator, *_: 3.0 if asks_for_number(operator) else None):
+            _must(fake.item() == 3.0)
 
 
 def _check_hooks() -> None:
