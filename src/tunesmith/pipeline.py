@@ -181,7 +181,7 @@ def _job(recipe: Recipe, prepared: Prepared, run_dir: RunDir, say: Say, *, force
     fingerprints = {"data": data.fingerprint, "model": model_fingerprint(source)}
     checkpoint = find_checkpoint(run_dir, recipe, fingerprints, say, force=force)
     planned = prepared.plan if checkpoint is None else None
-    plan = planned or _plan(recipe, data, checkpoint, run_dir.path)
+    plan = planned or _plan(recipe, prepared, checkpoint, run_dir.path)
     return Job(recipe, plan, source, prepared.tokenizer, data, run_dir, fingerprints, checkpoint)
 
 
@@ -228,11 +228,12 @@ def prepare_inputs(recipe: Recipe, doing: Callable[..., None], *, small: bool) -
     return Prepared(source, tokenizer, data)
 
 
-def _plan(recipe: Recipe, data: Data, checkpoint: Checkpoint | None, out: Path) -> Plan:
+def _plan(recipe: Recipe, prepared: Prepared, checkpoint: Checkpoint | None, out: Path) -> Plan:
     """A run that goes on keeps the plan it began with; only its length and what follows from that may change."""
     from tunesmith.plan import continue_plan, detect_machine, make_plan
 
+    data, source, machine = prepared.data, prepared.source, detect_machine()
     if checkpoint is None:
-        return make_plan(recipe, data, detect_machine(), out=out)
+        return make_plan(recipe, data, machine, source=source, out=out)
     begun = CheckpointInfo.parse(checkpoint.info, str(checkpoint.path))
-    return continue_plan(recipe, data, detect_machine(), begun, out=out)
+    return continue_plan(recipe, data, machine, begun, source=source, out=out)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunesmith.cli.options import JsonOption, RecipeArgument, SetOption, console, number, print_json
+
+if TYPE_CHECKING:
+    from tunesmith.run.artefacts import Result
 
 
 def demo(
@@ -43,20 +46,28 @@ def train(
     Example: tunesmith train recipes/shows-smollm2.yaml --set train.epochs=2
     """
     from tunesmith import pipeline
-    from tunesmith.run.directory import RESULT
+    from tunesmith.run.artefacts import Result
 
     asked, path = pipeline.recipe_and_path(recipe, out, set_ or (), small=small)
     run_dir = pipeline.train(asked, path, small=small, resume=resume, fresh=fresh, force=force, console=console())
     if not pipeline.is_first_process():
         return
-    result = run_dir.read_json(RESULT)
+    result = run_dir.read(Result)
     if as_json:
-        print_json(result)
+        print_json(result.to_json())
         return
     typer.echo(
-        f"held-out loss {number(result['eval_loss_base'])} -> {number(result['eval_loss'])}, "
-        f"perplexity {number(result['eval_perplexity_base'])} -> {number(result['eval_perplexity'])} "
-        f"in {result['train_seconds']:.0f} s of training\n"
+        f"{outcome(result)} in {result.train_seconds:.0f} s of training\n"
         f"{path}/model  {path}/report.html\n"
         f"Next: tunesmith compare {path}"
+    )
+
+
+def outcome(result: Result) -> str:
+    """`held-out loss 5.588 -> 4.269, perplexity 267.3 -> 71.44`."""
+    if result.eval_loss is None:
+        return f"training loss {number(result.train_loss)}, nothing was held out to score it on"
+    return (
+        f"held-out loss {number(result.eval_loss_base)} -> {number(result.eval_loss)}, "
+        f"perplexity {number(result.eval_perplexity_base)} -> {number(result.eval_perplexity)}"
     )

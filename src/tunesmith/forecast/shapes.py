@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import ModelError, PlanError
-from tunesmith.models.find import EMBEDDED, find_model
+from tunesmith.models.find import EMBEDDED, ModelSource, find_model
 from tunesmith.run.directory import RunDir
 
 if TYPE_CHECKING:
@@ -65,6 +65,12 @@ def find_shape(name: str, revision: str | None = None) -> ModelShape:
         ) from None
     file = Path(source.path) / "config.json"
     return _shape(name, _read_config(file), str(file))
+
+
+def shape_of(source: ModelSource) -> ModelShape:
+    """The shape of a model that was found already. Raises ModelError when its architecture is not known."""
+    file = Path(source.path) / "config.json"
+    return _shape(source.name, _read_config(file), str(file))
 
 
 def same_shape(name: str) -> bool:

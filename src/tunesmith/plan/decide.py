@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar
 from tunesmith.errors import PlanError
 from tunesmith.forecast.forecaster import Choice, Forecaster, Found, Target
 from tunesmith.forecast.run import Forecast, forecast_run
-from tunesmith.forecast.shapes import find_shape
+from tunesmith.forecast.shapes import find_shape, shape_of
 from tunesmith.forecast.workload import Workload, reference_rows
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.gpus import gpu_of_device
@@ -20,6 +20,7 @@ from tunesmith.units import format_bytes
 
 if TYPE_CHECKING:
     from tunesmith.data import Data
+    from tunesmith.models.find import ModelSource
 
 T = TypeVar("T")
 
@@ -36,17 +37,20 @@ LEARNING_RATE = 2.0e-4
 """For any model and method until there is evidence for others."""
 
 
-def make_plan(recipe: Recipe, data: Data, machine: Machine, *, out: Path | None = None) -> Plan:
+def make_plan(
+    recipe: Recipe, data: Data, machine: Machine, *, source: ModelSource | None = None, out: Path | None = None
+) -> Plan:
     """Decide every value that training needs.
 
-    out: where the run is written, for the room on that disk. Raises PlanError when what was asked does not fit the
-    machine, ModelError when the model's structure is not known.
+    source: the model, where it was found already. out: where the run is written, for the room on that disk.
+
+    Raises PlanError when what was asked does not fit the machine, ModelError when the model's structure is not known.
     """
     if recipe.train.loop == "reference":
         raise PlanError(
             "train.loop: reference is a plain Trainer that `tunesmith plan` prices. Leave train.loop out to train."
         )
-    shape = find_shape(recipe.model.name, recipe.model.revision)
+    shape = find_shape(recipe.model.name, recipe.model.revision) if source is None else shape_of(source)
     workload = Workload.from_data(data)
     shape.check_length(workload.train.longest, "the longest training document")
     shape.check_length(workload.eval.longest, "the longest held-out document")
@@ -97,7 +101,9 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     return plan, found, forecast
 
 
-def continue_plan(recipe: Recipe, data: Data, machine: Machine, begun: CheckpointInfo, *, out: Path) -> Plan:
+def continue_plan(
+    recipe: Recipe, data: Data, machine: Machine, begun: CheckpointInfo, *, source: ModelSource, out: Path
+) -> Plan:
     """The plan of a run that goes on from a checkpoint: the one it began with, where nothing that was asked changed.
 
     Raises what `make_plan` does.
@@ -107,7 +113,7 @@ def continue_plan(recipe: Recipe, data: Data, machine: Machine, begun: Checkpoin
     if now == (begun.recipe, begun.data, plan.device, plan.num_processes):
         return plan
     asked = recipe.with_values(**{"train.tokens_per_step": plan.tokens_per_step})
-    return make_plan(asked, data, machine, out=out).continued_from(plan)
+    return make_plan(asked, data, machine, source=source, out=out).continued_from(plan)
 
 
 def choose_tokens_per_step(recipe: Recipe, workload: Workload, target: Target, reasons: dict[str, str]) -> int:

@@ -10,6 +10,9 @@ from tunesmith.run.artefacts import EvalScores, MetricsLine
 class Observer(Protocol):
     """Every call comes from the process that writes, between two steps; it should return at once."""
 
+    def doing(self, stage: str) -> None:
+        """What is done from now on, before the first step and after the last."""
+
     def started(self, step: int, num_steps: int) -> None:
         """Steps begin, after `step` that are already done."""
 
@@ -28,6 +31,8 @@ class Observer(Protocol):
 
 class Silent:
     """An observer that tells nobody."""
+
+    def doing(self, stage: str) -> None: ...
 
     def started(self, step: int, num_steps: int) -> None: ...
 

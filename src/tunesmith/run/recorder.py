@@ -28,7 +28,6 @@ class Recorder:
         self._eval_loss: float | None = None
 
     def __enter__(self) -> Recorder:
-        self._write_status("running", "starting")
         return self
 
     def __exit__(
@@ -37,6 +36,11 @@ class Recorder:
         state: State = "finished" if error is None else "stopped" if isinstance(error, Stopped) else "failed"
         self._seconds_left = None
         self._write_status(state, "" if error is None else str(error).splitlines()[0] if str(error) else repr(error))
+
+    def doing(self, stage: str) -> None:
+        """What is done from now on, where no steps are made."""
+        self._write_status("running", stage)
+        self.observer.doing(stage)
 
     def started(self, step: int) -> None:
         self._step = step

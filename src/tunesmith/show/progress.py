@@ -11,22 +11,44 @@ from rich.progress import Progress as RichProgress
 
 from tunesmith.redact import redact
 from tunesmith.run.artefacts import EvalScores, MetricsLine
+from tunesmith.show.doing import Doing
 
-LINE_SECONDS = 30.0
+LINE_SECONDS, EARLY_LINE_SECONDS, EARLY_SECONDS = 30.0, 4.0, 60.0
+"""Between two lines where there is no terminal, and in the first minute."""
 
 
 class Progress:
-    """A bar with loss, tokens/s, memory and time left; without a terminal, a line every half minute."""
+    """What is done before and after the steps; while they are made, a bar with loss, tokens/s, memory and time left.
+
+    Without a terminal, lines: one every few seconds in the first minute, then one every half minute.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._step = self._num_steps = 0
         self._left = ""
-        self._last_line = 0.0
+        self._begun = self._last_line = 0.0
+        self._doing: Doing | None = None
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
 
     def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def doing(self, stage: str) -> None:
+        if self._doing is None:
+            self._stop()
+            self._doing = Doing(self.console).__enter__()
+        self._doing(stage)
+
+    def started(self, step: int, num_steps: int) -> None:
+        self._stop()
+        self._step, self._num_steps, self._begun = step, num_steps, time.monotonic()
         if self.console.is_terminal and not self.console.quiet:
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
@@ -39,18 +61,7 @@ class Progress:
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task("starting", total=None, numbers="", left="")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def started(self, step: int, num_steps: int) -> None:
-        self._step, self._num_steps = step, num_steps
-        self._update("training", "")
+            self._task = self._bar.add_task("training", total=num_steps, completed=step, numbers="", left="")
 
     def stepped(self, line: MetricsLine, seconds_left: float | None) -> None:
         self._step = line.step
@@ -59,39 +70,43 @@ class Progress:
             f"loss {line.loss or 0:.3f}  {line.tokens_per_second or 0:,.0f} tokens/s  "
             f"{(line.peak_bytes or 0) / 1e9:.1f} GB"
         )
-        self._update("training", numbers)
-        now = time.monotonic()
-        if self._bar is None and (now - self._last_line > LINE_SECONDS or self._step == self._num_steps):
-            self._last_line = now
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._step, description="training", left=self._left, numbers=numbers)
+        elif self._line_is_due() or self._step == self._num_steps:
             self.note(f"step {self._step}/{self._num_steps}  {numbers}  {self._left}".rstrip())
 
     def evaluating(self, done: int, total: int) -> None:
-        self._update(f"evaluating {done}/{total}", None)
+        if self._doing is not None:
+            self._doing("scoring the base model", done, total)
+        elif self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=f"evaluating {done}/{total}")
+        elif self._line_is_due():
+            self.note(f"step {self._step}/{self._num_steps}  evaluating {done:,} of {total:,} documents")
 
     def evaluated(self, step: int, scores: EvalScores) -> None:
         name = "base model" if step == 0 else f"step {step}"
         self.note(f"{name}: held-out loss {scores.eval_loss:.3f}, perplexity {scores.eval_perplexity:.1f}")
 
     def note(self, message: str) -> None:
+        self._last_line = time.monotonic()
         try:
             self.console.print(redact(message), highlight=False, markup=False, soft_wrap=True)
         except (OSError, SystemExit):  # rich exits on a broken pipe; a run goes on without its reader
             self.console.quiet = True
 
-    def _update(self, description: str, numbers: str | None) -> None:
-        if self._bar is None or self._task is None:
-            return
-        if numbers is None:
-            self._bar.update(self._task, description=description)
-        else:
-            self._bar.update(
-                self._task,
-                completed=self._step,
-                total=self._num_steps,
-                description=description,
-                left=self._left,
-                numbers=numbers,
-            )
+    def _line_is_due(self) -> bool:
+        now = time.monotonic()
+        pause = EARLY_LINE_SECONDS if now - self._begun < EARLY_SECONDS else LINE_SECONDS
+        return now - self._last_line >= pause
+
+    def _stop(self) -> None:
+        """End what is live: rich shows one such thing at a time."""
+        if self._doing is not None:
+            self._doing.__exit__(None, None, None)
+            self._doing = None
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._task = None
 
 
 def format_seconds(seconds: float) -> str:

@@ -60,6 +60,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
     checkpoint, run_dir = job.checkpoint, job.run_dir
     with Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():
+            recorder.doing("loading the model")
             model = build_model(job)
             loop = _loop(job, model, stop, recorder)
         _introduce(job, model, recorder)
@@ -67,6 +68,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
         if checkpoint is None:
             _begin(job, loop)
         else:
+            recorder.doing("reading the checkpoint")
             loop.saves.restore(loop, checkpoint)
         recorder.started(loop.step)
         loop.team.start_trackers(job.recipe.model_dump(mode="json"))
@@ -76,6 +78,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
         if result.stopped is not None:
             run_dir.write(result)
             raise Stopped(f"{result.stopped} at step {result.steps}/{job.plan.num_steps}", stop.resume)
+        recorder.doing("saving the model")
         _save(job, loop, result)
         run_dir.write(result)
     return result
@@ -157,8 +160,10 @@ def _begin(job: Job, loop: Loop) -> None:
     from tunesmith.selftest import check_invariance
     from tunesmith.training.rehearsal import rehearse
 
+    loop.recorder.doing("checking that batches change nothing that is learned")
     check_invariance(loop.model, job.data.train, precision=job.plan.precision)
     if job.plan.rehearse:
+        loop.recorder.doing("trying the largest step")
         rehearse(loop)
     release_memory()
     if not loop.stop.requested:

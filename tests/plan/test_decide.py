@@ -1,0 +1,104 @@
+"""A plan holds every value with its reason; a run that goes on keeps its own, but for its length and what is asked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.data import Data
+from tunesmith.machine.detect import detect_machine
+from tunesmith.models.find import find_model
+from tunesmith.plan import continue_plan, make_plan
+from tunesmith.recipe import Recipe
+from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan
+
+
+@pytest.fixture
+def recipe(tiny_llama: Path, shows_csv: Path) -> Recipe:
+    return Recipe(
+        model=str(tiny_llama), data={"path": str(shows_csv), "text": "description"}, train={"max_length": 128}
+    )
+
+
+@pytest.fixture
+def data(prepared: Callable[..., Data], shows_csv: Path) -> Data:
+    return prepared(shows_csv, text="description", max_rows=120)
+
+
+def test_every_decided_value_has_a_reason(recipe: Recipe, data: Data) -> None:
+    plan = make_plan(recipe, data, detect_machine())
+    assert set(plan.decided()) == set(plan.reasons)
+    assert all(plan.reasons.values())
+
+
+def test_auto_learning_rate_is_decided_and_an_asked_one_is_kept(recipe: Recipe, data: Data) -> None:
+    decided = make_plan(recipe, data, detect_machine())
+    assert decided.learning_rate == 2e-4
+    assert decided.reasons["learning_rate"] != ASKED
+    asked = make_plan(recipe.with_values(**{"train.learning_rate": 3e-5}), data, detect_machine())
+    assert (asked.learning_rate, asked.reasons["learning_rate"]) == (3e-5, ASKED)
+
+
+def test_the_disk_of_the_run_is_priced(
+    recipe: Recipe, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    usage = shutil.disk_usage
+
+    def look(path: Any) -> Any:
+        asked.append(Path(path))
+        return usage(path)
+
+    monkeypatch.setattr("tunesmith.forecast.disk.shutil.disk_usage", look)
+    make_plan(recipe, data, detect_machine(), out=tmp_path / "elsewhere" / "run")
+    assert asked == [tmp_path]
+
+
+def test_saves_are_decided_in_the_plan_alone(recipe: Recipe, data: Data) -> None:
+    assert make_plan(recipe, data, detect_machine()).save_every != "auto"
+
+
+def test_a_run_that_goes_on_keeps_what_shaped_its_steps(new_plan: Callable[..., Plan]) -> None:
+    begun = new_plan(learning_rate=1e-3, tokens_per_step=512, num_steps=10, reasons={"learning_rate": "auto then"})
+    longer = new_plan(
+        learning_rate=5e-4, tokens_per_step=256, num_steps=20, epochs=2, save_every=7, reasons={"learning_rate": "auto"}
+    )
+    plan = longer.continued_from(begun)
+    assert (plan.learning_rate, plan.tokens_per_step) == (1e-3, 512)
+    assert (plan.num_steps, plan.epochs, plan.save_every) == (20, 2, 7)
+    assert plan.reasons["learning_rate"] == "auto then"
+
+
+def test_what_the_recipe_itself_asks_for_holds_for_the_steps_to_come(new_plan: Callable[..., Plan]) -> None:
+    begun = new_plan(learning_rate=1e-3)
+    forced = new_plan(learning_rate=5e-4, reasons={"learning_rate": ASKED})
+    plan = forced.continued_from(begun)
+    assert (plan.learning_rate, plan.reasons["learning_rate"]) == (5e-4, ASKED)
+
+
+def test_an_unchanged_run_is_not_planned_again(
+    recipe: Recipe, data: Data, new_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine, source = detect_machine(), find_model(recipe.model.name)
+    begun = new_plan(device=machine.device)
+    asked = recipe.model_dump(mode="json")
+    info = CheckpointInfo(data=data.fingerprint, model="m", recipe=asked, plan=begun, environment={}, eval=None)
+    monkeypatch.setattr("tunesmith.plan.decide.make_plan", lambda *args, **kwargs: pytest.fail("planned again"))
+    assert continue_plan(recipe, data, machine, info, source=source, out=tmp_path) == begun
+
+
+def test_a_longer_run_is_planned_for_its_length_alone(
+    recipe: Recipe, data: Data, new_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    machine, source = detect_machine(), find_model(recipe.model.name)
+    begun = new_plan(device=machine.device, tokens_per_step=300, seed=9)
+    asked = recipe.model_dump(mode="json")
+    info = CheckpointInfo(data=data.fingerprint, model="m", recipe=asked, plan=begun, environment={}, eval=None)
+    longer = recipe.with_values(**{"train.epochs": 3})
+    plan = continue_plan(longer, data, machine, info, source=source, out=tmp_path)
+    assert plan.num_steps == 3 * round(int(data.train.lengths.sum() - len(data.train)) / 300)
+    assert (plan.tokens_per_step, plan.epochs) == (300, 3)
