@@ -1,6 +1,6 @@
 """A run on disk. Nothing here imports torch.
 
-directory.py   where everything lies, its writers and readers; artefacts.py: what each file holds, as values
+directory.py   where everything lies, its writers and readers; artefacts/: what each file holds, as values
 document.py    docs/run-directory.md, made from them
 recorder.py    what a run writes while it goes on; observer.py: whom it tells
 lock.py        one writer a run; signals.py: a stop that loses nothing

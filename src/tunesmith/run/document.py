@@ -1,4 +1,4 @@
-"""docs/run-directory.md, made from the classes of artefacts.py: `python -m tunesmith.run.document > that file`.
+"""docs/run-directory.md, made from the classes of artefacts/: `python -m tunesmith.run.document > that file`.
 
 What a field means is the docstring below it, which Python itself does not keep: it is read from the source.
 """
@@ -29,7 +29,7 @@ from tunesmith.run.artefacts import (
 HEAD = """# The run directory
 
 Everything that a run writes lies in one directory. It may be moved or renamed, and then resumes, compares and serves as
-before. This page is made from the classes in `src/tunesmith/run/artefacts.py`:
+before. This page is made from the classes in `src/tunesmith/run/artefacts/`:
 `python -m tunesmith.run.document > docs/run-directory.md`.
 
 | file | holds |

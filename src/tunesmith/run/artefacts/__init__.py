@@ -1,0 +1,134 @@
+"""What lies in a run directory, as values: one frozen model for each artefact, written whole and read with care.
+
+Whoever writes an artefact gives every field. Whoever reads one meets files of older versions and damaged ones: `parse`
+fills what an older version did not write (`OLDER`) and ignores what it does not know; `salvage` also leaves out what
+has an unexpected shape and says so. docs/run-directory.md is made from these classes.
+
+record.py       what every artefact is
+plan.py data.py result.py comparison.py manifest.py    the artefacts; result.py also holds metrics lines and the status
+"""
+
+from __future__ import annotations
+
+from tunesmith.run.artefacts.comparison import (
+    BlindChoice,
+    BlindResult,
+    ComparedBase,
+    ComparedTuned,
+    Comparison,
+    ComparisonCounts,
+    GroupLoss,
+    GroupLosses,
+    Interval,
+    NamedRow,
+    Sample,
+    Score,
+    Wrote,
+)
+from tunesmith.run.artefacts.data import (
+    SEVERITIES,
+    DataAccount,
+    Dropped,
+    FileAccount,
+    Finding,
+    Histogram,
+    LongAccount,
+    RowNames,
+    RowsRead,
+    Severity,
+    SplitAccount,
+    numbered,
+)
+from tunesmith.run.artefacts.manifest import (
+    CheckpointInfo,
+    FileEntry,
+    Manifest,
+)
+from tunesmith.run.artefacts.plan import (
+    ASKED,
+    CONTINUES_WITH,
+    STEPS_TO_COME,
+    Dtype,
+    Fit,
+    MeasuredRun,
+    Method,
+    Optimizer,
+    Plan,
+    Precision,
+    Predicted,
+    PredictedDisk,
+    PredictedMemory,
+    PredictedTime,
+    Schedule,
+)
+from tunesmith.run.artefacts.record import (
+    Artefact,
+    JsonObject,
+    Record,
+)
+from tunesmith.run.artefacts.result import (
+    EvalScores,
+    Event,
+    MetricsLine,
+    Result,
+    State,
+    Status,
+)
+
+ARTEFACTS: tuple[type[Artefact], ...] = (Plan, DataAccount, Result, Comparison, Status, Manifest)
+
+__all__ = [
+    "ARTEFACTS",
+    "ASKED",
+    "Artefact",
+    "BlindChoice",
+    "BlindResult",
+    "CONTINUES_WITH",
+    "CheckpointInfo",
+    "ComparedBase",
+    "ComparedTuned",
+    "Comparison",
+    "ComparisonCounts",
+    "DataAccount",
+    "Dropped",
+    "Dtype",
+    "EvalScores",
+    "Event",
+    "FileAccount",
+    "FileEntry",
+    "Finding",
+    "Fit",
+    "GroupLoss",
+    "GroupLosses",
+    "Histogram",
+    "Interval",
+    "JsonObject",
+    "LongAccount",
+    "Manifest",
+    "MeasuredRun",
+    "Method",
+    "MetricsLine",
+    "NamedRow",
+    "Optimizer",
+    "Plan",
+    "Precision",
+    "Predicted",
+    "PredictedDisk",
+    "PredictedMemory",
+    "PredictedTime",
+    "Record",
+    "Result",
+    "RowNames",
+    "RowsRead",
+    "SEVERITIES",
+    "STEPS_TO_COME",
+    "Sample",
+    "Schedule",
+    "Score",
+    "Severity",
+    "SplitAccount",
+    "State",
+    "Status",
+    "Wrote",
+    "numbered",
+]

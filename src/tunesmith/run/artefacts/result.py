@@ -1,0 +1,123 @@
+"""result.json, metrics.jsonl and status.json: what a run measures, and where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+from tunesmith.run.artefacts.record import Artefact, JsonObject, Record
+
+
+class Event(Record):
+    """Something out of the ordinary that a run survived."""
+
+    step: int
+    kind: str
+    note: str
+
+
+class EvalScores(Record):
+    """Held-out scores, under the names of metrics.jsonl and result.json."""
+
+    eval_loss: float
+    eval_perplexity: float
+    eval_bits_per_byte: float
+    eval_token_accuracy: float
+
+
+class Result(Artefact):
+    """result.json: final metrics. What was not measured is null."""
+
+    FILE: ClassVar[str] = "result.json"
+    VERSION: ClassVar[int] = 2
+    OLDER: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"version": 1, "fed_tokens_per_second": None, "test_loss": None}
+    )
+
+    version: int = 2
+    train_loss: float | None
+    eval_loss: float | None
+    eval_loss_base: float | None
+    eval_perplexity: float | None
+    eval_perplexity_base: float | None
+    eval_bits_per_byte: float | None
+    eval_bits_per_byte_base: float | None
+    eval_token_accuracy: float | None
+    eval_token_accuracy_base: float | None
+    test_loss: float | None
+    """Of the test rows, scored once at the end."""
+    best_eval_loss: float | None
+    best_step: int | None
+    train_tokens: int
+    """Supervised tokens that were trained on."""
+    train_seconds: float
+    tokens_per_second: float | None
+    """Supervised tokens a second of training."""
+    fed_tokens_per_second: float | None
+    """All tokens that went through the model, the ones that are only read too."""
+    samples_per_second: float | None
+    total_seconds: float
+    save_seconds: float
+    eval_seconds: float
+    peak_bytes: int
+    steps: int
+    stopped: str | None
+    events: tuple[Event, ...]
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped is None
+
+
+class MetricsLine(Record):
+    """A line of metrics.jsonl: an optimizer step (`loss`), or an evaluation (`eval_loss`)."""
+
+    step: int
+    epoch: float
+    time: float
+    """Seconds of the run so far."""
+    loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens_per_second: float | None = None
+    """Supervised tokens a second since the line before."""
+    fed_tokens_per_second: float | None = None
+    peak_bytes: int | None = None
+    eval_loss: float | None = None
+    eval_perplexity: float | None = None
+    eval_bits_per_byte: float | None = None
+    eval_token_accuracy: float | None = None
+
+    def to_json(self) -> JsonObject:
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+State = Literal["waiting", "running", "stopping", "stopped", "finished", "failed", "crashed"]
+
+
+class Status(Artefact):
+    """status.json: where a run stands, for other programs; its last word stays."""
+
+    FILE: ClassVar[str] = "status.json"
+    VERSION: ClassVar[int] = 2
+    OLDER: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"version": 1, "doing": "", "loss": None, "eval_loss": None, "tokens_per_second": None, "seconds_left": None}
+    )
+
+    version: int = 2
+    state: State
+    doing: str
+    """training, evaluating 20/150, ..."""
+    step: int
+    num_steps: int
+    loss: float | None
+    eval_loss: float | None
+    tokens_per_second: float | None
+    seconds_left: float | None
+    pid: int
+    host: str
+    boot: str
+    """Of the machine that it ran on, so that a restart is seen."""
+    updated: float
+    """Seconds since 1970."""
