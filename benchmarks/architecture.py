@@ -296,7 +296,10 @@ class Calls:
                     self.methods[function.split(".")[1]].append((name, function))
 
     def _add_library(self, base: type) -> None:
-        path = inspect.getsourcefile(base)
+        try:
+            path = inspect.getsourcefile(base)
+        except TypeError:  # a class that is written in C
+            return
         if path is not None and path.endswith(".py") and "optimizer.step(" in Path(path).read_text(encoding="utf-8"):
             self.modules[base.__module__] = Module.read(base.__module__, Path(path))
             self.library.add(base.__module__)
