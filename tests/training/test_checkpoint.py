@@ -318,3 +318,13 @@ def test_a_kill_before_any_change_of_a_save_leaves_a_valid_checkpoint(root: Path
     assert seen == sorted(seen)
     assert set(seen) == {2, 3}
     assert at > 30
+
+
+def test_a_checkpoint_of_the_old_format_is_refused_with_its_reason(root: Path) -> None:
+    path = save(root, 3)
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    old = {key: value for key, value in manifest.items() if key != "manifest_sha256"} | {"version": 1}
+    old["manifest_sha256"] = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+    (path / "MANIFEST.json").write_text(json.dumps(old))
+    with pytest.raises(RunError, match="has version 1, this tunesmith reads 2: go on with the tunesmith that began"):
+        newest_valid_checkpoint(root)
