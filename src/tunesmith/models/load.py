@@ -85,11 +85,9 @@ def save_model(model: Any, tokenizer: TextTokenizer, path: str | Path, card: str
     Of a model with an adapter only the adapter is written, with the name of its base. The directory appears whole or
     not at all, with private files.
     """
-    from peft import PeftModel
-
     with replace_directory(Path(path)) as staging:
         with quiet_transformers():
-            if isinstance(model, PeftModel):
+            if hasattr(model, "get_base_model"):  # peft's; its import alone takes a second
                 model.save_pretrained(staging, save_embedding_layers=False)
             else:
                 _save_whole(model, tokenizer, staging)
