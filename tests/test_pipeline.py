@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +209,33 @@ def test_shipped_recipes_run_on_a_local_model(name: str, tiny_gpt_neo: Path, sho
     run = tunesmith.train(path, out=tmp_path / "run", overrides=[*here, "train.max_length=512"], console=QUIET)
     assert run.result["steps"] == 2
     assert run.result["eval_loss"] < run.result["eval_loss_base"]
+
+
+def test_nothing_is_done_twice_at_a_start(
+    tiny_llama: Path, shows_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is found once, its tokenizer read once, rows compared once, and one plan is made."""
+    calls: Counter[str] = Counter()
+
+    def count(where: str, name: str) -> None:
+        module = import_module(where)
+        inner = getattr(module, name)
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            calls[name] += 1
+            return inner(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, counting)
+
+    for where, name in (
+        ("tunesmith.models.find", "find_model"),
+        ("tunesmith.forecast.shapes", "find_model"),
+        ("tunesmith.models.tokenizer", "load_tokenizer"),
+        ("tunesmith.data.prepare", "near_duplicate_groups"),
+        ("tunesmith.audit.rows", "near_duplicate_groups"),
+        ("tunesmith.plan", "make_plan"),
+    ):
+        count(where, name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tunesmith.train(recipe_for(tiny_llama, shows_csv, max_steps=1), out=tmp_path / "run", console=QUIET)
+    assert calls == {"find_model": 1, "load_tokenizer": 1, "near_duplicate_groups": 1, "make_plan": 1}
