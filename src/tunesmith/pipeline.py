@@ -6,7 +6,6 @@ recipe -> data -> plan -> train -> evaluate -> compare -> report
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import CheckpointInfo
 from tunesmith.run.directory import COMPARE, RECIPE, REPORT, RunDir, check_run_path
+from tunesmith.run.standing import resume_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,6 +56,7 @@ def train(
     resume: bool = False,
     fresh: bool = False,
     force: bool = False,
+    stop_on_hangup: bool = False,
     console: Console | None = None,
 ) -> RunDir:
     """Run a recipe from data to tuned model in the run directory `path`; an unfinished run there goes on.
@@ -74,7 +75,7 @@ def train(
     first = is_first_process()
     console = (console or Console(stderr=True)) if first else Console(quiet=True)
     say = _speaker(console)
-    with StopRequest("the same command") as stop:
+    with StopRequest("the same command", stop_on_hangup=stop_on_hangup) as stop:
         with stop.at_once(), Doing(console) as doing:
             doing(LOADING)
             with importing():
@@ -92,7 +93,7 @@ def train(
             if fresh:
                 run_dir.clear()
             run_dir.remove_leftovers()
-            stop.resume = _resume_command(path, small=small, force=force)
+            stop.resume = resume_command(path, (" --small" if small else "") + (" --force" if force else ""))
             with Doing(console) as doing:
                 doing("planning")
                 job = _job(recipe, prepared, run_dir, say, force=force)
@@ -187,12 +188,6 @@ def _job(recipe: Recipe, prepared: Prepared, run_dir: RunDir, say: Say, *, force
 
 def _speaker(console: Console) -> Say:
     return partial(console.print, highlight=False, markup=False, soft_wrap=True)
-
-
-def _resume_command(path: Path, *, small: bool, force: bool) -> str:
-    recipe, run = shlex.quote(str(path / RECIPE)), shlex.quote(str(path))
-    more = (" --small" if small else "") + (" --force" if force else "")
-    return f"tunesmith train {recipe} --out {run} --resume{more}"
 
 
 def _check_flags(path: Path, *, resume: bool, fresh: bool) -> None:

@@ -3,7 +3,7 @@
 train.py     demo, train
 look.py      doctor, plan, data
 use.py       compare, generate, eval, report
-follow.py    runs
+follow.py    runs, status, attach, stop
 options.py   what several commands share
 """
 
@@ -42,6 +42,9 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "data": look.data,
     "compare": use.compare,
     "runs": follow.runs,
+    "status": follow.status,
+    "attach": follow.attach,
+    "stop": follow.stop,
     "generate": use.generate,
     "eval": use.evaluate,
     "report": use.report,

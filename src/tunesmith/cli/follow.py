@@ -1,4 +1,4 @@
-"""Commands that follow runs: runs."""
+"""Commands that follow runs, or end one, from any shell: runs, status, attach, stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli.options import JsonOption, output, print_json
+from tunesmith.cli.options import JsonOption, RunArgument, console, output, print_json
 
 
 def runs(
@@ -25,3 +25,48 @@ def runs(
         print_json(table.to_json())
     else:
         print_runs(table, output())
+
+
+def status(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Where a run stands: running, stopped, finished, failed or crashed, and the command that goes on with it.
+
+    Example: tunesmith status runs/shows-smollm2 --json
+    """
+    from tunesmith.run.directory import RunDir
+    from tunesmith.run.standing import standing
+    from tunesmith.show.runs import describe_standing
+
+    found = standing(RunDir.open(run))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        typer.echo(describe_standing(str(run), found))
+
+
+def stop(
+    run: RunArgument,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for its end.")] = 60,
+) -> None:
+    """Stop a run at the end of its step; it saves, and goes on later. Returns when it has ended.
+
+    Example: tunesmith stop runs/shows-smollm2 --wait 120
+    """
+    from tunesmith.run.detach import stop_run
+    from tunesmith.run.directory import RunDir
+    from tunesmith.show.runs import describe_standing
+
+    found = stop_run(RunDir.open(run), wait, lambda line: typer.echo(line, err=True))
+    typer.echo(describe_standing(str(run), found))
+
+
+def attach(run: RunArgument) -> None:
+    """Follow a run's log until it ends. Ctrl-C leaves it running.
+
+    Example: tunesmith attach runs/shows-smollm2
+    """
+    from tunesmith.run.directory import RunDir
+    from tunesmith.show.follow import follow
+    from tunesmith.show.runs import describe_standing
+
+    found = follow(RunDir.open(run), console())
+    typer.echo(describe_standing(str(run), found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,12 @@ def train(
     force: Annotated[
         bool, typer.Option("--force", help="Go on with an unfinished run although recipe or data changed.")
     ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return when the run has begun; it goes on without this shell.")
+    ] = False,
+    stop_on_hangup: Annotated[
+        bool, typer.Option("--stop-on-hangup", help="Save and stop when the terminal goes away; else the run goes on.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train. An unfinished run in --out goes on where it stopped.
@@ -49,7 +56,19 @@ def train(
     from tunesmith.run.artefacts import Result
 
     asked, path = pipeline.recipe_and_path(recipe, out, set_ or (), small=small)
-    run_dir = pipeline.train(asked, path, small=small, resume=resume, fresh=fresh, force=force, console=console())
+    if detach:
+        _detach(path, [] if out is not None else ["--out", str(path)])
+        return
+    run_dir = pipeline.train(
+        asked,
+        path,
+        small=small,
+        resume=resume,
+        fresh=fresh,
+        force=force,
+        stop_on_hangup=stop_on_hangup,
+        console=console(),
+    )
     if not pipeline.is_first_process():
         return
     result = run_dir.read(Result)
@@ -61,6 +80,16 @@ def train(
         f"{path}/model  {path}/report.html\n"
         f"Next: tunesmith compare {path}"
     )
+
+
+def _detach(path: Path, more: list[str]) -> None:
+    """The same command in a session of its own; this one returns when the run has begun."""
+    from tunesmith.run.detach import start_detached
+
+    arguments = [*(argument for argument in sys.argv[1:] if argument != "--detach"), *more]
+    pid = start_detached(path, arguments, lambda line: typer.echo(line, err=True))
+    typer.echo(f"{path} pid {pid}")
+    typer.echo(f"Next: tunesmith attach {path}, tunesmith status {path}, tunesmith stop {path}", err=True)
 
 
 def outcome(result: Result) -> str:

@@ -41,6 +41,8 @@ REPORT = "report.html"
 LOG = "log.txt"
 STATUS = "status.json"
 LOCK = "lock"
+STOP = "stop"
+"""A file that asks the run to stop at the end of its step, from machines that cannot send it a signal."""
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 TRACKERS = "trackers"
@@ -219,7 +221,7 @@ class RunDir:
                 raise RunError(f"{folder}: is a symbolic link. It is not followed; remove it yourself.")
             if folder.is_dir():
                 folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
-        for name in (DATA, PLAN, METRICS, RESULT, COMPARE, REPORT, LOG, STATUS, RECIPE):
+        for name in (DATA, PLAN, METRICS, RESULT, COMPARE, REPORT, LOG, STATUS, STOP, RECIPE):
             self.file(name).unlink(missing_ok=True)
         self.remove_leftovers()
 

@@ -103,10 +103,15 @@ def read_lock(run_dir: RunDir) -> dict[str, Any] | None:
     return _read(run_dir.file(LOCK))
 
 
+def writer_of(run_dir: RunDir) -> Literal["alive", "gone", "unseen", "none"]:
+    """What is known here of the process that holds the lock; unseen: it may live on another machine."""
+    other = read_lock(run_dir)
+    return "none" if other is None else _standing(other, _describe_self())
+
+
 def is_held(run_dir: RunDir) -> bool:
     """Whether a live process of this machine holds the lock, or one that cannot be seen from here may."""
-    other = read_lock(run_dir)
-    return other is not None and _standing(other, _describe_self()) != "gone"
+    return writer_of(run_dir) in ("alive", "unseen")
 
 
 def _standing(other: dict[str, Any], mine: dict[str, Any]) -> Literal["alive", "gone", "unseen"]:

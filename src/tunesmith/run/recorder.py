@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import time
+import traceback
 from types import TracebackType
 
-from tunesmith.errors import Stopped
+from tunesmith.errors import Stopped, TunesmithError
 from tunesmith.run.artefacts import EvalScores, MetricsLine, State, Status
-from tunesmith.run.directory import RunDir
+from tunesmith.run.directory import STOP, RunDir
 from tunesmith.run.lock import boot_id
 from tunesmith.run.observer import Observer
 
@@ -28,6 +29,7 @@ class Recorder:
         self._eval_loss: float | None = None
 
     def __enter__(self) -> Recorder:
+        self.run_dir.remove(STOP)  # asked of an earlier process
         return self
 
     def __exit__(
@@ -35,7 +37,9 @@ class Recorder:
     ) -> None:
         state: State = "finished" if error is None else "stopped" if isinstance(error, Stopped) else "failed"
         self._seconds_left = None
-        self._write_status(state, "" if error is None else str(error).splitlines()[0] if str(error) else repr(error))
+        if state == "failed" and not isinstance(error, TunesmithError):
+            self.run_dir.log("".join(traceback.format_exception(error)))
+        self._write_status(state, _last_word(error))
 
     def doing(self, stage: str) -> None:
         """What is done from now on, where no steps are made."""
@@ -69,6 +73,17 @@ class Recorder:
         self.run_dir.log(f"step {line.step}: held-out loss {scores.eval_loss:.3f}")
         self.observer.evaluated(line.step, scores)
 
+    def stopping(self) -> None:
+        """The run ends after this step."""
+        self._write_status("stopping", "saving")
+
+    def stop_was_asked(self) -> bool:
+        """Whether another process asked for a stop by the run directory's stop file, which is taken away."""
+        if not self.run_dir.has(STOP):
+            return False
+        self.run_dir.remove(STOP)
+        return True
+
     def _write_status(self, state: State, doing: str, *, often: bool = False) -> None:
         now = time.monotonic()
         if often and now - self._last_status < STATUS_SECONDS:
@@ -91,3 +106,12 @@ class Recorder:
                 updated=time.time(),
             )
         )
+
+
+def _last_word(error: BaseException | None) -> str:
+    """Why a run ended, in one line."""
+    if error is None:
+        return ""
+    if isinstance(error, Stopped):
+        return error.reason
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,7 +1,8 @@
 """A signal asks for a stop; the run answers at its next safe point.
 
-SIGTERM (a preempted machine), SIGINT (Ctrl-C) and SIGHUP (a lost terminal) set a flag. The trainer reads it between
-optimizer steps, saves, and raises Stopped (exit code 75); loops before and between steps call `check`.
+SIGTERM (a preempted machine) and SIGINT (Ctrl-C) set a flag, and so does SIGHUP (a lost terminal) where that is asked
+for; a run lets go of its terminal instead and goes on. The loop reads the flag between optimizer steps, saves, and
+raises Stopped (exit code 75); loops before and between steps call `check`.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ _SAME_REQUEST_SECONDS = 0.25
 class StopRequest:
     """Turns the first signal into a request to stop and lets the second end the process at once.
 
-    `resume` is the command that goes on with the run. A signal that was ignored on entry stays ignored, so that nohup
-    works; handlers are restored on exit. Outside the main thread, where Python sets no handlers, only `ask` stops.
+    `resume` is the command that goes on with the run. stop_on_hangup: whether a lost terminal is a request too. What
+    was ignored on entry stays ignored, so that nohup works; handlers are restored on exit. Outside the main thread,
+    where Python sets no handlers, only `ask` stops.
     """
 
-    def __init__(self, resume: str) -> None:
-        self.resume = resume
+    def __init__(self, resume: str, *, stop_on_hangup: bool = True) -> None:
+        self.resume, self.stop_on_hangup = resume, stop_on_hangup
+        self.hung_up = False
+        """The terminal went away."""
         self.reason: str | None = None
         self._time = 0.0
         self._raise = False
@@ -86,6 +90,9 @@ class StopRequest:
         name = signal.Signals(number).name
         if number == _HANGUP:
             _let_go_of_terminal()
+            self.hung_up = True
+            if not self.stop_on_hangup:
+                return
         if self.reason is None:
             self.reason, self._time = name, time.monotonic()
             if self._raise:

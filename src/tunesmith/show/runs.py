@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunesmith.redact import redact, visible
+from tunesmith.run.standing import Standing
 from tunesmith.run.table import METRICS, RunTable
 from tunesmith.units import format_bytes, format_seconds
 
@@ -75,3 +76,21 @@ def _plain(text: str) -> Text:
     from rich.text import Text
 
     return Text(redact(visible(text)))
+
+
+def describe_standing(name: str, found: Standing) -> str:
+    """`runs/a: running (training), step 40 of 82, loss 4.26, 230 tokens/s, 2 min left (process 4711 on box)`."""
+    why = f" ({found.why})" if found.why else ""
+    parts = [f"{name}: {found.state}{why}", f"step {found.step:,} of {found.num_steps:,}"]
+    if found.loss is not None:
+        parts.append(f"loss {found.loss:.3f}")
+    if found.eval_loss is not None:
+        parts.append(f"held-out loss {found.eval_loss:.3f}")
+    if found.is_alive and found.tokens_per_second is not None:
+        parts.append(f"{found.tokens_per_second:,.0f} tokens/s")
+    if found.seconds_left is not None:
+        parts.append(f"{format_seconds(found.seconds_left)} left")
+    text = ", ".join(parts)
+    if found.is_alive:
+        text += f" (process {found.pid} on {found.host})"
+    return redact(visible(text)) + (f"\nGo on with: {found.resume}" if found.resume else "")

@@ -176,11 +176,13 @@ class Loop:
     def _after_step(self, grad_norm: torch.Tensor) -> bool:
         """Log, evaluate and save, as is due; all processes do the same. Returns whether another step follows."""
         clock, last = self.clock, self.step >= self.plan.num_steps
+        self._listen()
         stop, score, save = self.team.agree(
             self.stop.requested, clock.eval_is_due(self.step), clock.save_is_due(self.step)
         )
         if stop:
             self.stop.ask("another process was asked to stop")
+            self.recorder.stopping()
         score, save = last or score, last or save or stop
         if score or save or clock.log_is_due(self.step):
             self._log(grad_norm)
@@ -189,6 +191,14 @@ class Loop:
         if save:
             self.save()
         return not (last or stop)
+
+    def _listen(self) -> None:
+        """To what others ask for between steps, and to a terminal that went away."""
+        if self.team.is_first and self.recorder.stop_was_asked():
+            self.stop.ask("tunesmith stop")
+        if self.stop.hung_up and not self.stop.stop_on_hangup:
+            self.stop.hung_up = False
+            self.recorder.note(f"the terminal went away; the run goes on: tunesmith attach {self.saves.run_dir.path}")
 
     def _log(self, grad_norm: torch.Tensor) -> None:
         """Write a line of metrics.jsonl, with the mean loss since the last one."""
