@@ -67,6 +67,7 @@ def train(
 
     from tunesmith.machine.heap import importing
     from tunesmith.run.lock import RunLock
+    from tunesmith.run.notify import notifying
     from tunesmith.run.signals import StopRequest
     from tunesmith.show.doing import LOADING, Doing
     from tunesmith.show.progress import Progress
@@ -101,9 +102,10 @@ def train(
             run_dir.write(prepared.data.account.model_copy(update={"findings": findings}))
             if _is_finished(job, say):
                 return run_dir
-            with Progress(console) as progress:
-                result = training.train(job, stop, progress)
-            _conclude(run_dir, result, say)
+            with notifying(recipe.notify, run_dir, say):
+                with Progress(console) as progress:
+                    result = training.train(job, stop, progress)
+                _conclude(run_dir, result, say)
     return run_dir
 
 

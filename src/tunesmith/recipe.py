@@ -223,6 +223,16 @@ class CompareSection(_Section):
     seed: int = Field(default=7, ge=0, lt=2**32)
 
 
+class NotifySection(_Section):
+    """Who is told when a run ends, by itself, by a stop or by a failure."""
+
+    url: str | None = None
+    """A webhook that gets JSON (Slack, Discord, Mattermost, ntfy, your own). $NAME in it is read from the environment
+    when it is called, so that a secret address stands in no file."""
+    command: str | None = None
+    """A command that is run, without a shell: JSON on its standard input, one line in $TUNESMITH_MESSAGE."""
+
+
 class Recipe(_Section):
     """Everything that was asked of a run.
 
@@ -236,6 +246,7 @@ class Recipe(_Section):
     eval: EvalSection = EvalSection()
     save: SaveSection = SaveSection()
     compare: CompareSection = CompareSection()
+    notify: NotifySection = NotifySection()
 
     def __init__(self, *, _where: str = "recipe", **sections: Any) -> None:
         """Raises RecipeError that lists every problem; `_where` opens each of its lines."""

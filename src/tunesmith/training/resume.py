@@ -15,7 +15,16 @@ from tunesmith.run.artefacts import CheckpointInfo, Result
 from tunesmith.run.directory import RunDir
 from tunesmith.training.checkpoint import Checkpoint, newest_info, newest_valid_checkpoint
 
-SAFE_CHANGES = ("train.epochs", "train.max_steps", "train.report_to", "train.rehearse", "eval.", "save.", "compare.")
+SAFE_CHANGES = (
+    "train.epochs",
+    "train.max_steps",
+    "train.report_to",
+    "train.rehearse",
+    "eval.",
+    "save.",
+    "compare.",
+    "notify.",
+)
 """Recipe values that a run may change when it goes on; the steps that are done stay as they were."""
 NUM_SAMPLES = 64
 SAMPLE_BYTES = 4096
