@@ -39,6 +39,7 @@ FLOORS = [
     {"report"},
     {"show"},
     {"pipeline"},
+    {"watch"},
     {"api"},
     {"demo"},
     {"cli"},

@@ -3,7 +3,7 @@
 train.py     demo, train
 look.py      doctor, plan, data
 use.py       compare, generate, eval, report
-follow.py    runs, status, attach, stop
+follow.py    runs, watch, status, attach, stop
 options.py   what several commands share
 """
 
@@ -42,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "data": look.data,
     "compare": use.compare,
     "runs": follow.runs,
+    "watch": follow.watch,
     "status": follow.status,
     "attach": follow.attach,
     "stop": follow.stop,

@@ -1,4 +1,4 @@
-"""Commands that follow runs, or end one, from any shell: runs, status, attach, stop."""
+"""Commands that follow runs, or end one, from any shell: runs, status, attach, stop, watch."""
 
 from __future__ import annotations
 
@@ -70,3 +70,28 @@ def attach(run: RunArgument) -> None:
 
     found = follow(RunDir.open(run), console())
     typer.echo(describe_standing(str(run), found))
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(help="A run, or a folder of runs.", metavar="RUN")],
+    once: Annotated[bool, typer.Option("--once", help="Print the screen once.")] = False,
+    price: Annotated[float | None, typer.Option(min=0, help="Price of the machine per hour.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch a run, or several: loss curve, speed, time left, device, log. Ctrl-C leaves it running.
+
+    Example: tunesmith watch runs/shows-smollm2 --price 1.2
+    """
+    from tunesmith.run.table import find_runs
+    from tunesmith.watch.screen import render
+    from tunesmith.watch.screen import watch as show
+    from tunesmith.watch.view import View
+
+    views = [View.of(found) for found in find_runs(run)]
+    if as_json:
+        print_json([view.to_json() for view in views] if len(views) > 1 else views[0].to_json())
+    elif once or not output().is_terminal:
+        console_ = output()
+        console_.print(render(views, console_.width, 24, price))
+    else:
+        show(views, output(), price)

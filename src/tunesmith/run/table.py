@@ -92,6 +92,17 @@ def list_runs(folder: str | Path) -> RunTable:
     return RunTable(tuple(read_run(path) for path in paths), {}, notes)
 
 
+def find_runs(path: str | Path) -> list[RunDir]:
+    """The run at `path`, or the runs in that folder, the newest first. Raises RunError when there is none."""
+    path = Path(path)
+    if RunDir.is_run(path):
+        return [RunDir.open(path)]
+    rows = list_runs(path).rows
+    if not rows:
+        raise RunError(f"{path}: holds no runs. Give a run directory, or a folder that holds some.")
+    return [RunDir.open(row.path) for row in rows]
+
+
 def compare_runs(paths: Sequence[str | Path]) -> RunTable:
     """Runs side by side with the recipe values that differ. Raises RunError for a path that holds no run."""
     if len(paths) < 2:

@@ -1,0 +1,7 @@
+"""Watch runs of any process: what a run has written, as a live screen of a terminal.
+
+view.py     a run as it stands, read from its directory; only what is new in metrics.jsonl is read again
+device.py   what the device of a run does now: GPUs through NVML, or processor and memory
+chart.py    curves in characters
+screen.py   the screen, for one run or several
+"""
