@@ -56,16 +56,19 @@ def train(
     resume: bool = False,
     fresh: bool = False,
     force: bool = False,
+    after: Path | None = None,
     stop_on_hangup: bool = False,
     console: Console | None = None,
 ) -> RunDir:
     """Run a recipe from data to tuned model in the run directory `path`; an unfinished run there goes on.
 
-    prepared: what was made of this recipe before. Other options, and errors, as `tunesmith.train` has them.
+    prepared: what was made of this recipe before. after: a run of this machine that is waited for before this one is
+    planned. stop_on_hangup: a terminal that goes away is a stop. Else, and in errors, as `tunesmith.train`.
     """
     from rich.console import Console
 
     from tunesmith.machine.heap import importing
+    from tunesmith.run.detach import wait_for
     from tunesmith.run.lock import RunLock
     from tunesmith.run.notify import notifying
     from tunesmith.run.signals import StopRequest
@@ -73,6 +76,8 @@ def train(
     from tunesmith.show.progress import Progress
 
     _check_flags(path, resume=resume, fresh=fresh)
+    if after is not None:
+        RunDir.open(after)
     first = is_first_process()
     console = (console or Console(stderr=True)) if first else Console(quiet=True)
     say = _speaker(console)
@@ -95,6 +100,8 @@ def train(
                 run_dir.clear()
             run_dir.remove_leftovers()
             stop.resume = resume_command(path, (" --small" if small else "") + (" --force" if force else ""))
+            if after is not None:
+                wait_for(RunDir.open(after), run_dir, stop, say)
             with Doing(console) as doing:
                 doing("planning")
                 job = _job(recipe, prepared, run_dir, say, force=force)

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from tunesmith.errors import RunError, Stopped
 from tunesmith.recipe import Recipe
 from tunesmith.run import standing as module
 from tunesmith.run.artefacts import MetricsLine, Status
-from tunesmith.run.detach import stop_run
+from tunesmith.run.detach import stop_run, wait_for
 from tunesmith.run.directory import STOP, RunDir
 from tunesmith.run.lock import RunLock, boot_id
 from tunesmith.run.observer import Silent
 from tunesmith.run.recorder import Recorder
+from tunesmith.run.signals import StopRequest
 from tunesmith.run.standing import standing
 from tunesmith.show.runs import describe_standing
 
@@ -159,3 +161,31 @@ def test_a_run_that_has_ended_is_left_alone(run_dir: RunDir) -> None:
     run_dir.write(status(state="finished", doing=""))
     assert stop_run(run_dir, 1, lambda line: pytest.fail(line)).state == "finished"
     assert not run_dir.has(STOP)
+
+
+def test_a_run_waits_for_another_and_begins_however_that_one_ended(run_dir: RunDir, tmp_path: Path) -> None:
+    other = RunDir.create(tmp_path / "other")
+    other.write_recipe(Recipe(model="m", data="a.csv"))
+    other.write(status())
+    said: list[str] = []
+    with RunLock(run_dir):
+        with RunLock(other):
+            waiting = threading.Thread(target=wait_for, args=(other, run_dir, StopRequest("x"), said.append))
+            waiting.start()
+            while not run_dir.has("status.json"):
+                assert waiting.is_alive()
+            seen = standing(run_dir)
+            assert (seen.state, seen.why) == ("waiting", f"waiting for {other.path}")
+        waiting.join(timeout=30)
+        assert not waiting.is_alive()
+    assert said[0].startswith(f"waiting for {other.path} to end (step 3 of 9)")
+    assert said[1].startswith(f"{other.path}: crashed")
+
+
+def test_a_run_that_waits_can_be_stopped(run_dir: RunDir, tmp_path: Path) -> None:
+    other = RunDir.create(tmp_path / "other")
+    other.write(status())
+    stop = StopRequest("x")
+    stop.ask("enough")
+    with RunLock(run_dir), RunLock(other), pytest.raises(Stopped, match="enough"):
+        wait_for(other, run_dir, stop, lambda line: None)

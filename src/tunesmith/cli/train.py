@@ -43,6 +43,10 @@ def train(
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when the run has begun; it goes on without this shell.")
     ] = False,
+    after: Annotated[
+        Path | None,
+        typer.Option(help="Wait for another run of this machine to end first.", metavar="RUN", show_default=False),
+    ] = None,
     stop_on_hangup: Annotated[
         bool, typer.Option("--stop-on-hangup", help="Save and stop when the terminal goes away; else the run goes on.")
     ] = False,
@@ -66,6 +70,7 @@ def train(
         resume=resume,
         fresh=fresh,
         force=force,
+        after=after,
         stop_on_hangup=stop_on_hangup,
         console=console(),
     )

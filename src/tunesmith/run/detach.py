@@ -15,6 +15,8 @@ from pathlib import Path
 from tunesmith.errors import RunError
 from tunesmith.run.artefacts import Status
 from tunesmith.run.directory import STOP, RunDir
+from tunesmith.run.lock import boot_id
+from tunesmith.run.signals import StopRequest
 from tunesmith.run.standing import Standing, standing
 
 POLL_SECONDS = 0.2
@@ -91,3 +93,42 @@ def stop_run(run_dir: RunDir, wait_seconds: float, say: Say) -> Standing:
 
 def _ask_by_file(run_dir: RunDir) -> None:
     run_dir.file(STOP).touch(mode=0o600)
+
+
+def wait_for(other: RunDir, run_dir: RunDir, stop: StopRequest, say: Say) -> None:
+    """Wait until another run of this machine has ended, however it ends; `run_dir` says meanwhile that it waits.
+
+    The caller holds the lock of `run_dir`. Raises Stopped when a stop is asked for meanwhile.
+    """
+    seen = standing(other)
+    if seen.is_alive:
+        say(f"waiting for {other.path} to end ({describe_place(seen)}); it may fail, and this run begins all the same")
+        run_dir.write(_waiting(other))
+    while seen.is_alive:
+        stop.check()
+        time.sleep(POLL_SECONDS)
+        seen = standing(other)
+    why = f" ({seen.why})" if seen.why else ""
+    say(f"{other.path}: {seen.state}{why}; this run begins")
+
+
+def describe_place(seen: Standing) -> str:
+    """`step 40 of 82`."""
+    return f"step {seen.step:,} of {seen.num_steps:,}"
+
+
+def _waiting(other: RunDir) -> Status:
+    return Status(
+        state="waiting",
+        doing=f"waiting for {other.path}",
+        step=0,
+        num_steps=0,
+        loss=None,
+        eval_loss=None,
+        tokens_per_second=None,
+        seconds_left=None,
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        boot=boot_id(),
+        updated=time.time(),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from dataclasses import dataclass
 
@@ -45,9 +46,15 @@ def loads(found: Standing, on_gpu: bool) -> tuple[Load, ...]:
     return _gpus() if on_gpu else _process(found.pid)
 
 
+@functools.lru_cache(maxsize=64)
+def _process_of(pid: int) -> psutil.Process:
+    """Kept between looks: it measures from one to the next."""
+    return psutil.Process(pid)
+
+
 def _process(pid: int) -> tuple[Load, ...]:
     try:
-        process = psutil.Process(pid)
+        process = _process_of(pid)
         busy = process.cpu_percent(interval=None) / 100  # since the last look at this process
         memory = int(process.memory_info().rss)
     except psutil.Error:
