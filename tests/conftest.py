@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -181,6 +182,8 @@ def chat_tokenizer(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -
     backend.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     backend.chat_template = CHATML
     backend.save_pretrained(path)
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    (path / "config.json").write_text(json.dumps(config | {"vocab_size": len(backend)}), encoding="utf-8")
     return load_tokenizer(find_model(str(path)))
 
 
