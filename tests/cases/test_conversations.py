@@ -207,6 +207,29 @@ def test_a_null_that_a_row_wrote_stays(made: Made, tmp_path: Path) -> None:
     assert '"arguments": {"town": null}' in found[0][0]
 
 
+def test_a_null_in_json_text_stays_in_parquet_too(made: Made, tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    tokenizer = made(TOOLS)
+    row = asked_and_said(call(json.dumps({"town": None})))
+    write_table(
+        pyarrow.Table.from_pylist([row, {"messages": json.loads(json.dumps(row["messages"]))}]), tmp_path / "a.parquet"
+    )
+    found = learned(read(tmp_path / "a.parquet", tokenizer), tokenizer)
+    assert '"arguments": {"town": null}' in found[0][0]
+
+
+def test_tools_that_the_template_leaves_out_are_told(made: Made, tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+    rows = [asked_and_said({"content": "a"}, tools=tools), asked_and_said({"content": "b"}, tools=tools)]
+    assert (
+        "does not write tools, so that the model is not told of them (2 rows)"
+        in read(rows, made(CHATML), tmp_path).account.how
+    )
+    assert "not told" not in read(rows, made(TOOLS), tmp_path).account.how
+
+
 def test_an_empty_turn_is_counted_and_warned_of(made: Made, tmp_path: Path) -> None:
     tokenizer = made(CHATML)
     rows = [asked_and_said({"content": f"Answer {n}."}) for n in range(4)]
@@ -371,6 +394,22 @@ def test_an_assistant_may_speak_first(made: Made) -> None:
         "<|im_start|>assistant\n⟪Welcome 0<|im_end|>⟫\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
         "⟪Yes 0<|im_end|>⟫"
     )
+
+
+def test_a_system_turn_goes_to_the_first_user_turn_wherever_it_stands(made: Made, tmp_path: Path) -> None:
+    tokenizer = made(NO_SYSTEM)
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Hi."}]
+    rows = [{"messages": turns + asked_and_said({"content": f"{n}"})["messages"]} for n in range(2)]
+    found = marked(read(rows, tokenizer, tmp_path), tokenizer)[1]
+    assert found.endswith(
+        "model\n⟪Hi.<|im_end|>⟫\n<|im_start|>user\nBe brief.\n\nAsk.<|im_end|>\n<|im_start|>model\n⟪1<|im_end|>⟫"
+    )
+
+
+def test_a_template_that_the_user_must_open_says_so(made: Made) -> None:
+    strict = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('User first') }}{% endif %}" + CHATML
+    with pytest.raises(DataError, match="The assistant opens the conversation, which this template does not take"):
+        read(CASES / "assistant_speaks_first" / "rows.jsonl", made(strict))
 
 
 def test_a_date_is_that_of_the_run(made: Made) -> None:

@@ -22,9 +22,8 @@ _DATE = re.compile(r"0\d[ ./-]\d\d[ ./-](?:19|20)\d\d")
 _CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _RENDERED = re.compile(  # the header of a turn, as chat templates write it
     r"<\|im_start\|>\s?\w+\n|<\|start_header_id\|>\w+<\|end_header_id\|>|<start_of_turn>\w+\n|<\|turn>\w+\n|"
-    r"\[INST\].*?\[/INST\]|<\|(?:user|assistant|system|User|Assistant)\|>|<\uff5c(?:User|Assistant)\uff5c>|"
-    r"<\|start\|>\w+(?:<\|channel\|>\w+)?<\|message\|>|<\|(?:START_OF_TURN|USER|CHATBOT)_TOKEN\|>",
-    re.DOTALL,
+    r"\[/INST\]|<\|(?:user|assistant|system|User|Assistant)\|>|<\uff5c(?:User|Assistant)\uff5c>|"
+    r"<\|start\|>\w+(?:<\|channel\|>\w+)?<\|message\|>|<\|(?:START_OF_TURN|USER|CHATBOT)_TOKEN\|>"
 )
 _MISREAD = re.compile("[\u00c2-\u00f4](?:[\u0080-\u00bf]|[\u0152-\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]){1,3}")
 
@@ -98,7 +97,7 @@ def holds_private(text: str) -> bool:
 
 def count_turns(text: str) -> int:
     """Headers of turns as chat templates write them."""
-    return sum(1 for _ in _RENDERED.finditer(text)) if "<" in text or "[INST]" in text else 0
+    return sum(1 for _ in _RENDERED.finditer(text)) if "<" in text or "[/INST]" in text else 0
 
 
 def count_emails(text: str) -> int:

@@ -189,7 +189,7 @@ def _check_vocabulary(source: ModelSource, plain: Any, largest_id: int) -> int |
         config = json.loads((Path(source.path) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # find_model reports it
-    num_rows = config.get("vocab_size")
+    num_rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
     if not isinstance(num_rows, int):
         return None
     needed = max(plain.get_vocab_size(with_added_tokens=False), largest_id + 1)

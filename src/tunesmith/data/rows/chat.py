@@ -28,6 +28,7 @@ from tunesmith.data.rows.pieces import (
     MARK,
     SYSTEM_MOVED,
     TARGET,
+    TOOLS_LEFT_OUT,
     TURN_A_DOCUMENT,
     Pieces,
     Rendered,
@@ -112,12 +113,14 @@ class ChatTemplate:
         together = None if learn == "each" else _together(spoken, talk.text(len(talk.turns)))
         documents = [together] if together else [one.document for one in spoken]
         documents = [cut_at_guards(document) for document in documents]
+        whole = talk.text(len(talk.turns))
         facts = {
             SYSTEM_MOVED: moved,
-            CONTROL_TOKENS: GUARD in talk.text(len(talk.turns)),
+            CONTROL_TOKENS: GUARD in whole,
             EMPTY_TURNS: any(one.is_empty for one in spoken),
             EMPTY_THOUGHTS: any(one.has_empty_thought for one in spoken),
             TURN_A_DOCUMENT: together is None and len(documents) > 1,
+            TOOLS_LEFT_OUT: any(name not in whole.replace(GUARD, "") for name in _names(tools)),
         }
         return Rendered(tuple(documents), frozenset(fact for fact, is_so in facts.items() if is_so))
 
@@ -195,11 +198,12 @@ class ChatTemplate:
 
     def _placed(self, turns: Sequence[Turn]) -> tuple[list[Turn], bool]:
         """The turns, the system's text in front of the first user turn where the template takes no system turn."""
-        if len(turns) < 2 or turns[0].role != "system" or turns[1].role != "user" or self._takes_system:
+        first = next((number for number, turn in enumerate(turns) if turn.role == "user"), None)
+        if first is None or turns[0].role != "system" or self._takes_system:
             return list(turns), False
-        asked = turns[1].message
+        asked = turns[first].message
         text = "\n\n".join(filter(None, (turns[0].message["content"], asked["content"])))
-        return [Turn({**asked, "content": text}), *turns[2:]], True
+        return [*turns[1:first], Turn({**asked, "content": text}), *turns[first + 1 :]], True
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -320,6 +324,12 @@ def _check_written(turn: Turn, number: int, spoken: _Spoken) -> None:
             f"({turn.message['content'].strip()[:30]!r}), so its end alone would be learned. Set train: false "
             "on the turn."
         )
+
+
+def _names(tools: list[Message] | None) -> list[str]:
+    """Of the tools that say theirs."""
+    definitions = [tool.get("function", tool) for tool in tools or () if isinstance(tool, dict)]
+    return [str(one["name"]) for one in definitions if isinstance(one, dict) and "name" in one]
 
 
 def _thought(message: Message) -> str:

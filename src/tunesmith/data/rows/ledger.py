@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tunesmith.data.read.table import Table
-from tunesmith.data.rows.pieces import EMPTY_THOUGHTS, SYSTEM_MOVED, TURN_A_DOCUMENT
+from tunesmith.data.rows.pieces import EMPTY_THOUGHTS, SYSTEM_MOVED, TOOLS_LEFT_OUT, TURN_A_DOCUMENT
 from tunesmith.errors import DataError
 from tunesmith.run.artefacts import RowsMet
 
@@ -17,6 +17,7 @@ _SAID = {
     SYSTEM_MOVED: "the template takes no system turn, so its text stands in front of the first user turn",
     TURN_A_DOCUMENT: "the template rewrites earlier turns, so that a conversation is a document a turn, each as "
     "the model sees it when it is used",
+    TOOLS_LEFT_OUT: "the template does not write tools, so that the model is not told of them",
     EMPTY_THOUGHTS: "the template's generation prompt opens a thought and is no beginning of the assistant's turn, so "
     "that an empty thought is learned before an answer that has none",
 }

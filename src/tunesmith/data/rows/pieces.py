@@ -20,6 +20,8 @@ TURN_A_DOCUMENT = "turn_a_document"
 """A conversation that became a document a turn, because the template rewrites earlier turns."""
 SYSTEM_MOVED = "system_moved"
 """A system turn whose text went in front of the first user turn."""
+TOOLS_LEFT_OUT = "tools_left_out"
+"""A row whose tools the template does not write, so that the model is not told of them."""
 EMPTY_THOUGHTS = "empty_thoughts"
 """A row without a thought where the template's generation prompt opens one: it is closed before the answer."""
 

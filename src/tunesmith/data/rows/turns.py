@@ -63,6 +63,7 @@ def read_turns(value: Any, column: str, system: Any = None, *, drop_nulls: bool 
     """
     if isinstance(value, str) and value.strip():
         value = _from_json(value, f"column {column!r}", "a list of turns with role and content")
+        drop_nulls = False  # JSON text holds what was written
     if value is None or value == "":
         return []
     if not isinstance(value, list):
@@ -95,7 +96,7 @@ def read_tools(tools: Any, *, drop_nulls: bool = False) -> list[Message] | None:
     """Tool definitions from a list, or from one written as JSON text; None where there is none."""
     if isinstance(tools, str):
         tools = _from_json(tools, "column 'tools'", "a list of tool definitions") if tools.strip() else None
-    if drop_nulls:
+    elif drop_nulls:
         tools = _without_nulls(tools)
     if isinstance(tools, list):
         tools = [
@@ -145,6 +146,7 @@ def _read_calls(calls: Any, older: Any, where: str, drop_nulls: bool) -> list[Me
     """Tool calls with arguments as objects. older: `function_call`, which came before `tool_calls`."""
     if isinstance(calls, str):
         calls = _from_json(calls, f"{where}: tool_calls", "a list of tool calls") if calls.strip() else None
+        drop_nulls = False
     if older is not None and not calls:
         calls = [
             {"type": "function", "function": _from_json(older, where, "a call") if isinstance(older, str) else older}

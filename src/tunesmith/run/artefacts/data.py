@@ -148,7 +148,7 @@ class ChatAccount(Record):
     """The day that the template writes, where it writes one."""
     met: dict[str, RowsMet] = Field(default_factory=dict)
     """Rows with control_tokens in their turns, with empty_turns, those that became turn_a_document, whose system_moved
-    into the first user turn, or that got empty_thoughts."""
+    into the first user turn, whose tools_left_out the template does not write, or that got empty_thoughts."""
 
 
 class RowsRead(Record):
