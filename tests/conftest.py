@@ -171,17 +171,25 @@ def tokenizer(tiny_llama: Path) -> TextTokenizer:
 
 
 @pytest.fixture(scope="session")
-def chat_tokenizer(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
-    """The same vocabulary with ChatML's control tokens and template."""
-    from transformers import AutoTokenizer
+def chat_llama(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama with ChatML's control tokens and template, and rows for them; its EOS ends no turn."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = tmp_path_factory.mktemp("chat") / "model"
-    shutil.copytree(tiny_llama, path)
-    backend = AutoTokenizer.from_pretrained(path)
+    backend = AutoTokenizer.from_pretrained(tiny_llama)
     backend.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     backend.chat_template = CHATML
     backend.save_pretrained(path)
-    return load_tokenizer(find_model(str(path)))
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    model.resize_token_embeddings(len(backend), mean_resizing=False)
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer(chat_llama: Path) -> TextTokenizer:
+    """The plain tokenizer's vocabulary with ChatML's control tokens and template."""
+    return load_tokenizer(find_model(str(chat_llama)))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +41,14 @@ class Run:
         """result.json: eval_loss, eval_loss_base, train_seconds, peak_bytes, ..."""
         return self.dir.read_json(RESULT)
 
-    def generate(self, prompt: str = "", *, max_new_tokens: int | None = None, seed: int | None = None) -> str:
-        """Text that the tuned model writes after `prompt`, decoded as the recipe's compare section says."""
-        return generate(str(self.path), [prompt], max_new_tokens=max_new_tokens or None, seed=seed)[0].text
+    def generate(
+        self, prompt: str = "", *, max_new_tokens: int | None = None, seed: int | None = None, raw: bool = False
+    ) -> str:
+        """Text that the tuned model writes after `prompt`, decoded as the recipe's compare section says.
+
+        A run that was tuned on conversations is asked `prompt` as a user's turn, unless it is `raw` text.
+        """
+        return generate(str(self.path), [prompt], max_new_tokens=max_new_tokens or None, seed=seed, raw=raw)[0].text
 
     def compare(self, prompts: list[str] | None = None, *, console: Console | None = None) -> dict[str, Any]:
         """Base against tuned: writes and returns compare.json. What is being done is said on `console`."""
@@ -164,29 +169,37 @@ def generate(
     temperature: float | None = None,
     top_p: float | None = None,
     seed: int | None = None,
+    raw: bool = False,
     console: Console | None = None,
 ) -> list[Generation]:
-    """Continue each prompt with RUN_OR_MODEL.
+    """Continue each prompt with RUN_OR_MODEL; a run that was tuned on conversations is asked it as a user's turn.
 
+    raw: prompts are text to continue for such a run too. The prompt "" is written from nothing.
     How it is decoded, where not given: for a run as its compare section says, otherwise as that section's defaults.
     """
     asked = _compare_section(name)
     with _doing(console) as doing:
+        from tunesmith.data.tokens.asked import asked_prompts
         from tunesmith.generate.text import generate as write
         from tunesmith.models.load import load_for_generation
 
         doing("loading the model")
         model, tokenizer = load_for_generation(name)
         doing(f"writing {len(prompts)} texts" if len(prompts) > 1 else "writing")
-        return write(
+        fed = prompts if raw else asked_prompts(name, tokenizer, prompts)
+        written = write(
             model,
             tokenizer,
-            prompts,
+            fed,
             max_new_tokens=asked.max_new_tokens if max_new_tokens is None else max_new_tokens,
             temperature=asked.temperature if temperature is None else temperature,
             top_p=asked.top_p if top_p is None else top_p,
             seed=asked.seed if seed is None else seed,
         )
+    return [
+        text if isinstance(ids, str) else replace(text, prompt=prompt, is_answer=True)
+        for prompt, ids, text in zip(prompts, fed, written, strict=True)
+    ]
 
 
 def _compare_section(name: str) -> CompareSection:

@@ -90,7 +90,7 @@ def train(
             check_trackers(recipe.train.report_to)
             if not fresh and not force:
                 _check_begun(path, recipe)
-            prepared = prepared or prepare_inputs(recipe, doing, small=small)
+            prepared = prepared or prepare_inputs(recipe, doing, small=small, begun=None if fresh else path)
             doing("looking at the data")
             findings = _audit(recipe, prepared, say)
         run_dir = RunDir.create(path)
@@ -217,9 +217,13 @@ def _check_begun(path: Path, recipe: Recipe) -> None:
         check_recipe(path, begun, recipe)
 
 
-def prepare_inputs(recipe: Recipe, doing: Callable[..., None], *, small: bool) -> Prepared:
-    """The model that was found, its tokenizer, and the recipe's data prepared for it."""
+def prepare_inputs(recipe: Recipe, doing: Callable[..., None], *, small: bool, begun: Path | None = None) -> Prepared:
+    """The model that was found, its tokenizer, and the recipe's data prepared for it.
+
+    begun: where a run may lie that goes on; a template that writes the date then writes the one it began with.
+    """
     from tunesmith.data import prepare
+    from tunesmith.data.tokens.asked import begun_on
     from tunesmith.models.find import find_model
     from tunesmith.models.tokenizer import load_tokenizer
 
@@ -228,7 +232,8 @@ def prepare_inputs(recipe: Recipe, doing: Callable[..., None], *, small: bool) -
     doing("reading the tokenizer")
     tokenizer = load_tokenizer(source)
     doing("reading the data")
-    data = prepare(recipe.data, tokenizer, recipe.train.max_length, small=small, progress=doing)
+    date = begun_on(RunDir.open(begun)) if begun is not None and RunDir.is_run(begun) else None
+    data = prepare(recipe.data, tokenizer, recipe.train.max_length, small=small, progress=doing, date=date)
     return Prepared(source, tokenizer, data)
 
 

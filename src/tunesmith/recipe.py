@@ -112,6 +112,9 @@ class DataSection(_Section):
     completion: str | None = None
     messages: str | None = None
     """Column that holds chat turns."""
+    turns: Literal["all", "last", "each"] = "all"
+    """Which assistant turns of a conversation are learned: all of them in one document (a document a turn where the
+    template rewrites earlier turns), the last, or each in a document of its own with what comes before."""
     format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "txt", "md", "html", "pdf", "docx"] = "auto"
     by: Literal["line", "paragraph", "file"] = "line"
     """What one row of a plain text file is."""

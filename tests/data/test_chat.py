@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tunesmith.data import Data, TokenizedDocuments
-from tunesmith.data.rows.chat import DEFAULT_TEMPLATE, read_turns
+from tunesmith.data.rows.chat import DEFAULT_TEMPLATE
 from tunesmith.data.rows.template import RowProblem
+from tunesmith.data.rows.turns import read_turns
 from tunesmith.errors import DataError
 from tunesmith.models.tokenizer import TextTokenizer
 
@@ -115,17 +116,22 @@ def test_another_template_is_not_taken_from_the_cache(
     assert prepared(path, with_tokenizer=other).fingerprint != first.fingerprint
 
 
-def test_a_template_that_rewrites_turns_is_refused(
+def test_a_template_that_rewrites_turns_makes_a_document_a_turn(
     prepared: Callable[..., Data], chat_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     thinking = with_template(chat_tokenizer, THINKING)
     rows = [{"messages": conversation(number)} for number in range(9)]
     rows[4]["messages"][1]["content"] = "<think>hm</think>Answer."
-    with pytest.raises(DataError, match=r"a.jsonl:5: the model's chat template changes what it wrote for turns 1 to 2"):
-        prepared(write(tmp_path / "a.jsonl", rows), with_tokenizer=thinking)
-    rows[4]["messages"] = rows[4]["messages"][:2]
-    data = prepared(write(tmp_path / "a.jsonl", rows), with_tokenizer=thinking)
-    assert "<think>hm</think>Answer.<|im_end|>" in all_said(data, chat_tokenizer)
+    data = prepared(write(tmp_path / "a.jsonl", rows), with_tokenizer=thinking, near_duplicates=False)
+    found = all_said(data, chat_tokenizer)
+    assert {"<think>hm</think>Answer.<|im_end|>", "Answer 28.1.<|im_end|>"} < found
+    assert "Answer 0.0.<|im_end|>Answer 0.1.<|im_end|>" in found, "rows that the template only appends to stay whole"
+    assert data.account.chat is not None
+    assert data.account.chat.met["turn_a_document"].rows == (f"{tmp_path}/a.jsonl:5",)
+    assert "rewrites earlier turns" in data.account.how
+    texts = [split.text(i) or "" for split in (data.train, data.eval) for i in range(len(split))]
+    (after,) = [text for text in texts if text.endswith("Answer 28.1.<|im_end|>")]
+    assert "hm" not in after, "the second turn is learned behind what the model sees of the first when it is used"
 
 
 def test_a_template_that_refuses_turns_is_explained(
@@ -237,13 +243,13 @@ TEXT_PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
         ('[{"from": "gpt", "value": "a"}]', {"role": "assistant", "content": "a"}),
         ([{"role": "user", "content": TEXT_PARTS}], {"role": "user", "content": "ab"}),
         (
-            [{"role": "assistant", "content": None, "tool_calls": [1], "name": None}],
-            {"role": "assistant", "content": "", "tool_calls": [1]},
+            [{"role": "assistant", "content": None, "tool_calls": None, "name": None}],
+            {"role": "assistant", "content": ""},
         ),
     ],
 )
 def test_a_turn_is_read(value: Any, expected: dict[str, Any]) -> None:
-    assert read_turns(value, "messages") == [expected]
+    assert [turn.message for turn in read_turns(value, "messages")] == [expected]
 
 
 def test_no_turns_are_none() -> None:
@@ -252,8 +258,8 @@ def test_no_turns_are_none() -> None:
 
 def test_a_system_column_does_not_replace_a_system_turn() -> None:
     turns = [{"role": "system", "content": "own"}, {"role": "user", "content": "x"}]
-    assert read_turns(turns, "messages", "other")[0]["content"] == "own"
-    assert read_turns(turns[1:], "messages", "other")[0] == {"role": "system", "content": "other"}
+    assert read_turns(turns, "messages", "other")[0].message["content"] == "own"
+    assert read_turns(turns[1:], "messages", "other")[0].message == {"role": "system", "content": "other"}
 
 
 def test_turns_say_which_one_is_wrong() -> None:

@@ -16,6 +16,7 @@ from hypothesis.strategies import DrawFn
 
 from tunesmith.data import Data
 from tunesmith.data.rows.chat import ChatTemplate
+from tunesmith.data.rows.turns import read_turns
 from tunesmith.data.tokens.encode import Encoder
 from tunesmith.errors import DataError
 from tunesmith.models.tokenizer import TextTokenizer
@@ -40,7 +41,7 @@ def test_masks_of_any_conversation(
     for asked, answered in contents:
         turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     template = ChatTemplate.of(chat_tokenizer)
-    encoded = Encoder.of(chat_tokenizer, chat=True).encode([template.render(turns, None)])
+    encoded = Encoder.of(chat_tokenizer, chat=True).encode(template.render(read_turns(turns, "messages")).documents)
     learned = encoded.tokens[encoded.supervised].tolist()
     assert chat_tokenizer.decode(learned, skip_special_tokens=False) == "".join(
         f"{answered}<|im_end|>" for _, answered in contents

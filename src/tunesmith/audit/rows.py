@@ -16,7 +16,7 @@ from tunesmith.data.split.beginnings import without_shared_beginnings
 from tunesmith.data.split.near_duplicates import near_duplicate_groups
 from tunesmith.data.tokens.documents import Data
 from tunesmith.recipe import DataSection
-from tunesmith.run.artefacts import Finding
+from tunesmith.run.artefacts import ChatAccount, Finding
 
 FEW_DOCUMENTS = 50
 FEW_HELD_OUT = 20
@@ -204,50 +204,83 @@ def _leakage(data: Data, section: DataSection, near: list[str], num_looked_at: i
     )
 
 
-def check_texts(scan: TextScan, of: str) -> list[Finding]:
-    """What the scan met, one finding a kind. of: how many documents were looked at, as words."""
+_RENDERED_ADVICE = (
+    "Their control tokens are learned as plain characters, and what the user says is learned too. Give the turns as a "
+    "list: the model's own template writes the tokens, and what the assistant says is learned."
+)
+_AS_WRITTEN = "They are learned as plain characters, as written; remove them where they are leftovers."
 
-    def finding(name: str, clean: str, parts: Sequence[tuple[RowCount, str]], advice: str) -> Finding:
-        met = [(count, what) for count, what in parts if count.num_rows]
-        if not met:
-            return Finding(name=name, status="fine", found=clean, value=0, limit=0)
-        found = ", ".join(
-            f"{counted(count.num_hits, what)} in {counted(count.num_rows, 'document')}" for count, what in met
+
+def check_markers(scan: TextScan, chat: ChatAccount | None, of: str) -> Finding:
+    """Control tokens in what people wrote, also in turns, and texts that a chat template rendered before."""
+    if scan.rendered.num_rows:
+        found = (
+            f"{counted(scan.rendered.num_rows, 'document')}{of} looks like a chat that a template rendered before "
+            if scan.rendered.num_rows == 1
+            else f"{counted(scan.rendered.num_rows, 'document')}{of} look like chats that a template rendered before "
         )
-        rows = tuple(dict.fromkeys(row for count, _ in met for row in count.rows))[:MAX_NAMED_ROWS]
         return Finding(
-            name=name,
+            name="markers",
             status="warns",
-            found=f"{found}{of}. {advice}",
-            value=sum(count.num_rows for count, _ in met),
+            found=f"{found}({counted(scan.rendered.num_hits, 'header')} of turns). {_RENDERED_ADVICE}",
+            value=scan.rendered.num_rows,
             limit=0,
-            option=None,
-            rows=rows,
+            option="data.messages to a column of turns, each with role and content",
+            rows=tuple(scan.rendered.rows),
         )
+    in_turns = chat.met.get("control_tokens") if chat is not None else None
+    if in_turns is not None:
+        found = (
+            f"{counted(in_turns.num_rows, 'conversation')} with control tokens of the model in the turns themselves. "
+            f"{_AS_WRITTEN}"
+        )
+        return Finding(
+            name="markers", status="warns", found=found, value=in_turns.num_rows, limit=0, rows=in_turns.rows
+        )
+    return _met(
+        "markers",
+        "no control token, NUL or control character stands in the text.",
+        [(scan.special, "control token"), (scan.nul, "NUL"), (scan.control, "other control character")],
+        _AS_WRITTEN,
+        of,
+    )
 
+
+def _met(name: str, clean: str, parts: Sequence[tuple[RowCount, str]], advice: str, of: str) -> Finding:
+    """A finding that warns where any of the counts met something. of: how many documents were looked at, as words."""
+    met = [(count, what) for count, what in parts if count.num_rows]
+    if not met:
+        return Finding(name=name, status="fine", found=clean, value=0, limit=0)
+    found = ", ".join(
+        f"{counted(count.num_hits, what)} in {counted(count.num_rows, 'document')}" for count, what in met
+    )
+    rows = tuple(dict.fromkeys(row for count, _ in met for row in count.rows))[:MAX_NAMED_ROWS]
+    value = sum(count.num_rows for count, _ in met)
+    return Finding(name=name, status="warns", found=f"{found}{of}. {advice}", value=value, limit=0, rows=rows)
+
+
+def check_texts(scan: TextScan, of: str) -> list[Finding]:
+    """What the scan met beside markers, one finding a kind. of: how many documents were looked at, as words."""
     return [
-        finding(
-            "markers",
-            "no control token, NUL or control character stands in the text.",
-            [(scan.special, "control token"), (scan.nul, "NUL"), (scan.control, "other control character")],
-            "They are learned as plain characters, as written; remove them where they are leftovers.",
-        ),
-        finding(
+        _met(
             "mojibake",
             "no sign of a wrong encoding.",
             [(scan.misread, "wrongly decoded character"), (scan.replaced, "replacement character")],
             "The file was damaged before it came here; export it again as UTF-8.",
+            of,
         ),
-        finding(
+        _met(
             "secrets",
             "no key or token of a known shape.",
             [(scan.secret, "likely key")],
             "A model can repeat them word for word: remove them, and revoke them if they are real.",
+            of,
         ),
-        finding(
+        _met(
             "personal data",
             "no e-mail address or telephone number of a known shape.",
             [(scan.email, "likely e-mail"), (scan.phone, "likely telephone number")],
             "A model can repeat them word for word: remove or mask them unless that is meant.",
+            of,
         ),
     ]

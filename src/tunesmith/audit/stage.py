@@ -53,9 +53,9 @@ def audit(data: Data, tokenizer: TextTokenizer, section: DataSection, max_length
     num_documents = len(data.train) + len(data.eval) + len(data.test)
     sampled = "" if len(texts) == num_documents else f" (in a sample of {len(texts):,} documents)"
     train_places = samples[0][1][:: max(1, -(-len(samples[0][1]) // MAX_TOKENISED))]
-    controls = [str(token) for token in tokenizer.backend.all_special_tokens]
-    foreign = [] if data.account.kind == "chat" else controls  # a chat template writes them itself
-    scan = scan_texts(((text.row, text.text) for text in texts), foreign)
+    controls = tokenizer.control_tokens
+    is_chat = data.account.kind == "chat"  # a chat template writes them itself
+    scan = scan_texts(((text.row, text.text) for text in texts), () if is_chat else controls, chat=is_chat)
     near, leakage = audit_rows.check_near_duplicates(data, section, texts)
     findings = [
         audit_rows.check_rows(data),
@@ -72,6 +72,7 @@ def audit(data: Data, tokenizer: TextTokenizer, section: DataSection, max_length
         audit_tokens.check_end(data, tokenizer),
         audit_tokens.check_padding(data, max_length),
         audit_tokens.check_tokenisation(data.train, train_places, tokenizer, vocabulary),
+        audit_rows.check_markers(scan, data.account.chat, sampled),
         *audit_rows.check_texts(scan, sampled),
     ]
     return AuditReport(

@@ -20,6 +20,11 @@ _PHONE = re.compile(  # +49 30 1234567, (030) 1234567, 0171 2345678, 555-123-456
 )
 _DATE = re.compile(r"0\d[ ./-]\d\d[ ./-](?:19|20)\d\d")
 _CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_RENDERED = re.compile(  # the header of a turn, as chat templates write it
+    r"<\|im_start\|>\s?\w+\n|<\|start_header_id\|>\w+<\|end_header_id\|>|<start_of_turn>\w+\n|<\|turn>\w+\n|"
+    r"\[/INST\]|<\|(?:user|assistant|system|User|Assistant)\|>|<\uff5c(?:User|Assistant)\uff5c>|"
+    r"<\|start\|>\w+(?:<\|channel\|>\w+)?<\|message\|>|<\|(?:START_OF_TURN|USER|CHATBOT)_TOKEN\|>"
+)
 _MISREAD = re.compile("[\u00c2-\u00f4](?:[\u0080-\u00bf]|[\u0152-\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]){1,3}")
 
 
@@ -48,6 +53,7 @@ class TextScan:
     nul: RowCount = field(default_factory=RowCount)
     control: RowCount = field(default_factory=RowCount)
     special: RowCount = field(default_factory=RowCount)
+    rendered: RowCount = field(default_factory=RowCount)
     misread: RowCount = field(default_factory=RowCount)
     replaced: RowCount = field(default_factory=RowCount)
     secret: RowCount = field(default_factory=RowCount)
@@ -55,10 +61,11 @@ class TextScan:
     phone: RowCount = field(default_factory=RowCount)
 
 
-def scan_texts(texts: Iterable[tuple[str, str]], special_tokens: Sequence[str]) -> TextScan:
+def scan_texts(texts: Iterable[tuple[str, str]], special_tokens: Sequence[str], *, chat: bool = False) -> TextScan:
     """Look for trouble in (row name, text) pairs.
 
-    special_tokens: the tokenizer's control tokens as written, which should not stand in a user's text.
+    special_tokens: the tokenizer's control tokens as written, which should not stand in a user's text. chat: a template
+    rendered the texts, so that headers of turns are meant.
     """
     scan = TextScan()
     checks: list[tuple[RowCount, Callable[[str], int]]] = [
@@ -70,6 +77,8 @@ def scan_texts(texts: Iterable[tuple[str, str]], special_tokens: Sequence[str]) 
         (scan.email, count_emails),
         (scan.phone, count_phones),
     ]
+    if not chat:
+        checks.append((scan.rendered, count_turns))
     if special_tokens:
         pattern = re.compile("|".join(re.escape(token) for token in sorted(special_tokens, key=len, reverse=True)))
         checks.append((scan.special, lambda text: len(pattern.findall(text))))
@@ -84,6 +93,11 @@ def scan_texts(texts: Iterable[tuple[str, str]], special_tokens: Sequence[str]) 
 def holds_private(text: str) -> bool:
     """Whether a text holds a secret or personal data of a known shape, and should not be shown as an example."""
     return bool(count_secrets(text) or count_emails(text) or count_phones(text))
+
+
+def count_turns(text: str) -> int:
+    """Headers of turns as chat templates write them."""
+    return sum(1 for _ in _RENDERED.finditer(text)) if "<" in text or "[/INST]" in text else 0
 
 
 def count_emails(text: str) -> int:

@@ -88,6 +88,19 @@ def check_supervised(data: Data) -> Finding:
             option="data.text or data.completion",
             rows=rows,
         )
+    empty = data.account.chat.met.get("empty_turns") if data.account.chat is not None else None
+    if empty is not None:
+        found += f"; {counted(empty.num_rows, 'conversation')} with an assistant turn that says nothing: "
+        found += "its end alone is learned."
+        return Finding(
+            name="learned",
+            status="warns",
+            found=found,
+            value=share,
+            limit=LEAST_SUPERVISED_SHARE,
+            option="train: false on these turns, or leave them out",
+            rows=empty.rows,
+        )
     if len(without):
         found += f"; {len(without):,} documents hold none."
         return Finding(
@@ -138,6 +151,9 @@ def check_end(data: Data, tokenizer: TextTokenizer) -> Finding:
         )
     if num_ends < len(train):
         found += "; the others are inner pieces of split documents"
+    if is_chat and len(tokenizer.stop_ids) > 1:
+        names = [repr(tokenizer.decode([token], skip_special_tokens=False)) for token in tokenizer.stop_ids]
+        found += f". A turn ends in {names[1]}, which is not the tokenizer's end {names[0]}: generation stops at both"
     return Finding(name="end", status="fine", found=found + ".", value=num_ends, limit=len(train))
 
 

@@ -71,9 +71,12 @@ def generate(
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, show_default=_as_compared("1.0"))] = None,
     num_samples: Annotated[int, typer.Option("-n", "--num-samples", min=1, help="Samples per prompt.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, show_default=_as_compared("7"))] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Prompts are text to continue, also for a chat run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write text. A run is decoded as its recipe's compare section says, where no option says otherwise.
+
+    A run that was tuned on conversations is asked each prompt as a user's turn, in its chat template.
 
     Example: tunesmith generate runs/shows-smollm2 --prompt "One fine morning" -n 3
     """
@@ -87,13 +90,14 @@ def generate(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
+        raw=raw,
         console=console(),
     )
     if as_json:
         print_json([{"prompt": t.prompt, "text": t.text, "num_tokens": t.num_tokens, "ended": t.ended} for t in texts])
         return
     for text in texts:
-        typer.echo(f"{text.prompt}{text.text}\n")
+        typer.echo(f"{text.prompt}\n\n{text.text}\n" if text.is_answer else f"{text.prompt}{text.text}\n")
 
 
 def evaluate(

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from tunesmith.data.rows.chat import ChatTemplate
+from tunesmith.data.rows.turns import Turn
+from tunesmith.data.tokens.encode import chat_prompt
 from tunesmith.recipe import CompareSection
 
 if TYPE_CHECKING:
@@ -37,10 +40,20 @@ class Prompt:
     """What to feed, start token included, where a row has a prompt of its own; None: `text`."""
 
 
-def recipe_prompts(section: CompareSection, prompts: Sequence[str] | None = None) -> list[Prompt]:
-    """Each prompt of the recipe (or of `prompts`) several times; once when decoding is greedy."""
+def recipe_prompts(
+    section: CompareSection, prompts: Sequence[str] | None = None, chat: ChatTemplate | None = None
+) -> list[Prompt]:
+    """Each prompt of the recipe (or of `prompts`) several times; once when decoding is greedy.
+
+    chat: of a run that was tuned on conversations, where a prompt is a user's turn.
+    """
     times = SAMPLES_PER_PROMPT if section.temperature > 0 else 1
-    return [Prompt("prompt", text) for text in (prompts or section.prompts) for _ in range(times)]
+    asked = [Prompt("prompt", text, ids=_asked(chat, text)) for text in prompts or section.prompts]
+    return [prompt for prompt in asked for _ in range(times)]
+
+
+def _asked(chat: ChatTemplate | None, text: str) -> tuple[int, ...] | None:
+    return tuple(chat_prompt(chat, [Turn({"role": "user", "content": text})])) if chat and text else None
 
 
 def held_out_prompts(documents: TokenizedDocuments, tokenizer: TextTokenizer, section: CompareSection) -> list[Prompt]:

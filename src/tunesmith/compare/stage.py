@@ -21,6 +21,7 @@ from tunesmith.compare.observe import MAX_HELD_OUT_TOKENS, Observation, observe,
 from tunesmith.compare.prompts import Prompt, held_out_prompts, recipe_prompts
 from tunesmith.compare.samples import TrainingRows, collect_samples, writings
 from tunesmith.compare.scores import score_writing
+from tunesmith.data.tokens.asked import begun_on, chat_of
 from tunesmith.errors import DataError, RunError
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import (
@@ -40,6 +41,7 @@ from tunesmith.run.directory import RESULT, RunDir
 
 if TYPE_CHECKING:
     from tunesmith.data import Data
+    from tunesmith.data.rows.chat import ChatTemplate
     from tunesmith.data.tokens.documents import TokenizedDocuments
     from tunesmith.evaluate import Scores
     from tunesmith.models.tokenizer import TextTokenizer
@@ -79,7 +81,7 @@ def compare(
     if data is None:
         say("reading the data again")
         data = _prepare_again(run_dir, recipe, tokenizer, notes, say)
-    texts = _choose_texts(data, tokenizer, recipe, prompts, notes)
+    texts = _choose_texts(data, tokenizer, recipe, prompts, notes, chat_of(run_dir, tokenizer))
     plan = run_dir.find(Plan)
     precision = plan.precision if plan is not None else "fp32"
     say(f"base writes {len(texts.prompts)} texts")
@@ -124,9 +126,14 @@ class _Texts:
 
 
 def _choose_texts(
-    data: Data | None, tokenizer: TextTokenizer, recipe: Recipe, prompts: Sequence[str] | None, notes: list[str]
+    data: Data | None,
+    tokenizer: TextTokenizer,
+    recipe: Recipe,
+    prompts: Sequence[str] | None,
+    notes: list[str],
+    chat: ChatTemplate | None,
 ) -> _Texts:
-    asked, general = recipe_prompts(recipe.compare, prompts), general_documents(tokenizer)
+    asked, general = recipe_prompts(recipe.compare, prompts, chat), general_documents(tokenizer)
     held_out = _held_out(data, recipe, notes)
     if held_out is None:
         return _Texts(asked, None, general)
@@ -144,7 +151,12 @@ def _prepare_again(
     recorded = run_dir.find(DataAccount)
     try:
         data: Data = prepare(
-            recipe.data, tokenizer, recipe.train.max_length, small=recorded is not None and recorded.small, progress=say
+            recipe.data,
+            tokenizer,
+            recipe.train.max_length,
+            small=recorded is not None and recorded.small,
+            progress=say,
+            date=begun_on(run_dir),
         )
     except DataError as error:
         notes.append(f"The data could not be read again, so only the prompts of the recipe are compared: {error}")

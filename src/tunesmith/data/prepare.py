@@ -8,6 +8,7 @@ nothing but the files' hashes.
 
 from __future__ import annotations
 
+import datetime
 import errno
 import shutil
 from collections.abc import Sequence
@@ -37,32 +38,39 @@ from tunesmith.run.artefacts import DataAccount
 if TYPE_CHECKING:
     from tunesmith.models.tokenizer import TextTokenizer
 
-FORMAT = 3
+FORMAT = 4
 ACCOUNT = "account.json"
 NEAR = "near.npy"
 SMALL_ROWS = {TRAIN: 100, EVAL: 20, TEST: 20}
 
 
 def prepare(
-    section: DataSection, tokenizer: TextTokenizer, max_length: int, *, small: bool = False, progress: Say | None = None
+    section: DataSection,
+    tokenizer: TextTokenizer,
+    max_length: int,
+    *,
+    small: bool = False,
+    progress: Say | None = None,
+    date: datetime.date | None = None,
 ) -> Data:
     """Read, split and tokenise the recipe's data, or find it in the cache.
 
     max_length: tokens of the longest document, start and end included. small: about 100 training and 20 held-out rows.
-    progress: called with (stage, done, total or None) while rows are read, compared and tokenised.
+    progress: called with (stage, done, total or None) while rows are read, compared and tokenised. date: what a chat
+    template that writes today's date writes; a run that goes on gives the day on which it began.
 
     Rows that are chat give the tokenizer a chat template where it has none, so that it is saved with the model.
     Raises DataError when the data cannot be read, or nothing in it can be trained on.
     """
     parts = find_parts(section)
-    chat = ChatTemplate.of(tokenizer)
+    chat = ChatTemplate.of(tokenizer, date)
     key = key_of(
         {
             "format": FORMAT,
             "section": section.model_dump(mode="json"),
             "inputs": [(part.input.name, part.input.key, part.given) for part in parts],
             "tokenizer": tokenizer.fingerprint,
-            "chat": chat.source,
+            "chat": (chat.source, chat.tools_source, chat.date.isoformat() if chat.writes_date else None),
             "max_length": max_length,
             "small": small,
         }
@@ -168,7 +176,7 @@ class _Job:
             return sides
         hashes = spool.hashes[free]
         groupings, keys = [], hashes
-        if section.group is not None:
+        if section.group is not None or (spool.groups[free] > 0).any():
             keys = np.where(spool.groups[free] > 0, spool.groups[free], hashes)
             groupings.append(keys)
         if section.near_duplicates:

@@ -1,9 +1,12 @@
 """Write text: many prompts at once, reproducibly, or one prompt piece by piece.
 
-A prompt is fed as [start] prompt, as in training; the prompt "" writes from nothing. Each sample has a random stream of
-its own, made from the seed, the prompt and how often that prompt came before, so a text depends neither on the batch
-size nor on what else is written. One caveat: a matrix product rounds differently for another batch shape (about 1e-6 in
-float32, 1e-2 in bfloat16), so a draw that falls that close to the border between two tokens can differ.
+A prompt is fed as [start] prompt, as in training; the prompt "" writes from nothing. A text ends where the tokenizer's
+EOS, the end of a turn in its chat template or an end of the model's own (generation_config.json) is written.
+
+Each sample has a random stream of its own, made from the seed, the prompt and how often that prompt came before, so a
+text depends neither on the batch size nor on what else is written. One caveat: a matrix product rounds differently for
+another batch shape (about 1e-6 in float32, 1e-2 in bfloat16), so a draw that falls that close to the border between two
+tokens can differ.
 
 Legend of the suffixes of tensor names: B rows of the batch, L fed tokens, S new tokens, V vocabulary.
 """
@@ -34,12 +37,14 @@ SHRINK_AT = 0.75
 
 @dataclass(frozen=True)
 class Generation:
-    """What followed a prompt: `num_tokens` are in `text`; `ended` says that the model then wrote the end token."""
+    """What followed a prompt: `num_tokens` are in `text`; `ended` says that the model then wrote an end token."""
 
     prompt: str
     text: str
     num_tokens: int
     ended: bool
+    is_answer: bool = False
+    """The prompt was asked as a user's turn, so that `text` answers it and does not continue it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def generate(
     seed: int,
     batch_size: int = 32,
 ) -> list[Generation]:
-    """Continue each prompt until the end token or `max_new_tokens`; results in the order of the prompts.
+    """Continue each prompt until an end token or `max_new_tokens`; results in the order of the prompts.
 
     Ids are fed as they are, start token included: a chat rendered by the model's template.
     The same prompt given twice is written twice, differently. Raises ModelError for a prompt that fills the model's
@@ -88,11 +93,12 @@ def generate(
     decoding = Decoding(max_new_tokens, temperature, top_p)
     requests = _requests(model, tokenizer, prompts, decoding, seed)
     written: dict[int, Generation] = {}
+    stops = stop_ids(model, tokenizer)
     with evaluation_mode(model):
         for numbers in _batches(requests, max(1, batch_size), _context_length(model)):
             batch = [requests[number] for number in numbers]
             for number, new_ids in zip(numbers, _write(model, tokenizer, batch, decoding), strict=True):
-                written[number] = _finish(tokenizer, prompts[number], requests[number], new_ids)
+                written[number] = _finish(tokenizer, prompts[number], requests[number], new_ids, stops)
     return [written[number] for number in range(len(prompts))]
 
 
@@ -117,11 +123,12 @@ def stream(
 
 def _pieces(model: Any, tokenizer: TextTokenizer, request: _Request, decoding: Decoding) -> Iterator[str]:
     new_ids: list[int] = []
+    stops = stop_ids(model, tokenizer)
     shown = text = ""
     with evaluation_mode(model):
         for _, tokens in _steps(model, tokenizer, [request], decoding):
             token = int(tokens[0])
-            if token == tokenizer.end_id:
+            if token in stops:
                 break
             new_ids.append(token)
             text = _continuation(tokenizer, request.ids, new_ids)
@@ -190,13 +197,25 @@ def _draws(seed: int, prompt: str, occurrence: int, number: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little"))).random(number)
 
 
-def _finish(tokenizer: TextTokenizer, prompt: str | Sequence[int], request: _Request, new_ids: list[int]) -> Generation:
+def stop_ids(model: Any, tokenizer: TextTokenizer) -> tuple[int, ...]:
+    """Ids that end a text: the tokenizer's EOS, the end of a turn in its chat template, and the model's own ends."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = own if isinstance(own, list) else [own]
+    return tuple(dict.fromkeys((*tokenizer.stop_ids, *(int(token) for token in ends if token is not None))))
+
+
+def _finish(
+    tokenizer: TextTokenizer,
+    prompt: str | Sequence[int],
+    request: _Request,
+    new_ids: list[int],
+    stops: tuple[int, ...],
+) -> Generation:
     text = prompt if isinstance(prompt, str) else tokenizer.decode(request.ids)
     new_ids = new_ids[: request.max_new_tokens]
-    ended = tokenizer.end_id in new_ids
-    if ended:
-        new_ids = new_ids[: new_ids.index(tokenizer.end_id)]
-    return Generation(text, _continuation(tokenizer, request.ids, new_ids), len(new_ids), ended)
+    end = next((place for place, token in enumerate(new_ids) if token in stops), None)
+    new_ids = new_ids[:end]
+    return Generation(text, _continuation(tokenizer, request.ids, new_ids), len(new_ids), end is not None)
 
 
 def _continuation(tokenizer: TextTokenizer, ids: list[int], new_ids: list[int]) -> str:
@@ -232,6 +251,7 @@ def _steps(
     ids_BL, mask_BL = _left_padded([request.ids for request in batch], tokenizer.pad_id, num_steps, device)
     last_B = torch.tensor([len(request.ids) + request.max_new_tokens - 1 for request in batch], device=device)
     positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)
+    stops = torch.tensor(stop_ids(model, tokenizer), device=device)
     draws_BS = torch.from_numpy(np.stack([request.draws for request in batch])).to(device)
     rows_B = torch.arange(len(batch), device=device)
     ended_B = torch.zeros(len(batch), dtype=torch.bool, device=device)
@@ -253,7 +273,7 @@ def _steps(
         yield rows_B, tokens_B
         length += 1
         ids_BL = tokens_B[:, None]
-        ended_B |= (tokens_B == tokenizer.end_id) | (positions_BL[:, length - 1] >= last_B)
+        ended_B |= torch.isin(tokens_B, stops) | (positions_BL[:, length - 1] >= last_B)
         if (step + 1) % check_every == 0:
             going = (~ended_B).nonzero().flatten()
             if len(going) == 0:

@@ -178,7 +178,7 @@ def _save_whole(model: Any, tokenizer: TextTokenizer, path: Path) -> None:
     values = {key: value for key, value in generation.to_dict().items() if not key.startswith("_")}
     own = type(generation).from_dict(values)  # a copy that no longer counts as derived from the model's config
     also = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-    ends = list(dict.fromkeys([tokenizer.end_id, *(token for token in also if token is not None)]))
+    ends = list(dict.fromkeys([*tokenizer.stop_ids, *(token for token in also if token is not None)]))
     own.eos_token_id = ends if len(ends) > 1 else ends[0]
     own.bos_token_id, own.pad_token_id, own.use_cache = tokenizer.start_id, tokenizer.pad_id, True
     if own.temperature not in (None, 1.0) or own.top_p not in (None, 1.0):

@@ -23,6 +23,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,36 @@ class TextTokenizer:
     fingerprint: str
     _plain: Any = field(repr=False, compare=False)
     """The `tokenizers` object without truncation and padding, used where special tokens are plain text."""
+    num_rows: int | None = None
+    """Embedding rows of the model, where its config says so."""
+
+    @cached_property
+    def turn_end_id(self) -> int | None:
+        """The control token that ends an assistant's turn in the chat template; None where there is none.
+
+        In some models (the base models of Qwen) it is another than the EOS of the tokenizer.
+        """
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+        try:
+            text = str(self.backend.apply_chat_template(turns, tokenize=False)).rstrip()
+        except Exception:  # no template, or one that refuses these turns: it is a program that comes with a model
+            return None
+        ids = self.encode_batch([text], control_tokens=True)[0]
+        if not ids or ids[-1] not in {*self.backend.added_tokens_decoder, *self.backend.all_special_ids}:
+            return None
+        return ids[-1] if self.num_rows is None or ids[-1] < self.num_rows else None
+
+    @property
+    def control_tokens(self) -> list[str]:
+        """Tokens that no text becomes: the named special ones, and those that were added as special."""
+        added = (str(token) for token in self.backend.added_tokens_decoder.values() if token.special)
+        return [token for token in dict.fromkeys((*self.backend.all_special_tokens, *added)) if token.strip()]
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Where text ends: the end of a document, and the end of a turn."""
+        ends = (self.end_id, self.turn_end_id)
+        return tuple(dict.fromkeys(token for token in ends if token is not None))
 
     def encode_batch(self, texts: Sequence[str], *, control_tokens: bool = False) -> list[list[int]]:
         """Ids of each text, without start and end, in the order of the texts.
@@ -118,7 +149,7 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
     pad_id = end_id if backend.pad_token_id is None else int(backend.pad_token_id)
     if num_rows is not None and pad_id >= num_rows:
         pad_id = end_id
-    return TextTokenizer(backend, start_id, end_id, pad_id, _fingerprint(plain, start_id, end_id), plain)
+    return TextTokenizer(backend, start_id, end_id, pad_id, _fingerprint(plain, start_id, end_id), plain, num_rows)
 
 
 def _load_backend(path: str) -> PreTrainedTokenizerBase:
@@ -152,13 +183,13 @@ def _separator(backend: PreTrainedTokenizerBase, plain: Any, end_id: int) -> int
 def _check_vocabulary(source: ModelSource, plain: Any, largest_id: int) -> int | None:
     """Number of the model's embedding rows. There must be one for every id that a document can hold.
 
-    Control tokens beyond the rows are allowed: no text becomes them.
+    Added tokens beyond the rows are allowed here: what reads data checks that no row holds one.
     """
     try:
         config = json.loads((Path(source.path) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # find_model reports it
-    num_rows = config.get("vocab_size")
+    num_rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
     if not isinstance(num_rows, int):
         return None
     needed = max(plain.get_vocab_size(with_added_tokens=False), largest_id + 1)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tunesmith.data.read.table import Table
+from tunesmith.data.rows.pieces import EMPTY_THOUGHTS, SYSTEM_MOVED, TOOLS_LEFT_OUT, TURN_A_DOCUMENT
 from tunesmith.errors import DataError
+from tunesmith.run.artefacts import RowsMet
 
 EMPTY_SHARE = 0.01
 EMPTY_ROWS = 2
 _SHOWN = 3
+_SAID = {
+    SYSTEM_MOVED: "the template takes no system turn, so its text stands in front of the first user turn",
+    TURN_A_DOCUMENT: "the template rewrites earlier turns, so that a conversation is a document a turn, each as "
+    "the model sees it when it is used",
+    TOOLS_LEFT_OUT: "the template does not write tools, so that the model is not told of them",
+    EMPTY_THOUGHTS: "the template's generation prompt opens a thought and is no beginning of the assistant's turn, so "
+    "that an empty thought is learned before an answer that has none",
+}
 
 
 @dataclass
@@ -27,6 +38,7 @@ class Ledger:
     bad_rows: int = 0
     examples: dict[str, list[str]] = field(default_factory=lambda: {"empty": [], "bad_rows": []})
     first_problem: str = ""
+    met: dict[str, RowsMet] = field(default_factory=dict)
 
     def bad(self, table: Table, row: int, problem: str) -> None:
         """Count an unreadable row. Raises DataError when none is allowed."""
@@ -43,6 +55,17 @@ class Ledger:
         self.empty += 1
         if len(self.examples["empty"]) < _SHOWN:
             self.examples["empty"].append(table.row_name(row))
+
+    def note(self, facts: Iterable[str], table: Table, row: int) -> None:
+        """Count a usable row under each fact about it."""
+        for fact in facts:
+            met = self.met.get(fact, RowsMet(num_rows=0, rows=()))
+            rows = met.rows if len(met.rows) == _SHOWN else (*met.rows, table.row_name(row))
+            self.met[fact] = RowsMet(num_rows=met.num_rows + 1, rows=rows)
+
+    def say(self) -> list[str]:
+        """What was done to conversations so that the template takes them, as clauses."""
+        return [f"{clause} ({self.met[fact].num_rows:,} rows)" for fact, clause in _SAID.items() if fact in self.met]
 
     def close(self, where: str, what: str) -> None:
         """Check the shares once everything is read. what: what was looked for in a row, for messages."""

@@ -14,13 +14,14 @@ from tunesmith.data.read.inputs import Input, find_inputs
 from tunesmith.data.read.table import BadRow, Table, list_columns
 from tunesmith.data.rows.chat import ChatTemplate
 from tunesmith.data.rows.ledger import Ledger
+from tunesmith.data.rows.pieces import Rendered
 from tunesmith.data.rows.spec import RowSpec, choose_rows
 from tunesmith.data.rows.spool import SpoolWriter, hash_text
 from tunesmith.data.rows.template import RowProblem
 from tunesmith.data.split.assign import EVAL, NAMES, TEST, TRAIN
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
-from tunesmith.run.artefacts import FileAccount, RowNames, RowsRead
+from tunesmith.run.artefacts import ChatAccount, FileAccount, RowNames, RowsRead
 
 SMALL_READ = 2000
 MAX_CATEGORIES = 1000
@@ -149,24 +150,33 @@ class _Reading:
             self.ledger.bad(table, row, values.problem)
             return
         try:
-            pieces = spec.render(values)
-            if not any(flag for _, flag in pieces):
+            rendered = spec.render(values)
+            if not rendered.documents:
                 self.ledger.nothing(table, row)
                 return
-            group = values.get(extra["group"]) if "group" in extra else None
-            self.writer.add(
-                pieces,
-                file=len(self.files),
-                row=row,
-                group=0 if group in (None, "") else hash_text(str(group).encode("utf-8", "surrogatepass")),
-                stratum=self.strata.code(values.get(extra["stratify"])) if "stratify" in extra else 0,
-                given=_given(values, extra, part),
-                slice_code=self.slices.code(values.get(extra["slice"])) if "slice" in extra else 0,
-            )
+            group = self._group(values, extra, rendered, row)
+            for pieces in rendered.documents:
+                self.writer.add(
+                    pieces,
+                    file=len(self.files),
+                    row=row,
+                    group=group,
+                    stratum=self.strata.code(values.get(extra["stratify"])) if "stratify" in extra else 0,
+                    given=_given(values, extra, part),
+                    slice_code=self.slices.code(values.get(extra["slice"])) if "slice" in extra else 0,
+                )
+            self.ledger.note(rendered.facts, table, row)
         except RowProblem as problem:
             self.ledger.bad(table, row, str(problem))
             return
         self.ledger.usable += 1
+
+    def _group(self, values: Mapping[str, object], extra: dict[str, str], rendered: Rendered, row: int) -> int:
+        """Documents of one group stay on one side: those of one value of the recipe's column, and those of one row."""
+        group = values.get(extra["group"]) if "group" in extra else None
+        if group not in (None, ""):
+            return hash_text(str(group).encode("utf-8", "surrogatepass"))
+        return hash_text(f"row {len(self.files)} {row}".encode()) if len(rendered.documents) > 1 else 0
 
     def _extra_columns(self, table: Table, part: Part) -> dict[str, str]:
         """The columns beside the text that this table is read for, by their recipe key."""
@@ -218,13 +228,19 @@ class _Reading:
             encoding=_only(file.encoding for file in self.files),
             delimiter=_only(file.delimiter for file in self.files),
             kind=kinds[0] if len(kinds) == 1 else "mixed",
-            how="; ".join(hows),
+            how="; ".join((*hows, *self.ledger.say())),
             empty=self.ledger.empty,
             bad_rows=self.ledger.bad_rows,
             examples=RowNames(**{kind: tuple(rows) for kind, rows in self.ledger.examples.items()}),
             slices=tuple(self.slices.names) if self.section.slice is not None else None,
             notes=tuple(dict.fromkeys(self.notes)),
+            chat=self._chat_account() if kinds == ["chat"] else None,
         )
+
+    def _chat_account(self) -> ChatAccount:
+        """What is to be known of conversations, and the day that the template writes."""
+        date = self.chat.date.isoformat() if self.chat.writes_date else None
+        return ChatAccount(date=date, met=dict(self.ledger.met))
 
 
 def _given(values: Mapping[str, object], extra: dict[str, str], part: Part) -> int:

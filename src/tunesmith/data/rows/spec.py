@@ -7,11 +7,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from tunesmith.data.read.table import Table, list_columns
-from tunesmith.data.rows.chat import ChatTemplate, read_turns
-from tunesmith.data.rows.pieces import CONTEXT, TARGET, Pieces
+from tunesmith.data.rows.chat import ChatTemplate, Learn
+from tunesmith.data.rows.pieces import CONTEXT, TARGET, Rendered
 from tunesmith.data.rows.template import RowProblem, Template, column_text, parse_template
+from tunesmith.data.rows.turns import Message, Turn, read_history, read_tools, read_turns
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
+
+Render = Callable[[Mapping[str, object]], Rendered]
+_FILLED = ("parquet", "datasets")
+"""Kinds of tables that fill the fields that a row lacks with null."""
+_LEARN = {
+    "all": "",
+    "last": "; the last assistant turn is learned, as data.turns says",
+    "each": "; every assistant turn is learned, in a document of its own, as data.turns says",
+}
 
 
 @dataclass(frozen=True)
@@ -19,13 +29,13 @@ class RowSpec:
     """How the rows of one table are rendered.
 
     kind: text, template, prompt, chat. columns: the columns that are needed. how: one line that says what was chosen.
-    render: values -> pieces, empty when the row holds no text; raises RowProblem.
+    render: values -> documents, none when the row holds no text; raises RowProblem.
     """
 
     kind: str
     columns: tuple[str, ...]
     how: str
-    render: Callable[[Mapping[str, object]], Pieces]
+    render: Render
 
 
 def choose_rows(section: DataSection, table: Table, chat: ChatTemplate) -> RowSpec:
@@ -35,12 +45,15 @@ def choose_rows(section: DataSection, table: Table, chat: ChatTemplate) -> RowSp
     no text, or none was named and more than one could be meant.
     """
     if section.prompt is not None and section.completion is not None:
+        if _holds_turns(table, section.prompt) and _holds_turns(table, section.completion):
+            return _asked_and_said(section.prompt, section.completion, table, chat, section.turns)
         return _prompt_rows(section.prompt, section.completion, table)
     if section.messages is not None:
-        return _chat_rows(section.messages, table, chat, f"chat turns in {section.messages!r}, as the recipe says")
+        how = f"chat turns in {section.messages!r}, as the recipe says"
+        return _chat_rows(section.messages, table, chat, how, section.turns)
     if section.text is not None:
         return _text_rows(section.text, table)
-    return _recognise(table, chat)
+    return _recognise(table, chat, section.turns)
 
 
 def _text_rows(source: str, table: Table, how: str | None = None) -> RowSpec:
@@ -55,10 +68,10 @@ def _text_rows(source: str, table: Table, how: str | None = None) -> RowSpec:
     return RowSpec("text" if single else "template", template.columns, how or said, _text_renderer(template))
 
 
-def _text_renderer(template: Template) -> Callable[[Mapping[str, object]], Pieces]:
-    def render(values: Mapping[str, object]) -> Pieces:
+def _text_renderer(template: Template) -> Render:
+    def render(values: Mapping[str, object]) -> Rendered:
         text = template.render(values)
-        return [(text, TARGET)] if text and not text.isspace() else []
+        return Rendered.of([(text, TARGET)] if text and not text.isspace() else [])
 
     return render
 
@@ -71,41 +84,71 @@ def _prompt_rows(prompt: str, completion: str, table: Table, how: str | None = N
     before = parse_template("data.prompt", prompt, table.columns, table.name)
     after = parse_template("data.completion", completion, table.columns, table.name)
 
-    def render(values: Mapping[str, object]) -> Pieces:
+    def render(values: Mapping[str, object]) -> Rendered:
         learned = after.render(values)
         if not learned or learned.isspace():
-            return []
+            return Rendered()
         read = before.render(values)
-        return [(read, CONTEXT), (learned, TARGET)] if read else [(learned, TARGET)]
+        return Rendered.of([(read, CONTEXT), (learned, TARGET)] if read else [(learned, TARGET)])
 
     _note_join(table, before, after)
     columns = tuple(dict.fromkeys((*before.columns, *after.columns)))
     return RowSpec("prompt", columns, how or f"prompt {prompt!r}, completion {completion!r}", render)
 
 
-def _chat_rows(column: str, table: Table, chat: ChatTemplate, how: str) -> RowSpec:
-
+def _chat_rows(column: str, table: Table, chat: ChatTemplate, how: str, learn: Learn) -> RowSpec:
     name = parse_template("data.messages", column, table.columns, table.name).columns[0]
-    extra = tuple(extra for extra in ("system", "tools") if extra in table.columns and extra != name)
+    extra = _beside(table, name)
+    filled = table.kind in _FILLED
 
-    def render(values: Mapping[str, object]) -> Pieces:
-        turns = read_turns(values.get(name), name, values.get("system") if "system" in extra else None)
-        return chat.render(turns, values.get("tools") if "tools" in extra else None) if turns else []
+    def render(values: Mapping[str, object]) -> Rendered:
+        turns = read_turns(
+            values.get(name), name, values.get("system") if "system" in extra else None, drop_nulls=filled
+        )
+        return chat.render(turns, _tools(values, extra, filled=filled), learn) if turns else Rendered()
 
-    return RowSpec("chat", (name, *extra), f"{how}; {chat.how}", render)
+    chat.check_rows()
+    return RowSpec("chat", (name, *extra), f"{how}; {chat.how}{_LEARN[learn]}", render)
 
 
-def _recognise(table: Table, chat: ChatTemplate) -> RowSpec:
+def _asked_and_said(prompt: str, completion: str, table: Table, chat: ChatTemplate, learn: Learn) -> RowSpec:
+    """Turns to read in one column, turns to learn in another."""
+    extra = _beside(table, prompt, completion)
+    filled = table.kind in _FILLED
+
+    def render(values: Mapping[str, object]) -> Rendered:
+        system = values.get("system") if "system" in extra else None
+        asked = read_turns(values.get(prompt), prompt, system, drop_nulls=filled)
+        said = read_turns(values.get(completion), completion, drop_nulls=filled)
+        turns = [*(Turn(turn.message, is_learned=False) for turn in asked), *said]
+        return chat.render(turns, _tools(values, extra, filled=filled), learn) if said else Rendered()
+
+    chat.check_rows()
+    how = f"chat turns in {prompt!r}, which are read, and {completion!r}, which are learned; {chat.how}{_LEARN[learn]}"
+    return RowSpec("chat", (prompt, completion, *extra), how, render)
+
+
+def _beside(table: Table, *columns: str) -> tuple[str, ...]:
+    return tuple(name for name in ("system", "tools") if name in table.columns and name not in columns)
+
+
+def _tools(values: Mapping[str, object], columns: tuple[str, ...], *, filled: bool) -> list[Message] | None:
+    return read_tools(values.get("tools"), drop_nulls=filled) if "tools" in columns else None
+
+
+def _recognise(table: Table, chat: ChatTemplate, learn: Learn) -> RowSpec:
     columns = set(table.columns)
     if table.plain_text:
         return _text_rows("text", table)
     for name in ("messages", "conversations", "conversation"):
         if name in columns and _holds_turns(table, name):
             shape = "ShareGPT" if name != "messages" else "messages"
-            return _chat_rows(name, table, chat, f"chat turns in {name!r} ({shape} columns recognised)")
+            return _chat_rows(name, table, chat, f"chat turns in {name!r} ({shape} columns recognised)", learn)
     if {"instruction", "output"} <= columns:
-        return _alpaca_rows(table, chat)
+        return _alpaca_rows(table, chat, learn)
     if {"prompt", "completion"} <= columns:
+        if _holds_turns(table, "prompt") and _holds_turns(table, "completion"):
+            return _asked_and_said("prompt", "completion", table, chat, learn)
         return _prompt_rows("prompt", "completion", table, "prompt and completion columns recognised")
     if "text" in columns:
         return _text_rows("text", table, "text in column 'text', recognised by its name")
@@ -125,21 +168,25 @@ def _recognise(table: Table, chat: ChatTemplate) -> RowSpec:
     )
 
 
-def _alpaca_rows(table: Table, chat: ChatTemplate) -> RowSpec:
-    extra = tuple(name for name in ("input", "system") if name in table.columns)
+def _alpaca_rows(table: Table, chat: ChatTemplate, learn: Learn) -> RowSpec:
+    extra = tuple(name for name in ("input", "system", "history") if name in table.columns)
 
-    def render(values: Mapping[str, object]) -> Pieces:
+    def render(values: Mapping[str, object]) -> Rendered:
         answer = column_text(values, "output")
         if not answer.strip():
-            return []
+            return Rendered()
         asked = "\n\n".join(text for name in ("instruction", "input") if (text := column_text(values, name).strip()))
-        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        turns = [Turn({"role": "user", "content": asked}), Turn({"role": "assistant", "content": answer})]
+        if "history" in extra:
+            turns = [*read_history(values.get("history")), *turns]
         if system := column_text(values, "system").strip():
-            turns.insert(0, {"role": "system", "content": system})
-        return chat.render(turns, None)
+            turns.insert(0, Turn({"role": "system", "content": system}))
+        return chat.render(turns, None, learn)
 
-    how = f"Alpaca columns recognised (instruction, output): a user and an assistant turn; {chat.how}"
-    return RowSpec("chat", ("instruction", "output", *extra), how, render)
+    chat.check_rows()
+    earlier = " after those of history" if "history" in extra else ""
+    how = f"Alpaca columns recognised (instruction, output): a user and an assistant turn{earlier}; {chat.how}"
+    return RowSpec("chat", ("instruction", "output", *extra), how + _LEARN[learn], render)
 
 
 def _holds_turns(table: Table, column: str) -> bool:

@@ -27,6 +27,7 @@ from tunesmith.run.artefacts.comparison import (
 )
 from tunesmith.run.artefacts.data import (
     SEVERITIES,
+    ChatAccount,
     DataAccount,
     Dropped,
     FileAccount,
@@ -34,6 +35,7 @@ from tunesmith.run.artefacts.data import (
     Histogram,
     LongAccount,
     RowNames,
+    RowsMet,
     RowsRead,
     Severity,
     SplitAccount,
@@ -89,6 +91,7 @@ __all__ = [
     "ComparedTuned",
     "Comparison",
     "ComparisonCounts",
+    "ChatAccount",
     "DataAccount",
     "Dropped",
     "Dtype",
@@ -119,6 +122,7 @@ __all__ = [
     "Record",
     "Result",
     "RowNames",
+    "RowsMet",
     "RowsRead",
     "SEVERITIES",
     "STEPS_TO_COME",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from tunesmith.run.artefacts.record import Artefact, JsonObject, Record
 
@@ -135,6 +135,22 @@ def numbered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(finding.model_copy(update={"number": number}) for number, finding in enumerate(findings, start=1))
 
 
+class RowsMet(Record):
+    num_rows: int
+    rows: tuple[str, ...]
+    """Names of the first."""
+
+
+class ChatAccount(Record):
+    """What is to be known of conversations."""
+
+    date: str | None = None
+    """The day that the template writes, where it writes one."""
+    met: dict[str, RowsMet] = Field(default_factory=dict)
+    """Rows with control_tokens in their turns, with empty_turns, those that became turn_a_document, whose system_moved
+    into the first user turn, whose tools_left_out the template does not write, or that got empty_thoughts."""
+
+
 class RowsRead(Record):
     """What reading found, before anything is split or tokenised."""
 
@@ -157,6 +173,8 @@ class RowsRead(Record):
     """Names of rows that were left out."""
     notes: tuple[str, ...]
     """What a person should know, as sentences."""
+    chat: ChatAccount | None = None
+    """Where rows are chat."""
 
 
 class DataAccount(RowsRead, Artefact):
