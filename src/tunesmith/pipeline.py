@@ -145,9 +145,11 @@ def _audit(recipe: Recipe, prepared: Prepared, say: Say) -> tuple[Finding, ...]:
     """Say what the audit warns of and refuse what it blocks. Returns the findings for data.json."""
     from tunesmith.audit.findings import describe
     from tunesmith.audit.stage import audit
+    from tunesmith.models.positions import positions_of
 
     data, tokenizer = prepared.data, prepared.tokenizer
-    report = prepared.audited or audit(data, tokenizer, recipe.data, recipe.train.max_length)
+    positions = positions_of(prepared.source)
+    report = prepared.audited or audit(data, tokenizer, recipe.data, data.account.max_length, positions)
     report.check()
     for finding in () if prepared.audited is not None else report.warnings:
         say(f"data: {describe(finding)}")
@@ -221,6 +223,7 @@ def prepare_inputs(recipe: Recipe, doing: Callable[..., None], *, small: bool) -
     """The model that was found, its tokenizer, and the recipe's data prepared for it."""
     from tunesmith.data import prepare
     from tunesmith.models.find import find_model
+    from tunesmith.models.positions import document_length, positions_of
     from tunesmith.models.tokenizer import load_tokenizer
 
     doing("finding the model")
@@ -228,7 +231,8 @@ def prepare_inputs(recipe: Recipe, doing: Callable[..., None], *, small: bool) -
     doing("reading the tokenizer")
     tokenizer = load_tokenizer(source)
     doing("reading the data")
-    data = prepare(recipe.data, tokenizer, recipe.train.max_length, small=small, progress=doing)
+    max_length = document_length(recipe.train.max_length, positions_of(source))
+    data = prepare(recipe.data, tokenizer, max_length, small=small, progress=doing)
     return Prepared(source, tokenizer, data)
 
 

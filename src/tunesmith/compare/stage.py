@@ -140,11 +140,13 @@ def _prepare_again(
 ) -> Data | None:
     """The run's data from its cache or its files; None, with a note, when they are gone."""
     from tunesmith.data import prepare
+    from tunesmith.models.positions import document_length
 
     recorded = run_dir.find(DataAccount)
+    length = document_length(recipe.train.max_length, None) if recorded is None else recorded.max_length
     try:
         data: Data = prepare(
-            recipe.data, tokenizer, recipe.train.max_length, small=recorded is not None and recorded.small, progress=say
+            recipe.data, tokenizer, length, small=recorded is not None and recorded.small, progress=say
         )
     except DataError as error:
         notes.append(f"The data could not be read again, so only the prompts of the recipe are compared: {error}")
