@@ -48,6 +48,10 @@ class RoundingAdamW(torch.optim.Optimizer):
             "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
         }
 
+    def scratch_numbers(self, parameter: Tensor) -> int:
+        """How many numbers of a parameter are copied for its update."""
+        return parameter.numel()
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update. All memory it needs is taken before the first weight changes."""
@@ -57,8 +61,8 @@ class RoundingAdamW(torch.optim.Optimizer):
         for parameter in moving:
             if parameter not in self.state:
                 self.state[parameter] = self.new_state(parameter)
-        largest = max((parameter.numel() for parameter in moving), default=0)
-        scratch = {device: _Scratch(device, min(CHUNK, largest)) for device in {p.device for p in moving}}
+        largest = max(map(self.scratch_numbers, moving), default=0)
+        scratch = {device: Scratch(device, min(CHUNK, largest)) for device in {p.device for p in moving}}
         for group in self.param_groups:
             group["step"] += 1
             for buffers in scratch.values():
@@ -67,14 +71,14 @@ class RoundingAdamW(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, group, scratch[parameter.device])
 
-    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any], scratch: _Scratch) -> None:
+    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any], scratch: Scratch) -> None:
         state, step = self.state[parameter], group["step"]
         beta1, beta2 = group["betas"]
         rate = float(group["lr"])
         kept = 1.0 - rate * group["weight_decay"]
         size = rate / (1.0 - beta1**step)
         root = math.sqrt(1.0 - beta2**step)
-        for weight, gradient, first, second in _chunks(
+        for weight, gradient, first, second in chunks(
             parameter, grad, state["exp_avg"], state["exp_avg_sq"], size=scratch.size
         ):
             g, m, v, w, bits, low = scratch.views(weight.shape)
@@ -84,8 +88,8 @@ class RoundingAdamW(torch.optim.Optimizer):
             torch.sqrt(v, out=g).div_(root).add_(group["eps"])
             w.copy_(weight).mul_(kept).addcdiv_(m, g, value=-size)
             bits.random_(generator=scratch.generator)
-            _store(weight, w, torch.bitwise_and(bits, 0xFFFF, out=low))
-            _store(second, v, bits.bitwise_right_shift_(15))
+            store(weight, w, torch.bitwise_and(bits, 0xFFFF, out=low))
+            store(second, v, bits.bitwise_right_shift_(15))
 
 
 def round_at_random(values: Tensor, bits: Tensor) -> Tensor:
@@ -97,11 +101,12 @@ def round_at_random(values: Tensor, bits: Tensor) -> Tensor:
     return values
 
 
-def _store(target: Tensor, values: Tensor, bits: Tensor) -> None:
+def store(target: Tensor, values: Tensor, bits: Tensor) -> None:
+    """Write float32 values, which change, to `target`: rounded at random where it is bfloat16."""
     target.copy_(round_at_random(values, bits) if target.dtype == torch.bfloat16 else values)
 
 
-class _Scratch:
+class Scratch:
     """float32 and int32 buffers of one device, and its random numbers."""
 
     def __init__(self, device: torch.device, size: int) -> None:
@@ -115,6 +120,6 @@ class _Scratch:
         return tuple(buffer[:number].view(shape) for buffer in (*self._floats, *self._ints))
 
 
-def _chunks(*tensors: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
+def chunks(*tensors: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
     """Views of at most `size` numbers at the same places of tensors of one shape."""
     return zip(*(tensor.flatten().split(size) for tensor in tensors), strict=True)
