@@ -149,8 +149,11 @@ def _audit(recipe: Recipe, prepared: Prepared, say: Say) -> tuple[Finding, ...]:
     data, tokenizer = prepared.data, prepared.tokenizer
     report = prepared.audited or audit(data, tokenizer, recipe.data, recipe.train.max_length)
     report.check()
-    for finding in () if prepared.audited is not None else report.warnings:
-        say(f"data: {describe(finding)}")
+    if prepared.audited is None:
+        for note in data.account.notes:
+            say(f"data: {note}")
+        for finding in report.warnings:
+            say(f"data: {describe(finding)}")
     return report.findings
 
 

@@ -37,7 +37,7 @@ from tunesmith.run.artefacts import DataAccount
 if TYPE_CHECKING:
     from tunesmith.models.tokenizer import TextTokenizer
 
-FORMAT = 3
+FORMAT = 4
 ACCOUNT = "account.json"
 NEAR = "near.npy"
 SMALL_ROWS = {TRAIN: 100, EVAL: 20, TEST: 20}
@@ -146,7 +146,7 @@ class _Job:
         repeats = self._repeats(spool, sides, read)
         counts = self._tokenize(folder, spool, sides, repeats, read)
         conditions = Conditions(
-            split_by=say_split(self.section),
+            split_by=say_split(self.section, self.parts),
             chat_template=self.chat.name if read.kind == "chat" else None,
             tokenizer=self.tokenizer.fingerprint,
             max_length=self.max_length,

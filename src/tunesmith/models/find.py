@@ -298,5 +298,5 @@ def _did_you_mean(name: str) -> str:
     known = {candidate.lower(): candidate for candidate in (*local, *KNOWN_NAMES)}
     short = {candidate.lower().split("/")[-1]: candidate for candidate in KNOWN_NAMES}
     near = difflib.get_close_matches(name.lower(), [*known, *short], n=3, cutoff=0.6)
-    found = dict.fromkeys({**short, **known}[match] for match in near)
+    found = dict.fromkeys(meant for match in near if (meant := {**short, **known}[match]) != name)
     return f" Did you mean {' or '.join(found)}?" if found else ""

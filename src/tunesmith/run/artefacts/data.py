@@ -157,6 +157,10 @@ class RowsRead(Record):
     """Names of rows that were left out."""
     notes: tuple[str, ...]
     """What a person should know, as sentences."""
+    warnings: tuple[str, ...] = ()
+    """What may be wrong, as sentences."""
+    fallback_lines: int = 0
+    """Lines that data.encoding could not read and data.fallback_encoding did."""
 
 
 class DataAccount(RowsRead, Artefact):
