@@ -27,12 +27,15 @@ Imports only go down: docs/architecture.md has the order and the reasons.
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tunesmith.api import Run, train
+    from tunesmith.api import Run, audit, doctor, evaluate_file, generate, plan, train
     from tunesmith.errors import (
         DataError,
         ModelError,
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Recipe": "recipe",
     "Run": "api",
+    "evaluate_file": "api",
     "train": "api",
     "DataError": "errors",
     "ModelError": "errors",
@@ -58,6 +62,8 @@ _HOMES = {
     "TrainingError": "errors",
     "TunesmithError": "errors",
 }
+_CALLED_ROOMS = ("audit", "doctor", "generate", "plan")
+"""Rooms that are called like the function of api.py that they stand for: tunesmith.plan(recipe) is api.plan."""
 
 __all__ = [
     "DataError",
@@ -71,16 +77,49 @@ __all__ = [
     "TrainingError",
     "TunesmithError",
     "__version__",
+    "audit",
+    "doctor",
+    "evaluate_file",
+    "generate",
+    "plan",
     "train",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Public names load their module on first use, so that `import tunesmith` imports no torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tunesmith' has no attribute {name!r}")
-    from importlib import import_module
+class _CalledRoom(ModuleType):
+    """A room that can be called, as the function of api.py of the same name."""
 
-    value = getattr(import_module(f"tunesmith.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        name = self.__name__.rpartition(".")[2]
+        return getattr(import_module("tunesmith.api"), name)(*args, **kwargs)
+
+
+class _Package(ModuleType):
+    """This package: whoever imports one of those rooms first, it can be called from then on."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _CALLED_ROOMS and isinstance(value, ModuleType):
+            value.__class__ = _CalledRoom
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    """Public names and rooms load their module on first use, so that `import tunesmith` imports no torch."""
+    if name in _HOMES:
+        value = getattr(import_module(f"tunesmith.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_"):
+        try:
+            return import_module(f"tunesmith.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"tunesmith.{name}":
+                raise
+    raise AttributeError(f"module 'tunesmith' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -6,6 +6,7 @@ downstream decides on its own what an unset value means: `auto` values are decid
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 import shlex
@@ -273,8 +274,17 @@ class Recipe(_Section):
         return cls.parse(values, str(path))
 
     @classmethod
-    def parse(cls, values: dict[str, Any], where: str = "recipe") -> Recipe:
-        """Check plain values, as YAML holds them. `where` opens each line of the RecipeError."""
+    def parse(
+        cls, values: dict[str, Any], where: str = "recipe", overrides: list[str] | tuple[str, ...] = ()
+    ) -> Recipe:
+        """Check plain values, as YAML holds them, with `section.key=value` overrides.
+
+        `where` opens each line of the RecipeError.
+        """
+        if overrides:
+            values = copy.deepcopy(values)
+        for override in overrides:
+            _apply_override(values, override)
         return cls(_where=where, **{str(key): value for key, value in values.items()})
 
     def with_values(self, **changes: Any) -> Recipe:

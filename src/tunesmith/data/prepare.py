@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,13 @@ def prepare(
             data = _load(entry.folder)
     if data.account.kind == "chat":
         chat.keep()
-    return data
+    return _with_notes_of_paths(data, parts)
+
+
+def _with_notes_of_paths(data: Data, parts: Sequence[Part]) -> Data:
+    """What lies beside the files is said as it is now, and makes no other data."""
+    notes = dict.fromkeys([*(note for part in parts for note in part.input.notes), *data.account.notes])
+    return replace(data, account=data.account.model_copy(update={"notes": tuple(notes)}))
 
 
 def _say_nothing(stage: str, done: int, total: int | None) -> None:

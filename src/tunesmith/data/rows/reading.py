@@ -249,7 +249,7 @@ class _Reading:
             bad_rows=self.ledger.bad_rows,
             examples=RowNames(**{kind: tuple(rows) for kind, rows in self.ledger.examples.items()}),
             slices=tuple(self.slices.names) if self.section.slice is not None else None,
-            notes=tuple(dict.fromkeys([*(note for part in parts for note in part.input.notes), *self.notes])),
+            notes=tuple(dict.fromkeys(self.notes)),
             warnings=tuple(dict.fromkeys(self.warnings)),
             fallback_lines=self.fallback_lines,
         )
