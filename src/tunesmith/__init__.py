@@ -86,7 +86,27 @@ __all__ = [
 ]
 
 
-class _CalledRoom(ModuleType):
+class _Room(ModuleType):
+    """This package and each below it: what lies in one is imported when it is named, and rooms stay so."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and hasattr(value, "__path__"):
+            called = self.__name__ == __name__ and name in _CALLED_ROOMS
+            value.__class__ = _CalledRoom if called else _Room
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        where = f"{self.__name__}.{name}"
+        if not name.startswith("_"):
+            try:
+                return import_module(where)
+            except ModuleNotFoundError as error:
+                if error.name != where:
+                    raise
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+class _CalledRoom(_Room):
     """A room that can be called, as the function of api.py of the same name."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -94,31 +114,16 @@ class _CalledRoom(ModuleType):
         return getattr(import_module("tunesmith.api"), name)(*args, **kwargs)
 
 
-class _Package(ModuleType):
-    """This package: whoever imports one of those rooms first, it can be called from then on."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _CALLED_ROOMS and isinstance(value, ModuleType):
-            value.__class__ = _CalledRoom
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+sys.modules[__name__].__class__ = _Room
 
 
 def __getattr__(name: str) -> Any:
-    """Public names and rooms load their module on first use, so that `import tunesmith` imports no torch."""
-    if name in _HOMES:
-        value = getattr(import_module(f"tunesmith.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    if not name.startswith("_"):
-        try:
-            return import_module(f"tunesmith.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"tunesmith.{name}":
-                raise
-    raise AttributeError(f"module 'tunesmith' has no attribute {name!r}")
+    """Public names load their module on first use, so that `import tunesmith` imports no torch."""
+    if name not in _HOMES:
+        raise AttributeError(name)  # _Room tries for a room
+    value = getattr(import_module(f"tunesmith.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
