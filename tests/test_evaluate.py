@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from tunesmith import fast
+from tunesmith.api import evaluate_file
+from tunesmith.cli import app
 from tunesmith.data.tokens.documents import TokenizedDocuments
 from tunesmith.errors import DataError, TrainingError
 from tunesmith.evaluate import Scores, evaluate
@@ -233,3 +237,32 @@ def test_a_hopeless_model_has_infinite_perplexity_and_no_bytes_give_no_rate(
     found = evaluate(model, documents, max_tokens=64)
     assert found.perplexity == math.inf
     assert math.isnan(found.bits_per_byte)
+
+
+CASES = Path(__file__).parent / "cases"
+
+
+def test_eval_scores_one_row(tiny_llama: Path) -> None:
+    data = CASES / "eval_one_row" / "one1.jsonl"
+    done = CliRunner().invoke(app, ["eval", str(tiny_llama), "--data", str(data), "--text", "text", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["num_documents"] == 1
+
+
+def test_eval_scores_every_row_of_a_folder_with_splits(tiny_llama: Path) -> None:
+    scores = evaluate_file(str(tiny_llama), str(CASES / "folder_with_splits" / "d"))
+    assert scores["num_documents"] == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "no column was chosen and 4 hold text. Columns: title, type, genre, description. Give --text description"),
+        (["--text", "descripton"], "no column 'descripton' (--text). Did you mean 'description'?"),
+    ],
+)
+def test_eval_speaks_of_its_own_options(tiny_llama: Path, shows_csv: Path, options: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, ["eval", str(tiny_llama), "--data", str(shows_csv), *options])
+    assert isinstance(done.exception, DataError)
+    assert said in str(done.exception)
+    assert "data.text" not in str(done.exception)

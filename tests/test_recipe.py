@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,22 @@ def test_one_text_stands_for_a_section_or_a_list_of_one() -> None:
 def test_a_seed_that_generators_cannot_take_is_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(RecipeError, match=key.split("=")[0]):
         Recipe.load(write(tmp_path, MINIMAL), [key])
+
+
+@pytest.mark.parametrize(
+    "name", ["recipes.csv", "rows.jsonl", "a.json", "b.parquet", "c.csv.gz", "my poems.txt", "d.zip"]
+)
+def test_data_in_the_place_of_a_recipe_is_told(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("title,text\nOne,A story\n")
+    with pytest.raises(RecipeError, match="this is data, not a recipe") as caught:
+        Recipe.load(tmp_path / name)
+    assert f"tunesmith init {shlex.quote(str(tmp_path / name))}" in str(caught.value)
+    (tmp_path / name).unlink()
+    with pytest.raises(RecipeError, match="no such file"):
+        Recipe.load(tmp_path / name)
+
+
+def test_overrides_of_plain_values() -> None:
+    values = {"model": {"name": "m"}, "data": {"path": "a.csv"}}
+    assert Recipe.parse(values, overrides=["data.text=body", "train.epochs=2"]).train.epochs == 2
+    assert values == {"model": {"name": "m"}, "data": {"path": "a.csv"}}

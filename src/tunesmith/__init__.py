@@ -27,12 +27,15 @@ Imports only go down: docs/architecture.md has the order and the reasons.
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tunesmith.api import Run, train
+    from tunesmith.api import Run, audit, doctor, evaluate_file, generate, plan, train
     from tunesmith.errors import (
         DataError,
         ModelError,
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Recipe": "recipe",
     "Run": "api",
+    "evaluate_file": "api",
     "train": "api",
     "DataError": "errors",
     "ModelError": "errors",
@@ -58,6 +62,8 @@ _HOMES = {
     "TrainingError": "errors",
     "TunesmithError": "errors",
 }
+_CALLED_ROOMS = ("audit", "doctor", "generate", "plan")
+"""Rooms that are called like the function of api.py that they stand for: tunesmith.plan(recipe) is api.plan."""
 
 __all__ = [
     "DataError",
@@ -71,16 +77,54 @@ __all__ = [
     "TrainingError",
     "TunesmithError",
     "__version__",
+    "audit",
+    "doctor",
+    "evaluate_file",
+    "generate",
+    "plan",
     "train",
 ]
+
+
+class _Room(ModuleType):
+    """This package and each below it: what lies in one is imported when it is named, and rooms stay so."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and hasattr(value, "__path__"):
+            called = self.__name__ == __name__ and name in _CALLED_ROOMS
+            value.__class__ = _CalledRoom if called else _Room
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        where = f"{self.__name__}.{name}"
+        if not name.startswith("_"):
+            try:
+                return import_module(where)
+            except ModuleNotFoundError as error:
+                if error.name != where:
+                    raise
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+class _CalledRoom(_Room):
+    """A room that can be called, as the function of api.py of the same name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        name = self.__name__.rpartition(".")[2]
+        return getattr(import_module("tunesmith.api"), name)(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Room
 
 
 def __getattr__(name: str) -> Any:
     """Public names load their module on first use, so that `import tunesmith` imports no torch."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'tunesmith' has no attribute {name!r}")
-    from importlib import import_module
-
+        raise AttributeError(name)  # _Room tries for a room
     value = getattr(import_module(f"tunesmith.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.recipe import CompareSection, Recipe
 from tunesmith.run.directory import RESULT, RunDir
+from tunesmith.run.observer import Callbacks
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from transformers import PreTrainedModel
 
+    from tunesmith.audit.findings import AuditReport
+    from tunesmith.doctor import Examination
     from tunesmith.generate.text import Generation
+    from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured, PlanReport
+    from tunesmith.run.artefacts import EvalScores, MetricsLine
     from tunesmith.show.doing import Doing
+
+    LoadedModel = tuple[PreTrainedModel, TextTokenizer]
 
 EVAL_TOKENS = 2048
 
@@ -27,6 +36,8 @@ class Run:
     """A run on disk, for use from Python."""
 
     path: Path
+    _loaded: dict[bool, LoadedModel] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The models that this run wrote with, by whether they are the base; they stay in memory for the next text."""
 
     @property
     def dir(self) -> RunDir:
@@ -42,13 +53,48 @@ class Run:
         return self.dir.read_json(RESULT)
 
     def generate(
-        self, prompt: str = "", *, max_new_tokens: int | None = None, seed: int | None = None, raw: bool = False
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int | None = None,
+        seed: int | None = None,
+        base: bool = False,
+        raw: bool = False,
     ) -> str:
         """Text that the tuned model writes after `prompt`, decoded as the recipe's compare section says.
 
-        A run that was tuned on conversations is asked `prompt` as a user's turn, unless it is `raw` text.
+        base: by the model that it was tuned from. A run that was tuned on conversations is asked `prompt` as a user's
+        turn, unless it is `raw` text. The model stays loaded; `unload` lets go of it.
         """
-        return generate(str(self.path), [prompt], max_new_tokens=max_new_tokens or None, seed=seed, raw=raw)[0].text
+        written = generate(
+            str(self.path),
+            [prompt],
+            max_new_tokens=max_new_tokens or None,
+            seed=seed,
+            raw=raw,
+            loaded=self.load(base=base),
+        )
+        return written[0].text
+
+    def load(self, *, base: bool = False) -> LoadedModel:
+        """The tuned model (or its base) with its tokenizer, loaded once and kept."""
+        if base not in self._loaded:
+            from tunesmith.models.load import load_for_generation
+
+            asked = self.recipe.model
+            name, revision = (asked.name, asked.revision) if base else (str(self.path), None)
+            self._loaded[base] = load_for_generation(name, revision=revision)
+        return self._loaded[base]
+
+    def unload(self) -> None:
+        """Let go of the models that `load` and `generate` keep."""
+        self._loaded.clear()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the report in short."""
+        from tunesmith.report.short import short_report
+
+        return short_report(self.dir)
 
     def compare(self, prompts: list[str] | None = None, *, console: Console | None = None) -> dict[str, Any]:
         """Base against tuned: writes and returns compare.json. What is being done is said on `console`."""
@@ -65,18 +111,25 @@ class Run:
 
 
 def train(
-    recipe: Recipe | str | Path,
+    recipe: Recipe | Mapping[str, Any] | str | Path,
     out: str | Path | None = None,
     *,
+    data: Any = None,
     overrides: list[str] | tuple[str, ...] = (),
     small: bool = False,
     resume: bool = False,
     fresh: bool = False,
     force: bool = False,
+    on_step: Callable[[MetricsLine], object] | None = None,
+    on_evaluate: Callable[[int, EvalScores], object] | None = None,
+    stop: Callable[[], bool] | None = None,
     console: Console | None = None,
 ) -> Run:
     """Run a recipe from data to tuned model; an unfinished run in `out` goes on where it stopped.
 
+    recipe: its file, a Recipe, or its sections as a dict. data: instead of the recipe's data.path a pandas or polars
+    frame, a datasets.Dataset, a list of texts or of dicts, a dict of splits of such, or a path.
+    on_step, on_evaluate, stop: functions that are called between two steps (`run.observer.Callbacks`).
     out: the run directory; default runs/<name of the recipe file>, with -small after it when `small`.
     small: a dry run on about 100 training and 20 held-out rows. resume: the run must exist already.
     fresh: delete the run in `out` and begin again. force: go on although recipe or data changed.
@@ -87,13 +140,57 @@ def train(
     from tunesmith.machine.heap import use_huge_pages
 
     use_huge_pages()
-    recipe, path = pipeline.recipe_and_path(recipe, out, overrides, small=small)
-    return Run(pipeline.train(recipe, path, small=small, resume=resume, fresh=fresh, force=force, console=console).path)
+    callbacks = Callbacks(on_step, on_evaluate, stop)
+    given, left = _with_data(recipe, data, overrides)
+    asked, path = pipeline.recipe_and_path(given, out, left, small=small)
+    run_dir = pipeline.train(
+        asked, path, small=small, resume=resume, fresh=fresh, force=force, console=console, callbacks=callbacks
+    )
+    return Run(run_dir.path)
+
+
+def _with_data(
+    recipe: Recipe | Mapping[str, Any] | str | Path, data: Any, overrides: Sequence[str]
+) -> tuple[Recipe | str | Path, list[str]]:
+    """The recipe, with `data` as its data.path, and the overrides that are left to apply."""
+    left = list(overrides)
+    if data is not None:
+        from tunesmith.data.read.given import keep
+
+        left.append(f"data.path={json.dumps(str(data) if isinstance(data, str | Path) else keep(data))}")
+    if isinstance(recipe, str | Path):
+        return recipe, left
+    if isinstance(recipe, Recipe):
+        recipe = recipe.model_dump(mode="json") if left else recipe
+    return (recipe if isinstance(recipe, Recipe) else Recipe.parse(dict(recipe), overrides=left)), []
+
+
+def audit(recipe: Recipe | Mapping[str, Any] | str | Path, *, data: Any = None, small: bool = False) -> AuditReport:
+    """What the data of a recipe really is, as `tunesmith data` shows it; `recipe` and `data` as `train` has them.
+
+    Raises DataError or ModelError for what the user can fix.
+    """
+    from tunesmith.audit.stage import audit_recipe
+
+    return audit_recipe(_recipe_of(recipe, data), small=small)
+
+
+def doctor(out: str | Path = "runs", *, bench: bool = False) -> Examination:
+    """Whether this machine is fit to train runs that are written under `out`. bench: also measure its arithmetic."""
+    from tunesmith.doctor import examine
+
+    return examine(out, bench=bench)
+
+
+def _recipe_of(recipe: Recipe | Mapping[str, Any] | str | Path, data: Any = None) -> Recipe:
+    asked, left = _with_data(recipe, data, ())
+    return asked if isinstance(asked, Recipe) else Recipe.load(asked, left)
 
 
 def plan(
-    recipe: Recipe,
+    recipe: Recipe | Mapping[str, Any] | str | Path,
     *,
+    data: Any = None,
     gpu: str | None = None,
     all_gpus: bool = False,
     price: float | Sequence[str | float] | None = None,
@@ -112,6 +209,7 @@ def plan(
             f"--calibrate with {'--all-gpus' if all_gpus else f'--gpu {gpu}'}: steps can be timed on this machine "
             "alone. Leave out one of the two."
         )
+    recipe = _recipe_of(recipe, data)
     with _doing(console) as doing:
         from tunesmith.plan import plan as forecast
 
@@ -157,7 +255,9 @@ def evaluate_file(
         doing("loading the model")
         model, tokenizer = load_for_generation(name)
         doing("reading the data")
-        section = DataSection(path=path, text=text, eval_fraction=0, near_duplicates=False, long="truncate")
+        section = DataSection(
+            path=path, text=text, eval_fraction=0, near_duplicates=False, long="truncate", splits="ignore"
+        )
         documents = prepare(section, tokenizer, max_length, progress=doing).train
         fast.apply(model)
         scores = evaluate(model, documents, max_tokens=EVAL_TOKENS, progress=partial(doing, "scoring documents"))
@@ -180,11 +280,12 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     raw: bool = False,
+    loaded: LoadedModel | None = None,
     console: Console | None = None,
 ) -> list[Generation]:
     """Continue each prompt with RUN_OR_MODEL; a run that was tuned on conversations is asked it as a user's turn.
 
-    raw: prompts are text to continue for such a run too. The prompt "" is written from nothing.
+    loaded: what `Run.load` gives, so that it is not loaded again. raw: prompts are text to continue for such a run too. The prompt "" is written from nothing.
     How it is decoded, where not given: for a run as its compare section says, otherwise as that section's defaults.
     """
     asked = _compare_section(name)
@@ -194,7 +295,7 @@ def generate(
         from tunesmith.models.load import load_for_generation
 
         doing("loading the model")
-        model, tokenizer = load_for_generation(name)
+        model, tokenizer = loaded or load_for_generation(name)
         doing(f"writing {len(prompts)} texts" if len(prompts) > 1 else "writing")
         fed = prompts if raw else asked_prompts(name, tokenizer, prompts)
         written = write(

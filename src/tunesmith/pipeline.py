@@ -17,6 +17,7 @@ from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import CheckpointInfo
 from tunesmith.run.directory import COMPARE, RECIPE, REPORT, RunDir, check_run_path
+from tunesmith.run.observer import Callbacks, Calling
 from tunesmith.run.standing import resume_command
 
 if TYPE_CHECKING:
@@ -59,11 +60,13 @@ def train(
     after: Path | None = None,
     stop_on_hangup: bool = False,
     console: Console | None = None,
+    callbacks: Callbacks | None = None,
 ) -> RunDir:
     """Run a recipe from data to tuned model in the run directory `path`; an unfinished run there goes on.
 
     prepared: what was made of this recipe before. after: a run of this machine that is waited for before this one is
-    planned. stop_on_hangup: a terminal that goes away is a stop. Else, and in errors, as `tunesmith.train`.
+    planned. stop_on_hangup: a terminal that goes away is a stop. callbacks: of a Python caller. Else, and in errors, as
+    `tunesmith.train`.
     """
     from rich.console import Console
 
@@ -111,7 +114,8 @@ def train(
                 return run_dir
             with notifying(recipe.notify, run_dir, say):
                 with Progress(console) as progress:
-                    result = training.train(job, stop, progress)
+                    observer = progress if callbacks is None else Calling(progress, callbacks, stop.ask)
+                    result = training.train(job, stop, observer)
                 _conclude(run_dir, result, say)
     return run_dir
 
@@ -151,8 +155,11 @@ def _audit(recipe: Recipe, prepared: Prepared, say: Say) -> tuple[Finding, ...]:
     positions = positions_of(prepared.source)
     report = prepared.audited or audit(data, tokenizer, recipe.data, data.account.max_length, positions)
     report.check()
-    for finding in () if prepared.audited is not None else report.warnings:
-        say(f"data: {describe(finding)}")
+    if prepared.audited is None:
+        for note in data.account.notes:
+            say(f"data: {note}")
+        for finding in report.warnings:
+            say(f"data: {describe(finding)}")
     return report.findings
 
 

@@ -6,8 +6,10 @@ downstream decides on its own what an unset value means: `auto` values are decid
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -119,12 +121,17 @@ class DataSection(_Section):
     by: Literal["line", "paragraph", "file"] = "line"
     """What one row of a plain text file is."""
     encoding: str = "auto"
+    """auto: UTF-8, or what a byte order mark says."""
+    fallback_encoding: str | None = None
+    """Of the lines that `encoding` cannot read, as in a file that was edited by hand; counted in data.json."""
     delimiter: str = "auto"
     eval_fraction: float = Field(default=0.1, ge=0, lt=1)
     test_fraction: float = Field(default=0.0, ge=0, lt=1)
     eval_path: str | None = None
     """Held-out rows in a file of their own; eval_fraction is then not used."""
     test_path: str | None = None
+    splits: Literal["auto", "ignore"] = "auto"
+    """auto: files called train, valid, test and alike, and folders called so, are these splits; ignore: all are one."""
     split_column: str | None = None
     """Column that says train, eval or test (also: validation, valid, dev)."""
     group: str | None = None
@@ -274,8 +281,17 @@ class Recipe(_Section):
         return cls.parse(values, str(path))
 
     @classmethod
-    def parse(cls, values: dict[str, Any], where: str = "recipe") -> Recipe:
-        """Check plain values, as YAML holds them. `where` opens each line of the RecipeError."""
+    def parse(
+        cls, values: dict[str, Any], where: str = "recipe", overrides: list[str] | tuple[str, ...] = ()
+    ) -> Recipe:
+        """Check plain values, as YAML holds them, with `section.key=value` overrides.
+
+        `where` opens each line of the RecipeError.
+        """
+        if overrides:
+            values = copy.deepcopy(values)
+        for override in overrides:
+            _apply_override(values, override)
         return cls(_where=where, **{str(key): value for key, value in values.items()})
 
     def with_values(self, **changes: Any) -> Recipe:
@@ -291,9 +307,21 @@ class Recipe(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
+_DATA_ENDINGS = re.compile(
+    r"\.(csv|tsv|tab|json|jsonl|ndjson|parquet|txt|text|md|markdown|html?|pdf|docx|zip)(\.(gz|zst|bz2|xz|zip))?$"
+)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     if path.is_dir():
-        raise RecipeError(f"{path}: is a directory. Expected a YAML recipe.")
+        raise RecipeError(
+            f"{path}: is a directory. Expected a YAML recipe. If it holds data, this writes a recipe for it: "
+            f"tunesmith init {shlex.quote(str(path))}"
+        )
+    if path.exists() and _DATA_ENDINGS.search(path.name.lower()):
+        raise RecipeError(
+            f"{path}: this is data, not a recipe. This writes a recipe for it: tunesmith init {shlex.quote(str(path))}"
+        )
     if not path.exists():
         near = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         close = difflib.get_close_matches(str(path), near, n=1, cutoff=0.4)

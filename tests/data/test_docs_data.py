@@ -37,6 +37,11 @@ def test_messages_are_as_printed(
     shutil.copy(shows_csv, "shows.csv")
     plain = "".join(f"T{row},A plain story number {row}.\n" for row in range(8807))
     Path("latin.csv").write_bytes(f"title,description\n{plain}Amélie,Le fabuleux destin.\n".encode("latin-1"))
+    Path("mixed.csv").write_bytes(
+        "title,description\nA,Zoë sails\nB,A café by the sea\nC,The long way to Tórshavn\n".encode()
+        + b"D,J\xf8rgen waits\n"
+    )
+    Path("columns.json").write_text('{"description": {"0": "one", "1": "two"}}')
     lines = ['{"description": "one"}', '{"description": "two"}', '{"text": "two" "x": 1}', ""]
     Path("broken.jsonl").write_text("\n".join(lines))
     recipe = re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

@@ -191,7 +191,7 @@ CASES = [
     Case("array-no-comma", "a.json", json.dumps(GOOD).replace("}, {", "} {", 1), ["a.json:1", "expected ','"]),
     Case("empty-array", "a.json", "[]", ["a.json: holds no rows"]),
     Case("no-rows-in-object", "a.json", '{"a": 1,\n "b": {}}', ["a.json", "keys: a, b", "one list"]),
-    Case("columns-of-rows", "a.json", '{\n"text": {"0": "a"}}', ["a.json", "one list"]),
+    Case("columns-of-rows", "a.json", '{\n"text": {"0": "a"}}', ["a.json", "by column", "lines=True"]),
     Case("json-scalar", "a.json", '"just text"', ["a.json", "one usable row"]),
     Case("json-word", "a.json", "hello there", ["a.json:1", "Expected a JSON array"]),
     # parquet

@@ -280,6 +280,10 @@ def test_a_saved_data_set(prepared: Prepared, tmp_path: Path, texts: list[str], 
     path = tmp_path / "saved"
     whole.save_to_disk(str(path))
     data = prepared(path if split is None else path / split)
+    if split is None:
+        assert (len(data.train), len(data.eval)) == (40, 20)
+        assert "train to train on, validation held out" in data.account.notes[0]
+        data = prepared(path, splits="ignore")
     assert all_texts(data) == set(parts[split or "train"])
     assert data.train.row_name(0).startswith(str(path))
     assert bool(data.account.notes) == (split is None)

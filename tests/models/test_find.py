@@ -15,6 +15,7 @@ from tunesmith.cache import cache_dir
 from tunesmith.errors import ModelError
 from tunesmith.models import gguf as module
 from tunesmith.models.find import EMBEDDED, ModelSource, find_model
+from tunesmith.models.tokenizer import load_tokenizer
 from tunesmith.recipe import Recipe
 from tunesmith.run.directory import RunDir
 
@@ -38,7 +39,7 @@ def gguf_file(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return write_gguf(tiny_llama, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
-def write_gguf(model_dir: Path, path: Path) -> Path:
+def write_gguf(model_dir: Path, path: Path, *, with_end: bool = True) -> Path:
     from safetensors.numpy import load_file
 
     config = json.loads((model_dir / "config.json").read_text())
@@ -58,8 +59,9 @@ def write_gguf(model_dir: Path, path: Path) -> Path:
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token == "<|endoftext|>" else 1 for token in tokens])
     writer.add_token_merges([" ".join(merge) for merge in content["merges"]])
-    writer.add_eos_token_id(0)
-    writer.add_bos_token_id(0)
+    if with_end:
+        writer.add_eos_token_id(0)
+        writer.add_bos_token_id(0)
     names = {
         "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
         "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
@@ -175,6 +177,14 @@ def test_a_name_that_is_nearly_known_gets_a_suggestion(tmp_path: Path, monkeypat
     assert "./my-modle: no such file or directory. Did you mean my-model?" in message("./my-modle")
 
 
+@pytest.mark.parametrize("name", ["EleutherAI/gpt-neo-125m", "HuggingFaceTB/SmolLM2-135M"])
+def test_what_was_typed_is_not_offered_as_another_name(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    found = message(name)
+    assert f"model {name}: no such directory, and the hub cannot be asked" in found
+    assert found.count(name) == 1
+
+
 def test_a_hub_that_cannot_be_asked_gives_cause_and_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = message("nobody/nothing-like-this")
@@ -283,6 +293,14 @@ def test_the_cache_is_written_once_and_again_when_broken(
     assert not list(cache.glob("*.staging*"))
 
 
+def test_a_gguf_file_without_an_end_token_leads_on(tiny_llama: Path, cache: Path, tmp_path: Path) -> None:
+    path = write_gguf(tiny_llama, tmp_path / "endless.gguf", with_end=False)
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(find_model(str(path)))
+    assert f"gguf-new-metadata --special-token eos '</s>' {path} out.gguf" in str(caught.value)
+    assert "tokenizer_config.json" not in str(caught.value)
+
+
 def test_a_write_that_fails_leaves_nothing(gguf_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(file: Path, folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"half")
@@ -376,6 +394,25 @@ def test_a_run_with_an_adapter_gives_base_and_adapter(tiny_llama: Path, tmp_path
     write_adapter(run_dir.model, str(tiny_llama))
     found = find_model(str(run_dir.path))
     assert (found.kind, found.path, found.adapter) == ("run", str(tiny_llama), str(run_dir.model))
+
+
+def test_a_relative_base_is_found_here_and_from_the_adapter(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "models" / "base")
+    write_adapter(tmp_path / "adapters" / "a", "../../models/base")
+    write_adapter(tmp_path / "adapters" / "b", "./models/base")
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        assert Path(find_model(f"adapters/{name}").path).resolve() == tmp_path / "models" / "base"
+
+
+@pytest.mark.parametrize("base", ["../models/base", "models/base", "./base", "/gone/base"])
+def test_an_adapter_whose_base_is_missing_says_where_it_is_named(base: str, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "adapter", base)
+    found = message(tmp_path / "adapter")
+    assert f"model {tmp_path / 'adapter'}: its base model, {base!r}, cannot be found from {Path.cwd()}" in found
+    assert f"base_model_name_or_path into {tmp_path / 'adapter' / 'adapter_config.json'}" in found
 
 
 def test_a_run_from_another_machine_finds_its_base_by_the_recipe(tiny_llama: Path, tmp_path: Path) -> None:

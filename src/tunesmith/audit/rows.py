@@ -65,23 +65,24 @@ def check_held_out(data: Data) -> Finding:
     found = f"{counted(num, 'document')}{test} (by {data.account.split_by})"
     if num < FEW_HELD_OUT and not data.account.small:
         found += f": few; their loss says little below {FEW_HELD_OUT}."
+        by_share = data.account.split_by.startswith(("content hash", "group"))
         return Finding(
             name="held out",
             status="warns",
             found=found,
             value=num,
             limit=FEW_HELD_OUT,
-            option="a larger data.eval_fraction",
+            option="a larger data.eval_fraction" if by_share else None,
         )
     return Finding(name="held out", status="fine", found=found + ".", value=num, limit=FEW_HELD_OUT)
 
 
 def check_encoding(data: Data) -> Finding:
     """How the files were read. A reader takes UTF or what the recipe names, and refuses other bytes itself."""
-    names = ", ".join(sorted({file.encoding for file in data.account.files if file.encoding is not None}))
-    return Finding(
-        name="encoding", status="fine", found=f"{names or 'as the format says'}. {' '.join(data.account.notes)}".strip()
-    )
+    account = data.account
+    names = ", ".join(sorted({file.encoding for file in account.files if file.encoding is not None}))
+    said = [f"{line.rstrip('.')}." for line in (names or "as the format says", *account.warnings, *account.notes)]
+    return Finding(name="encoding", status="warns" if account.warnings else "fine", found=" ".join(said))
 
 
 def check_language(texts: Sequence[Text], control_tokens: Sequence[str]) -> Finding:

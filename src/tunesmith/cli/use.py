@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tunesmith.cli.options import JsonOption, ModelArgument, RunArgument, console, number, output, print_json
+from tunesmith.errors import DataError
 
 
 def compare(
@@ -122,12 +124,24 @@ def evaluate(
     else:
         from tunesmith.api import evaluate_file
 
-        scores = evaluate_file(model, str(data), text=text, max_length=max_length, console=console())
+        try:
+            scores = evaluate_file(model, str(data), text=text, max_length=max_length, console=console())
+        except DataError as error:
+            raise DataError(_as_options(str(error))) from None
     if as_json:
         print_json(scores)
         return
     for name, value in scores.items():
         typer.echo(f"{name:16} {number(value)}")
+
+
+def _as_options(message: str) -> str:
+    """A message that speaks of recipe keys, in the options of this command."""
+    for key, option in (("data.text", "--text"), ("data.path", "--data"), ("train.max_length", "--max-length")):
+        message = re.sub(rf"\bSet {key}:", f"Give {option}", message)
+        message = re.sub(rf"\b{key}:", f"{option}:", message)
+        message = re.sub(rf"\b{key}\b", option, message)
+    return message
 
 
 def report(run: RunArgument) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from tunesmith.data.arrays import load_array, passes
 from tunesmith.data.cache import write_state
-from tunesmith.data.rows.reading import ReadState
+from tunesmith.data.read.layout import say_splits
+from tunesmith.data.rows.reading import Part, ReadState
 from tunesmith.data.rows.spool import Spool
-from tunesmith.data.split.assign import TRAIN
+from tunesmith.data.split.assign import EVAL, TRAIN
 from tunesmith.data.tokens.documents import SplitAbout, TokenizedDocuments, load_documents
 from tunesmith.data.tokens.long import LongCounts
 from tunesmith.errors import DataError
@@ -69,18 +71,26 @@ def account(
     )
 
 
-def say_split(section: DataSection) -> str:
+def say_split(section: DataSection, parts: Sequence[Part]) -> str:
     """One line that says what decides a row's split."""
     if section.split_column is not None:
         return f"column {section.split_column!r}"
     if section.eval_path is not None:
         return f"held-out rows from {section.eval_path}"
-    parts = ["content hash" if section.group is None else f"group {section.group!r}", f"seed {section.seed}"]
+    named = [part for part in parts if part.by_name]
+    if named:
+        said = say_splits([part.input.name for part in named], [max(part.given, TRAIN) for part in named])
+        if any(part.given == EVAL for part in named):
+            return f"the files' names: {said}"
+        return f"the files' names: {said}; eval from the training rows"
+    if section.eval_fraction == 0 and section.test_fraction == 0:
+        return "nothing held out (data.eval_fraction: 0)"
+    keys = ["content hash" if section.group is None else f"group {section.group!r}", f"seed {section.seed}"]
     if section.stratify is not None:
-        parts.append(f"stratified by {section.stratify!r}")
+        keys.append(f"stratified by {section.stratify!r}")
     if section.near_duplicates:
-        parts.append("near-duplicates on one side")
-    return ", ".join(parts)
+        keys.append("near-duplicates on one side")
+    return ", ".join(keys)
 
 
 def _describe(documents: TokenizedDocuments) -> SplitAccount:

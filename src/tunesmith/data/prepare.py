@@ -12,7 +12,7 @@ import datetime
 import errno
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +84,13 @@ def prepare(
             data = _load(entry.folder)
     if data.account.kind == "chat":
         chat.keep()
-    return data
+    return _with_notes_of_paths(data, parts)
+
+
+def _with_notes_of_paths(data: Data, parts: Sequence[Part]) -> Data:
+    """What lies beside the files is said as it is now, and makes no other data."""
+    notes = dict.fromkeys([*(note for part in parts for note in part.input.notes), *data.account.notes])
+    return replace(data, account=data.account.model_copy(update={"notes": tuple(notes)}))
 
 
 def _say_nothing(stage: str, done: int, total: int | None) -> None:
@@ -154,7 +160,7 @@ class _Job:
         repeats = self._repeats(spool, sides, read)
         counts = self._tokenize(folder, spool, sides, repeats, read)
         conditions = Conditions(
-            split_by=say_split(self.section),
+            split_by=say_split(self.section, self.parts),
             chat_template=self.chat.name if read.kind == "chat" else None,
             tokenizer=self.tokenizer.fingerprint,
             max_length=self.max_length,

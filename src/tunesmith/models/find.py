@@ -142,10 +142,8 @@ def _find_run(name: str, path: Path) -> ModelSource:
     asked = run_dir.recipe().model
     base = _adapter_base(run_dir.model)
     if not _is_model(base):  # the run came from another machine
-        base, revision = asked.name, asked.revision
-    else:
-        revision = asked.revision
-    return _with_adapter(name, run_dir.model, find_model(base, revision), "run")
+        base = asked.name
+    return _with_adapter(name, run_dir.model, _find_base(name, run_dir.model, base, asked.revision), "run")
 
 
 def _find_directory(name: str, path: Path) -> ModelSource:
@@ -153,7 +151,7 @@ def _find_directory(name: str, path: Path) -> ModelSource:
         base = _adapter_base(path)
         if not base:
             raise ModelError(f"model {name}: adapter_config.json names no base model (base_model_name_or_path).")
-        return _with_adapter(name, path, find_model(base), "directory")
+        return _with_adapter(name, path, _find_base(name, path, base), "directory")
     _check_config(name, path)
     _check_weights(name, path)
     _check_tokenizer(name, path)
@@ -182,6 +180,23 @@ def _adapter_base(path: Path) -> str:
 
 _FORMER_EMBEDDED = re.compile(rf"tunesmith/models/{EMBEDDED}-[^/]*$")
 """The folder of somebody's cache that adapters of the embedded model named in former versions."""
+
+
+def _find_base(name: str, path: Path, base: str, revision: str | None = None) -> ModelSource:
+    """The base of the adapter in `path`; a relative one is looked for here, as PEFT does, and from its own folder.
+
+    Raises ModelError that says whose base is missing, and where it is named.
+    """
+    is_relative = base.startswith(".") and not Path(base).exists() and (path / base).exists()
+    try:
+        return find_model(str(path / base) if is_relative else base, revision)
+    except ModelError as error:
+        if base == EMBEDDED or Path(base).expanduser().exists():
+            raise
+        raise ModelError(
+            f"model {name}: its base model, {base!r}, cannot be found from {Path.cwd()}. Write its full path or its "
+            f"hub id as base_model_name_or_path into {path / 'adapter_config.json'}. ({error})"
+        ) from None
 
 
 def _is_model(base: str) -> bool:
@@ -298,5 +313,5 @@ def _did_you_mean(name: str) -> str:
     known = {candidate.lower(): candidate for candidate in (*local, *KNOWN_NAMES)}
     short = {candidate.lower().split("/")[-1]: candidate for candidate in KNOWN_NAMES}
     near = difflib.get_close_matches(name.lower(), [*known, *short], n=3, cutoff=0.6)
-    found = dict.fromkeys({**short, **known}[match] for match in near)
+    found = dict.fromkeys(meant for match in near if (meant := {**short, **known}[match]) != name)
     return f" Did you mean {' or '.join(found)}?" if found else ""

@@ -20,6 +20,12 @@ from tunesmith.redact import first_line, redact
 FLOAT32_GGUF_BYTES = 2**30
 """GGUF files up to this size become float32, larger ones bfloat16: finer than what they were quantised to."""
 
+SET_GGUF_END = (
+    "Name the token that ends a text in a copy of the file: gguf-new-metadata --special-token eos '</s>' {} out.gguf "
+    "(it comes with tunesmith; '</s>' stands for that token); or use the safetensors model it was made from."
+)
+"""What to do about a GGUF file without an end token."""
+
 _COMPLETE = "COMPLETE.json"
 _logger = logging.getLogger(__name__)
 

@@ -96,7 +96,7 @@ def save_model(model: Any, tokenizer: TextTokenizer, path: str | Path, card: str
 
 
 def load_for_generation(
-    run_or_model: str, *, device: str | None = None, dtype: str | None = None
+    run_or_model: str, *, revision: str | None = None, device: str | None = None, dtype: str | None = None
 ) -> tuple[PreTrainedModel, TextTokenizer]:
     """Model and tokenizer of a run, directory, hub id, GGUF file or the embedded name; adapters are merged.
 
@@ -104,7 +104,7 @@ def load_for_generation(
     """
     import torch
 
-    source = find_model(run_or_model)
+    source = find_model(run_or_model, revision)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32")
     return load_model(source, dtype=dtype, device=device), load_tokenizer(source)

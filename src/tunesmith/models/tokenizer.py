@@ -30,12 +30,14 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.compat import quiet_transformers
 from tunesmith.errors import ModelError
 from tunesmith.models.find import ModelSource
+from tunesmith.models.gguf import SET_GGUF_END
 from tunesmith.redact import redact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = "a"
+_SET_END = "Set eos_token in its tokenizer_config.json."
 _SEPARATOR = "<|endoftext|>"
 
 
@@ -138,7 +140,7 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
     if backend.eos_token_id is None:
         raise ModelError(
             f"model {source.name}: its tokenizer has no EOS token, so the end of a document cannot be learned. "
-            "Set eos_token in its tokenizer_config.json."
+            + (SET_GGUF_END.format(source.name) if source.kind == "gguf" else _SET_END)
         )
     plain = copy.deepcopy(backend.backend_tokenizer)
     plain.no_truncation()

@@ -6,6 +6,7 @@
     samples.py     texts side by side, copied spans marked
     tables.py      numbers in rows; numbers.py writes them
     page.py        all of it into page.html.jinja and style.css
+    short.py       a few lines of it for a notebook
 
 Reads nothing but the run directory and imports no torch.
 """

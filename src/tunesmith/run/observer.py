@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from tunesmith.run.artefacts import EvalScores, MetricsLine
@@ -43,3 +45,49 @@ class Silent:
     def evaluating(self, done: int, total: int) -> None: ...
 
     def evaluated(self, step: int, scores: EvalScores) -> None: ...
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions of a Python caller, each called between two steps.
+
+    on_step: with each line of metrics.jsonl; on_evaluate: with the step and its held-out scores, step 0 of the base
+    model; stop: asked after each line, True saves and ends the run as a signal does.
+    """
+
+    on_step: Callable[[MetricsLine], object] | None = None
+    on_evaluate: Callable[[int, EvalScores], object] | None = None
+    stop: Callable[[], bool] | None = None
+
+
+class Calling:
+    """Passes everything on to `observer`, and to `callbacks` what they are for. ask: asks the run to stop."""
+
+    def __init__(self, observer: Observer, callbacks: Callbacks, ask: Callable[[str], None]) -> None:
+        self.observer = observer
+        self.callbacks = callbacks
+        self.ask = ask
+
+    def doing(self, stage: str) -> None:
+        self.observer.doing(stage)
+
+    def started(self, step: int, num_steps: int) -> None:
+        self.observer.started(step, num_steps)
+
+    def note(self, message: str) -> None:
+        self.observer.note(message)
+
+    def stepped(self, line: MetricsLine, seconds_left: float | None) -> None:
+        self.observer.stepped(line, seconds_left)
+        if self.callbacks.on_step is not None:
+            self.callbacks.on_step(line)
+        if self.callbacks.stop is not None and self.callbacks.stop():
+            self.ask("stop() said so")
+
+    def evaluating(self, done: int, total: int) -> None:
+        self.observer.evaluating(done, total)
+
+    def evaluated(self, step: int, scores: EvalScores) -> None:
+        self.observer.evaluated(step, scores)
+        if self.callbacks.on_evaluate is not None:
+            self.callbacks.on_evaluate(step, scores)

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,17 +51,27 @@ _MAGIC = {
 _COMMON_ENCODINGS = ("utf-8", "latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "shift_jis", "gb18030", "big5")
 
 
+@dataclass
+class Tally:
+    """What the last reader of a file counted. fallback_lines: those that only the second encoding reads."""
+
+    fallback_lines: int = 0
+
+
 @dataclass(frozen=True)
 class InputFile:
     """A file to read. name: as messages show it; encoding: as the recipe asked for it (auto or a codec).
 
     path: where it, or its copy, lies on this machine; member: its name in the zip archive at `path`.
+    fallback_encoding: of the lines that `encoding` cannot read, or None.
     """
 
     path: Path
     name: str
     encoding: str = "auto"
+    fallback_encoding: str | None = None
     member: str | None = None
+    tally: Tally = field(default_factory=Tally, compare=False, repr=False)
 
     def open(self) -> IO[bytes]:
         """The decompressed bytes. Raises DataError when the file cannot be opened."""
@@ -139,8 +150,10 @@ class guard:
 
 def find_encoding(file: InputFile, head: bytes) -> str:
     """The codec to read `file` with. Raises DataError for binary files and codecs that do not exist."""
+    if file.fallback_encoding is not None:
+        _known_codec("data.fallback_encoding", file.fallback_encoding)
     if file.encoding != "auto":
-        return _known_codec(file)
+        return _known_codec("data.encoding", file.encoding)
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):
             return encoding
@@ -148,13 +161,13 @@ def find_encoding(file: InputFile, head: bytes) -> str:
     return "utf-8"
 
 
-def _known_codec(file: InputFile) -> str:
+def _known_codec(key: str, encoding: str) -> str:
     try:
-        name = codecs.lookup(file.encoding).name
+        name = codecs.lookup(encoding).name
     except LookupError:
-        close = difflib.get_close_matches(file.encoding.lower(), _COMMON_ENCODINGS, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(encoding.lower(), _COMMON_ENCODINGS, n=1, cutoff=0.5)
         raise DataError(
-            f"data.encoding: {file.encoding!r} is no encoding."
+            f"{key}: {encoding!r} is no encoding."
             + (f" Did you mean {close[0]}?" if close else f" Expected one such as {', '.join(_COMMON_ENCODINGS[:5])}.")
         ) from None
     return "utf-8-sig" if name == "utf-8" else name
@@ -181,9 +194,55 @@ def _refuse_binary(file: InputFile, head: bytes) -> None:
 
 
 @dataclass(frozen=True)
+class Survey:
+    """How the lines of a file can be read. num_utf8: those beyond ASCII that are UTF-8; num_other: those that are not.
+
+    single_byte: the encoding that reads the others.
+    """
+
+    num_lines: int
+    num_utf8: int
+    num_other: int
+    single_byte: str
+
+
+def survey(file: InputFile) -> Survey:
+    """Read a file once more for what can be said of its encoding as a whole. For messages only."""
+    status = file.path.stat()
+    return _survey(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _survey(file: InputFile, *_: int) -> Survey:
+    num_lines = num_utf8 = num_other = 0
+    has_controls, is_cp1252 = False, True
+    with file.open() as stream, guard(file):
+        for line in _split_lines(stream, file):
+            num_lines += 1
+            if line.isascii():
+                continue
+            if _reads("utf-8", line):
+                num_utf8 += 1
+                continue
+            num_other += 1
+            has_controls = has_controls or any(0x80 <= byte <= 0x9F for byte in line)
+            is_cp1252 = is_cp1252 and _reads("cp1252", line)
+    return Survey(num_lines, num_utf8, num_other, "cp1252" if has_controls and is_cp1252 else "latin-1")
+
+
+def _reads(encoding: str, line: bytes) -> bool:
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
 class BadBytes:
     """Bytes that the encoding cannot read: where in the file and in its line they are, and why they cannot be read."""
 
+    file: InputFile
     offset: int
     line: bytes
     place: int
@@ -191,23 +250,36 @@ class BadBytes:
     reason: str
 
     def explain(self) -> str:
-        """What was found and what to do, without the place in the file's rows."""
+        """What was found and what to do, without the place in the file's rows. No advice garbles other lines."""
         codec = self.encoding.removesuffix("-sig")
         found = f"byte {self.offset} (0x{self.line[self.place]:02X}) is not {codec.upper()}"
         if "end of data" in self.reason and not self.line.endswith(b"\n"):
             return f"{found}: the file ends inside a character, so it was cut short. Copy or download it again"
-        fits = self._other_encoding(codec)
-        shown = self.line[max(0, self.place - 20) : self.place + 20].decode(fits, errors="replace").strip()
-        return f"{found}. Read as {fits} it says {shown!r}: if that is right, set encoding: {fits} (data.encoding)"
+        whole = survey(self.file)
+        if whole.num_utf8 and whole.num_other:
+            return self._explain_mixed(found, codec, whole)
+        fits = "utf-8" if codec != "utf-8" and not whole.num_other else whole.single_byte
+        return (
+            f"{found}. Read as {fits} it says {self._shown(fits)!r}: if that is right, set encoding: {fits} "
+            "(data.encoding)"
+        )
 
-    def _other_encoding(self, codec: str) -> str:
-        if codec != "utf-8":
-            try:
-                self.line.decode("utf-8")
-                return "utf-8"
-            except UnicodeDecodeError:
-                pass
-        return "cp1252" if any(0x80 <= byte <= 0x9F for byte in self.line) else "latin-1"
+    def _explain_mixed(self, found: str, codec: str, whole: Survey) -> str:
+        """Of a file that was written in UTF-8 and edited by hand elsewhere: two encodings, each for its own lines."""
+        fits = next((name for name in ("cp1252", "latin-1") if _reads(name, self.line)), "latin-1")
+        num_good = whole.num_lines - whole.num_other
+        others = "this line is" if whole.num_other == 1 else f"{whole.num_other:,} lines are"
+        utf8 = "" if codec == "utf-8" else "encoding: utf-8 and "
+        return (
+            f"{found}; {num_good:,} of the file's {whole.num_lines:,} lines are UTF-8 and {others} not. Read as {fits} "
+            f"it says {self._shown(fits)!r}: if that is right, set {utf8}fallback_encoding: {fits} "
+            "(data.fallback_encoding), which reads only the lines that are not UTF-8; or leave such rows out with "
+            f"data.max_bad_rows: {max(whole.num_other / whole.num_lines, 0.0001) * 1.1:.2g}"
+        )
+
+    def _shown(self, encoding: str) -> str:
+        before, after = self.line[max(0, self.place - 20) : self.place], self.line[self.place : self.place + 20]
+        return (before.decode(encoding, errors="replace") + after.decode(encoding, errors="replace")).strip()
 
 
 @dataclass
@@ -224,6 +296,7 @@ class TextLines:
     bad: BadBytes | None = field(default=None)
 
     def __iter__(self) -> Iterator[str]:
+        self.file.tally.fallback_lines = 0
         with self.file.open() as stream, guard(self.file):
             if self.encoding.startswith(("utf-16", "utf-32", "utf-7")):
                 yield from self._wide_lines(stream)
@@ -244,11 +317,19 @@ class TextLines:
             try:
                 text = line.decode(encoding)
             except UnicodeDecodeError as error:
-                if self.bad is None:
-                    self.bad = BadBytes(offset + error.start, line, error.start, self.encoding, error.reason)
-                text = line.decode(encoding, errors="surrogateescape")
+                second = self._by_fallback(line)
+                if second is None and self.bad is None:
+                    self.bad = BadBytes(self.file, offset + error.start, line, error.start, self.encoding, error.reason)
+                text = line.decode(encoding, errors="surrogateescape") if second is None else second
             offset += len(line)
             yield text
+
+    def _by_fallback(self, line: bytes) -> str | None:
+        """The line by the second encoding, and counted; None where there is none or it cannot read it either."""
+        if self.file.fallback_encoding is None or not _reads(self.file.fallback_encoding, line):
+            return None
+        self.file.tally.fallback_lines += 1
+        return line.decode(self.file.fallback_encoding)
 
     def _wide_lines(self, stream: IO[bytes]) -> Iterator[str]:
         try:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tunesmith.data.read.table import About, Rows, Table
+from tunesmith.data.split.assign import EVAL, NAMES, TEST, TRAIN
 from tunesmith.errors import DataError, Stopped
 from tunesmith.redact import redact
 
@@ -27,8 +29,20 @@ def is_saved(folder: Path) -> bool:
     )
 
 
-def load_hub(path: str, columns: str) -> tuple[str, Any, list[str]]:
-    """Name, data set and notes for `hub:owner/name[/config][:split]`. columns: those the recipe names, for messages.
+@dataclass(frozen=True)
+class Loaded:
+    """One split of a data set. side: TRAIN, EVAL or TEST by its name, or -1 where it is just rows."""
+
+    name: str
+    dataset: Any
+    side: int = -1
+    notes: tuple[str, ...] = ()
+
+
+def load_hub(path: str, columns: str, *, by_name: bool = True) -> list[Loaded]:
+    """The splits of `hub:owner/name[/config][:split]`. columns: those the recipe names, for messages.
+
+    by_name: several splits keep their sides where their names say them; else only train is read.
 
     Raises DataError when the name is not one, the data set or split does not exist, or the hub cannot be reached.
     """
@@ -44,11 +58,12 @@ def load_hub(path: str, columns: str) -> tuple[str, Any, list[str]]:
         raise
     except Exception as error:  # ten kinds of exception say that there is no connection
         raise _explain(path, name, split, columns, error) from None
-    return _one_split(f"{PREFIX}{name}" + (f":{split}" if split else ""), loaded, f"{PREFIX}{name}:")
+    prefix = f"{PREFIX}{name}" + (f"/{config}" if config else "")
+    return _splits(f"{PREFIX}{name}" + (f":{split}" if split else ""), loaded, f"{prefix}:", by_name=by_name)
 
 
-def load_saved(path: str) -> tuple[str, Any, list[str]]:
-    """Name, data set and notes for a directory that save_to_disk wrote. Raises DataError when it is damaged."""
+def load_saved(path: str, *, by_name: bool = True) -> list[Loaded]:
+    """The splits of a directory that save_to_disk wrote, as `load_hub`. Raises DataError when it is damaged."""
     try:
         import datasets
 
@@ -60,12 +75,27 @@ def load_saved(path: str) -> tuple[str, Any, list[str]]:
             f"{path}: was saved by `datasets`, but cannot be read ({_first_line(error)}). Copy the directory again, "
             "or save it again with save_to_disk."
         ) from None
-    return _one_split(path, loaded, f"{path}/")
+    return _splits(path, loaded, f"{path}/", by_name=by_name)
 
 
-def _one_split(name: str, loaded: Any, prefix: str) -> tuple[str, Any, list[str]]:
+def _splits(name: str, loaded: Any, prefix: str, *, by_name: bool) -> list[Loaded]:
     if not isinstance(loaded, dict):
-        return name, loaded, []
+        return [Loaded(name, loaded)]
+    sides = {split: NAMES[split.lower()] for split in loaded if split.lower() in NAMES} if by_name else {}
+    if TRAIN not in sides.values() or len(set(sides.values())) == 1:
+        return [_one_split(name, loaded, prefix)]
+    others = [split for split in loaded if split not in sides]
+    unread = f" {', '.join(others)} too exists and is not read." if others else ""
+    said = ", ".join(f"{split} {_SAID[side]}" for split, side in sides.items())
+    unused = " data.eval_fraction is not used." if EVAL in sides.values() else ""
+    note = f"{name}: its splits are read as such: {said}.{unused}{unread}"
+    return [Loaded(f"{prefix}{split}", loaded[split], side, (note,)) for split, side in sides.items()]
+
+
+_SAID = {TRAIN: "to train on", EVAL: "held out", TEST: "for test"}
+
+
+def _one_split(name: str, loaded: Any, prefix: str) -> Loaded:
     splits = list(loaded)
     chosen = "train" if "train" in splits else splits[0] if len(splits) == 1 else None
     if chosen is None:
@@ -76,7 +106,7 @@ def _one_split(name: str, loaded: Any, prefix: str) -> tuple[str, Any, list[str]
         notes.append(
             f"{name}: split {chosen} is read; {', '.join(others)} too exists (data.eval_path: {prefix}{others[0]})"
         )
-    return name, loaded[chosen], notes
+    return Loaded(name, loaded[chosen], notes=tuple(notes))
 
 
 def _explain(path: str, name: str, split: str | None, columns: str, error: Exception) -> DataError:

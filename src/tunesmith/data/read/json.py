@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -16,7 +17,39 @@ from tunesmith.errors import DataError
 
 _CHUNK_CHARACTERS = 1 << 20
 MAX_ROW_CHARACTERS = 1 << 28
+
+
+def _long_int(digits: str) -> int | str:
+    """An integer; the digits themselves where Python reads no integer that long (4,300 digits)."""
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
 _decoder = json.JSONDecoder()
+_patient_decoder = json.JSONDecoder(parse_int=_long_int)
+"""Slower; for text with an integer that is too long for the other."""
+
+
+def parse_json(text: str) -> Any:
+    """As json.loads, with integers of any length. Raises json.JSONDecodeError and RecursionError."""
+    try:
+        return _decoder.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return _patient_decoder.decode(text)
+
+
+def _parse_front(text: str, place: int) -> tuple[Any, int]:
+    """The value at `place` and where it ends, as `parse_json`."""
+    try:
+        return _decoder.raw_decode(text, place)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return _patient_decoder.raw_decode(text, place)
 
 
 def open_json(file: InputFile, kind: str) -> Table:
@@ -29,6 +62,8 @@ def open_json(file: InputFile, kind: str) -> Table:
     lines = list(islice((line.strip() for line in TextLines(file, encoding) if line.strip()), 2))
     if not lines:
         raise DataError(f"{file.name}: holds only empty lines. Expected JSON rows.")
+    if len(lines) == 1 and lines[0].startswith("{"):
+        _refuse_columns(file, lines[0])
     by_line = _is_by_line(lines, kind)
     notes = []
     if by_line != (kind == "jsonl"):
@@ -47,18 +82,18 @@ def _is_by_line(lines: list[str], kind: str) -> bool:
     """Whether each line is a row, from the first two lines that are not empty."""
     first = lines[0]
     try:
-        value = json.loads(first)
+        value = parse_json(first)
     except (ValueError, RecursionError):
         opens_document = first.startswith("[") or (first.startswith("{") and first.endswith(("[", "{", ",", ":")))
         return kind == "jsonl" and not opens_document
     if len(lines) > 1:
         return not first.startswith("[") or lines[1].startswith("[")
     if isinstance(value, dict):
-        return kind == "jsonl" or not _holds_rows(value)
+        return kind == "jsonl" or not holds_rows(value)
     return isinstance(value, str)
 
 
-def _holds_rows(value: dict[str, object]) -> bool:
+def holds_rows(value: dict[str, object]) -> bool:
     """Whether an object is a whole data set, {"data": [rows]}, and not one row of chat turns."""
     lists = [item for item in value.values() if isinstance(item, list)]
     return len(lists) == 1 and not any(isinstance(row, dict) and {"role", "from"} & row.keys() for row in lists[0])
@@ -76,7 +111,7 @@ def _read_lines(file: InputFile, encoding: str) -> Rows:
 
 def _parse_line(line: str) -> dict[str, object] | BadRow:
     try:
-        value = json.loads(line.rstrip())
+        value = parse_json(line.rstrip())
     except json.JSONDecodeError as error:
         near = line[max(0, error.pos - 20) : error.pos + 20].strip()
         return BadRow(
@@ -138,7 +173,7 @@ def _read_array(text: _Text) -> Rows:
 
 def _rows_of_object(file: InputFile, source: str) -> Rows:
     try:
-        value = json.loads(source)
+        value = parse_json(source)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{file.name}:{error.lineno}: column {error.colno}: broken JSON ({error.msg}). Expected one JSON "
@@ -146,6 +181,7 @@ def _rows_of_object(file: InputFile, source: str) -> Rows:
         ) from None
     except RecursionError:
         raise DataError(f"{file.name}: JSON that is nested too deeply to hold rows.") from None
+    _refuse_shape(file, value)
     lists = {key: rows for key, rows in value.items() if isinstance(rows, list)}
     if len(lists) != 1:
         found = ", ".join(list(value)[:8])
@@ -155,6 +191,43 @@ def _rows_of_object(file: InputFile, source: str) -> Rows:
         )
     for row, item in enumerate(next(iter(lists.values()))):
         yield row, _as_row(item)
+
+
+def _refuse_columns(file: InputFile, line: str) -> None:
+    """Refuse a file whose only line is a table written by columns: as a row it would be one of a whole column."""
+    with suppress(ValueError, RecursionError):  # the reader says what is wrong
+        value = parse_json(line)
+        if isinstance(value, dict):
+            _refuse_shape(file, value)
+
+
+def _refuse_shape(file: InputFile, value: dict[str, Any]) -> None:
+    """Raise DataError when one JSON object is a table by columns, or by an index, as DataFrame.to_json writes it."""
+    found = _shape(value)
+    if found is not None:
+        names = ", ".join(list(value)[:4])
+        raise DataError(
+            f"{file.name}: is a table written {found} (keys: {names}). Expected rows: an array of objects, or one "
+            "object a line. From pandas, write it with orient='records', lines=True: "
+            "frame.to_json('rows.jsonl', orient='records', lines=True)."
+        )
+
+
+def _shape(value: dict[str, Any]) -> str | None:
+    items = list(value.values())
+    if {"columns", "data"} <= value.keys() and isinstance(value["columns"], list) and isinstance(value["data"], list):
+        return "as columns and data apart (orient='split')"
+    if items and all(isinstance(item, dict) and item for item in items):
+        inner = {tuple(item) for item in items}
+        if len(inner) == 1 and all(key.isdigit() for key in next(iter(inner))):
+            return "by column: each column an object of its values"
+        if len(inner) == 1 and len(items) > 1 and all(key.isdigit() for key in value):
+            return "by index: each row under its number (orient='index')"
+    lists = [item for item in items if isinstance(item, list) and item]
+    nested = any(isinstance(part, dict | list) for item in lists for part in item)
+    if len(items) == len(lists) > 1 and len({len(item) for item in lists}) == 1 and not nested:
+        return "by column: each column a list of its values"
+    return None
 
 
 class _Text:
@@ -216,7 +289,7 @@ class _Text:
         self.skip_space()
         while True:
             try:
-                value, end = _decoder.raw_decode(self.buffer, self.place)
+                value, end = _parse_front(self.buffer, self.place)
             except json.JSONDecodeError as error:
                 if self._cut_short(error) and self._double():
                     continue

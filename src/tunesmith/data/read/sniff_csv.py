@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,3 +93,43 @@ def _lenient_records(lines: Sequence[str], delimiter: str) -> Iterator[list[str]
         yield from (record for record in csv.reader(lines, delimiter=delimiter) if record)
     except csv.Error:
         return
+
+
+def first_records(lines: Sequence[str], dialect: Dialect) -> list[list[str]]:
+    """The records of a file's first lines, up to the first that is broken."""
+    records: list[list[str]] = []
+    with suppress(csv.Error):
+        records.extend(record for record in dialect.records(lines) if record)
+    return records
+
+
+def header_doubt(records: list[list[str]]) -> str:
+    """Why the first record looks like a row of data, or empty where it looks like a header.
+
+    A name is short and appears nowhere below itself; a number, a sentence or a category's value does not name a column.
+    """
+    header, rows = records[0], [row for row in records[1:] if len(row) == len(records[0]) and row != records[0]]
+    if not rows:
+        return ""
+    for place, field in enumerate(header):
+        name, below = field.strip(), [row[place].strip() for row in rows]
+        shown = name if len(name) <= 40 else f"{name[:37]}..."
+        if not name:
+            continue
+        if _is_number(name) and all(_is_number(value) for value in below if value):
+            return f"{shown!r} is a number like those below it"
+        if name in below:
+            return f"{shown!r} stands below itself too"
+        words, usual = len(name.split()), sorted(len(value.split()) for value in below)[len(below) // 2]
+        ends = name.endswith((".", "!", '"'))
+        if words >= (4 if ends else 8) and not name.endswith("?") and usual >= words // 2:
+            return f"{shown!r} is a text like those below it"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -23,11 +23,15 @@ Rows = Iterator[tuple[int, "Mapping[str, object] | BadRow"]]
 
 @dataclass(frozen=True)
 class About:
-    """What was found out on opening a file. notes: sentences for a person; choosing columns adds some."""
+    """What was found out on opening a file. notes: sentences for a person; choosing columns adds some.
+
+    warnings: sentences of what may be wrong.
+    """
 
     encoding: str | None = None
     delimiter: str | None = None
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -65,6 +69,18 @@ class Table:
             raise DataError(f"{self.name}: holds no rows. Expected at least two rows of text.")
         if not self.columns:
             self.columns = tuple(dict.fromkeys(name for values in self.sample for name in values))
+        self._warn_of_line_ends()
+
+    def _warn_of_line_ends(self) -> None:
+        """Line ends inside a value of JSON or Parquet are taken as they are meant: then at least it is said."""
+        with_returns = dict.fromkeys(
+            name for values in self.sample for name, value in values.items() if _has_windows_line_ends(value)
+        )
+        if with_returns:
+            self.about.warnings.append(
+                f"{self.name}: text in {list_columns(with_returns, 4)} holds Windows line ends (\\r\\n), which are "
+                "learned as they are written; write \\n if that is not meant"
+            )
 
 
 def list_columns(columns: Iterable[str], limit: int = 20) -> str:
@@ -72,3 +88,11 @@ def list_columns(columns: Iterable[str], limit: int = 20) -> str:
     names = list(columns)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more if names else "none"
+
+
+def _has_windows_line_ends(value: object) -> bool:
+    if isinstance(value, str):
+        return "\r\n" in value
+    if isinstance(value, Mapping):
+        return any(map(_has_windows_line_ends, value.values()))
+    return isinstance(value, list) and any(map(_has_windows_line_ends, value))

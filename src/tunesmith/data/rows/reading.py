@@ -39,12 +39,13 @@ class ReadState(RowsRead):
 @dataclass(frozen=True)
 class Part:
     """One table and its role. source: index of the recipe's source; given: the split it belongs to as a whole, or
-    -1."""
+    -1; by_name: its file's name says so."""
 
     input: Input
     source: int
     weight: float
     given: int
+    by_name: bool = False
 
 
 def find_parts(section: DataSection) -> list[Part]:
@@ -53,16 +54,27 @@ def find_parts(section: DataSection) -> list[Part]:
     held_out = [
         (path, side) for path, side in ((section.eval_path, EVAL), (section.test_path, TEST)) if path is not None
     ]
+    replaced = {side for _, side in held_out}
     own = TRAIN if section.eval_path is not None and section.test_fraction == 0 else -1
-    parts = [
-        Part(found, number, weight, own)
-        for number, (path, weight) in enumerate(sources)
-        for found in find_inputs(path, section)
-    ]
+    parts = []
+    for number, (path, weight) in enumerate(sources):
+        for found in find_inputs(path, section):
+            by_name = found.side >= 0
+            if found.side in (EVAL, TEST):
+                if found.side not in replaced:
+                    budget = len(sources) + len(held_out) + 2 * number + found.side
+                    parts.append(Part(found, budget, 1.0, found.side, by_name))
+            else:
+                parts.append(Part(found, number, weight, own, by_name))
+    if not any(part.given in (-1, TRAIN) for part in parts):
+        raise DataError(
+            f"data.path: {sources[0][0]}: no file is left to train on. Expected one beside the held-out ones."
+        )
+    mixed = section.model_copy(update={"splits": "ignore"})
     return parts + [
         Part(found, len(sources) + number, 1.0, side)
         for number, (path, side) in enumerate(held_out)
-        for found in find_inputs(path, section)
+        for found in find_inputs(path, mixed)
     ]
 
 
@@ -113,6 +125,8 @@ class _Reading:
     files: list[FileAccount] = field(default_factory=list)
     specs: list[RowSpec] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    fallback_lines: int = 0
     columns: dict[str, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -207,6 +221,14 @@ class _Reading:
         )
         self.specs.append(spec)
         self.notes += table.about.notes
+        self.warnings += table.about.warnings
+        tally = part.input.tally
+        if tally is not None and tally.fallback_lines:
+            self.fallback_lines += tally.fallback_lines
+            self.notes.append(
+                f"{part.input.name}: {tally.fallback_lines:,} of its lines read as {self.section.fallback_encoding} "
+                "(data.fallback_encoding)"
+            )
         self.columns |= dict.fromkeys(table.columns)
 
     def close(self, parts: Sequence[Part]) -> ReadState:
@@ -219,8 +241,12 @@ class _Reading:
             raise DataError(
                 f"{where}: some files hold chat turns and others do not ({'; '.join(hows)}). Expected one kind."
             )
-        if self.ledger.usable < 2:
-            raise DataError(f"{where}: holds one usable row. Expected at least two: one to train on and one held out.")
+        asked = self.section.eval_fraction + self.section.test_fraction
+        if self.ledger.usable < 2 and asked > 0 and all(part.given < 0 for part in parts):
+            raise DataError(
+                f"{where}: holds one usable row. Expected at least two: one to train on and one held out. Set "
+                "data.eval_fraction: 0 to train on it alone; of a text file, data.by: paragraph makes more rows."
+            )
         return ReadState(
             files=tuple(self.files),
             rows_read=self.ledger.rows_read,
@@ -235,6 +261,8 @@ class _Reading:
             slices=tuple(self.slices.names) if self.section.slice is not None else None,
             notes=tuple(dict.fromkeys(self.notes)),
             chat=self._chat_account() if kinds == ["chat"] else None,
+            warnings=tuple(dict.fromkeys(self.warnings)),
+            fallback_lines=self.fallback_lines,
         )
 
     def _chat_account(self) -> ChatAccount:

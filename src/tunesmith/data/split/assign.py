@@ -25,6 +25,7 @@ NAMES = {
     "val": EVAL,
     "dev": EVAL,
     "test": TEST,
+    "testing": TEST,
 }
 
 

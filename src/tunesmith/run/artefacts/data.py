@@ -175,6 +175,10 @@ class RowsRead(Record):
     """What a person should know, as sentences."""
     chat: ChatAccount | None = None
     """Where rows are chat."""
+    warnings: tuple[str, ...] = ()
+    """What may be wrong, as sentences."""
+    fallback_lines: int = 0
+    """Lines that data.encoding could not read and data.fallback_encoding did."""
 
 
 class DataAccount(RowsRead, Artefact):
