@@ -80,8 +80,10 @@ def train(
     """
     from tunesmith import pipeline
     from tunesmith.machine.heap import use_huge_pages
+    from tunesmith.machine.threads import choose_waiting
 
     use_huge_pages()
+    choose_waiting()
     recipe, path = pipeline.recipe_and_path(recipe, out, overrides, small=small)
     return Run(pipeline.train(recipe, path, small=small, resume=resume, fresh=fresh, force=force, console=console).path)
 
@@ -199,8 +201,10 @@ def _doing(console: Console | None) -> Iterator[Doing]:
     """Says that the libraries load, and then what it is called with."""
     from rich.console import Console
 
+    from tunesmith.machine.threads import choose_waiting
     from tunesmith.show.doing import LOADING, Doing
 
+    choose_waiting()
     with Doing(console or Console(quiet=True)) as doing:
         doing(LOADING)
         yield doing

@@ -21,6 +21,7 @@ from tunesmith.cli import follow, look, train, use
 from tunesmith.cli.options import asked
 from tunesmith.errors import Stopped, TunesmithError
 from tunesmith.machine.heap import use_huge_pages
+from tunesmith.machine.threads import choose_waiting
 from tunesmith.run.signals import StopRequest
 
 app = typer.Typer(
@@ -28,7 +29,6 @@ app = typer.Typer(
     help="Fine-tune Hugging Face causal language models on your own text.\n\n"
     "A recipe (YAML) goes through: data -> plan -> train -> compare -> report. Start with `tunesmith demo`.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -97,6 +97,7 @@ def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 a bug, 2 the user can fix it, 75 stopped and resumable."""
     _quiet_libraries()
     use_huge_pages()
+    choose_waiting()
     try:
         with StopRequest(shlex.join(["tunesmith", *sys.argv[1:]])) as stop, stop.at_once():
             app()
