@@ -20,21 +20,24 @@ def test_a_quiet_machine_is_left_as_it_is() -> None:
     environment: dict[str, str] = {}
     waiting = decide(environment, is_loaded=False, is_busy=lambda: False)
     assert environment == {}
-    assert not waiting.is_busy and "spin" in waiting.how
+    assert not waiting.is_busy
+    assert "spin" in waiting.how
 
 
 def test_on_a_busy_machine_threads_sleep() -> None:
     environment: dict[str, str] = {}
     waiting = decide(environment, is_loaded=False, is_busy=lambda: True)
     assert environment == {POLICY: "PASSIVE"}
-    assert waiting.is_busy and not waiting.was_too_late
+    assert waiting.is_busy
+    assert not waiting.was_too_late
 
 
 def test_after_torch_it_is_too_late_and_said() -> None:
     environment: dict[str, str] = {}
     waiting = decide(environment, is_loaded=True, is_busy=lambda: True)
     assert environment == {}, "it would be read by nobody"
-    assert waiting.was_too_late and "before torch is imported" in waiting.how
+    assert waiting.was_too_late
+    assert "before torch is imported" in waiting.how
     assert not decide({}, is_loaded=True, is_busy=lambda: False).is_busy
 
 
@@ -67,7 +70,9 @@ def test_without_loadavg_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_more_cores_bear_more() -> None:
-    assert busy_load(2) == 0.5 and busy_load(16) > 2 and busy_load(1) == 0.5
+    assert busy_load(2) == 0.5
+    assert busy_load(16) > 2
+    assert busy_load(1) == 0.5
 
 
 def test_the_command_line_chooses_before_torch_loads() -> None:

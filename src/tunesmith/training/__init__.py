@@ -1,7 +1,8 @@
 """Training: the only path from a Plan to a tuned model, whatever the method, the device or the number of processes.
 
 loop.py         the loop: one turn is one optimizer step, retried after out of memory
-batches.py      documents -> steps -> flat batches; clock.py: seconds, and what is due
+batches.py      documents -> steps -> flat batches; first_batch.py: the first in words
+clock.py        seconds, and what is due
 recovery.py numbers.py    what is survived, and what ends a run at once
 held_out.py     scores of the held-out documents
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
@@ -57,6 +58,8 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
 
     Raises Stopped when a signal ended the run early (a checkpoint was saved), TrainingError when it cannot go on.
     """
+    from tunesmith.training.first_batch import describe_first_batch
+
     checkpoint, run_dir = job.checkpoint, job.run_dir
     with Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():
@@ -66,6 +69,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
         _introduce(job, model, recorder)
         run_dir.keep_metrics_until(checkpoint.step if checkpoint else -1)
         if checkpoint is None:
+            recorder.note(describe_first_batch(loop.batches, job.tokenizer))
             _begin(job, loop)
         else:
             recorder.doing("reading the checkpoint")
@@ -171,9 +175,11 @@ def _begin(job: Job, loop: Loop) -> None:
 
 
 def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
+    from tunesmith.machine.threads import choose_waiting
     from tunesmith.models.load import count_parameters
 
-    plan, data = job.plan, job.data
+    plan, data, waiting = job.plan, job.data, choose_waiting()
+    threads = f"threads    {waiting.how}\n" if waiting.is_busy and plan.device == "cpu" else ""
     trained, total = count_parameters(model)
     recorder.note(
         f"model      {job.source.name}: {total / 1e6:,.1f}M parameters, {trained / 1e6:,.1f}M trained ({plan.method})\n"
@@ -182,7 +188,7 @@ def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
         f"steps      {plan.num_steps:,} of {plan.tokens_per_step:,} tokens: {plan.reasons['tokens_per_step']}\n"
         f"precision  {plan.precision} on {plan.device}, {plan.optimizer}, "
         f"learning rate {plan.learning_rate:g} ({plan.schedule})\n"
-        f"run        {job.run_dir.path}"
+        f"{threads}run        {job.run_dir.path}"
     )
 
 
