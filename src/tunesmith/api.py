@@ -101,6 +101,9 @@ def plan(
 
     What is being done is said on `console`. Raises PlanError, ModelError or DataError for what the user can fix.
     """
+    from tunesmith.data.rows.columns import check_columns
+
+    check_columns(recipe.data)
     with _doing(console) as doing:
         from tunesmith.plan import plan as forecast
 
