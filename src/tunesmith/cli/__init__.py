@@ -1,5 +1,6 @@
 """The command line: arguments and printing, no logic. Everything heavy is imported inside a command.
 
+begin.py     init, schema
 train.py     demo, train
 look.py      doctor, plan, data
 use.py       compare, generate, eval, report
@@ -17,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tunesmith import __version__
-from tunesmith.cli import follow, look, train, use
+from tunesmith.cli import begin, follow, look, train, use
 from tunesmith.cli.options import asked
 from tunesmith.errors import Stopped, TunesmithError
 from tunesmith.machine.heap import use_huge_pages
@@ -36,6 +37,7 @@ app = typer.Typer(
 
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "demo": train.demo,
+    "init": begin.init,
     "train": train.train,
     "doctor": look.doctor,
     "plan": look.plan,
@@ -49,6 +51,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "generate": use.generate,
     "eval": use.evaluate,
     "report": use.report,
+    "schema": begin.schema,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)

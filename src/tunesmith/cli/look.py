@@ -79,13 +79,14 @@ def data(
 
     Example: tunesmith data recipes/shows-smollm2.yaml
     """
-    from tunesmith.data.rows.columns import check_columns
     from tunesmith.recipe import Recipe
     from tunesmith.show.doing import LOADING, Doing
 
     asked = Recipe.load(recipe, set_ or ())  # before what is heavy: a wrong recipe is told at once
     with Doing(console(), "data") as doing:
         doing("looking at the files")
+        from tunesmith.data.rows.columns import check_columns
+
         check_columns(asked.data)
         doing(LOADING)
         from tunesmith.audit.stage import audit_recipe
