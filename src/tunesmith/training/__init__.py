@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from tunesmith.training.loop import Loop
 
 
+SCORED_TOKENS = 1024
+"""At least, of a batch of held-out documents: without gradients little is held, and weights are cast once a batch."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything that training needs, decided before it starts."""
@@ -142,7 +146,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         clock=Clock(plan),
         recovery=Recovery(plan.micro_batch_tokens, recorder.note),
         saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
-        held_out=HeldOut(model, job.data.eval, arithmetic, plan.micro_batch_tokens, scored),
+        held_out=HeldOut(model, job.data.eval, arithmetic, max(plan.micro_batch_tokens, SCORED_TOKENS), scored),
         recorder=recorder,
         stop=stop,
     )
