@@ -1,4 +1,5 @@
 # make demo    a tuned model and a page that shows what changed, from nothing but Python 3.11+ and make
+# make install the tunesmith command in every shell: a link in ~/.local/bin (PREFIX=... elsewhere)
 # make test    everything that a change must pass; sets up its own environment
 # make check   what CI runs: format, lint, types, tests
 # make test-all, make bench    the long sweeps; the speed measurements (use a quiet machine)
@@ -10,10 +11,19 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all check format lint types bench clean venv
+PREFIX ?= $(HOME)/.local
+
+.PHONY: demo install test test-all check format lint types bench clean venv
 
 demo: $(READY)
 	$(BIN)/tunesmith demo
+	@echo "For the tunesmith command: source $(BIN)/activate (this shell) or make install (every shell)."
+
+install: $(READY)
+	mkdir -p "$(PREFIX)/bin"
+	ln -sfn "$(CURDIR)/$(BIN)/tunesmith" "$(PREFIX)/bin/tunesmith"
+	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) echo "Try: tunesmith doctor";; \
+		*) echo "Add it to your PATH: export PATH=\"$(PREFIX)/bin:\$$PATH\"";; esac
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"

@@ -14,7 +14,25 @@ from typer.testing import CliRunner
 
 from tunesmith.cli import app
 
-COMMANDS = ["demo", "train", "doctor", "plan", "gpus", "data", "compare", "runs", "generate", "eval", "report"]
+COMMANDS = [
+    "demo",
+    "init",
+    "train",
+    "doctor",
+    "plan",
+    "gpus",
+    "data",
+    "compare",
+    "runs",
+    "watch",
+    "status",
+    "attach",
+    "stop",
+    "generate",
+    "eval",
+    "report",
+    "schema",
+]
 
 
 def tunesmith(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -109,3 +127,35 @@ def test_eval_wants_data_or_tasks(tiny_llama: Path) -> None:
         done = CliRunner().invoke(app, ["eval", str(tiny_llama), *arguments])
         assert done.exit_code == 2
         assert "--tasks" in done.output
+
+
+def test_init_writes_a_recipe_and_names_three_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["init"])
+    assert done.exit_code == 0
+    told = [line.split("#")[0].strip() for line in done.stdout.splitlines()]
+    assert told == [
+        "wrote recipe.yaml; next:",
+        "tunesmith data recipe.yaml",
+        "tunesmith plan recipe.yaml",
+        "tunesmith train recipe.yaml --small",
+    ]
+    assert (tmp_path / "recipe.yaml").is_file()
+
+
+def test_init_from_another_tool_says_where_its_runs_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "axolotl.yml").write_text("base_model: m\noutput_dir: ./out put\nrl: dpo\n")
+    done = CliRunner().invoke(app, ["init", "--from", "axolotl.yml", "-o", "r.yaml"])
+    assert done.exit_code == 0
+    assert "tunesmith train r.yaml --out './out put'" in done.stdout
+    assert "left out: rl: dpo" in done.stderr
+    assert CliRunner().invoke(app, ["init", "a.csv", "--from", "b.yml"]).exit_code == 2
+
+
+def test_shells_can_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--install-completion" in CliRunner().invoke(app, ["--help"]).stdout
+    monkeypatch.setenv("_TUNESMITH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "tunesmith in")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert CliRunner().invoke(app, [], prog_name="tunesmith").stdout.split() == ["init"]

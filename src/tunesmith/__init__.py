@@ -12,6 +12,7 @@ The pipeline, one room a stage, one artefact each in the run directory:
     report/        the run directory -> one HTML file                               report.html
 
     cli/ api.py demo.py            the commands and the Python API; pipeline.py tells the story in one function
+    init/ schema.py                a first recipe; every key of one
     show/                          all that is printed in a terminal
     run/                           a run on disk: its artefacts, lock, signals and table
     models/ generate/ fast/        models found, loaded, written with, made fast

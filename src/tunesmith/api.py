@@ -138,8 +138,10 @@ def train(
     """
     from tunesmith import pipeline
     from tunesmith.machine.heap import use_huge_pages
+    from tunesmith.machine.threads import choose_waiting
 
     use_huge_pages()
+    choose_waiting()
     callbacks = Callbacks(on_step, on_evaluate, stop)
     given, left = _with_data(recipe, data, overrides)
     asked, path = pipeline.recipe_and_path(given, out, left, small=small)
@@ -202,6 +204,8 @@ def plan(
     price: per hour, of this machine or of `gpu`, or `["l4=0.8", ...]` for GPUs of the table; typical prices otherwise.
     What is being done is said on `console`. Raises PlanError, ModelError or DataError for what the user can fix.
     """
+    from tunesmith.data.rows.columns import check_columns
+
     if calibrate and (gpu is not None or all_gpus):
         from tunesmith.errors import PlanError
 
@@ -210,6 +214,7 @@ def plan(
             "alone. Leave out one of the two."
         )
     recipe = _recipe_of(recipe, data)
+    check_columns(recipe.data)
     with _doing(console) as doing:
         from tunesmith.plan import plan as forecast
 
@@ -285,7 +290,8 @@ def generate(
 ) -> list[Generation]:
     """Continue each prompt with RUN_OR_MODEL; a run that was tuned on conversations is asked it as a user's turn.
 
-    loaded: what `Run.load` gives, so that it is not loaded again. raw: prompts are text to continue for such a run too. The prompt "" is written from nothing.
+    loaded: what `Run.load` gives, so that it is not loaded again. raw: prompts are text to continue for such a run too.
+    The prompt "" is written from nothing.
     How it is decoded, where not given: for a run as its compare section says, otherwise as that section's defaults.
     """
     asked = _compare_section(name)
@@ -323,8 +329,10 @@ def _doing(console: Console | None) -> Iterator[Doing]:
     """Says that the libraries load, and then what it is called with."""
     from rich.console import Console
 
+    from tunesmith.machine.threads import choose_waiting
     from tunesmith.show.doing import LOADING, Doing
 
+    choose_waiting()
     with Doing(console or Console(quiet=True)) as doing:
         doing(LOADING)
         yield doing

@@ -6,8 +6,8 @@ recipe -> data -> plan -> train -> evaluate -> compare -> report
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,6 @@ def train(
 
     from tunesmith.machine.heap import importing
     from tunesmith.run.detach import wait_for
-    from tunesmith.run.lock import RunLock
     from tunesmith.run.notify import notifying
     from tunesmith.run.signals import StopRequest
     from tunesmith.show.doing import LOADING, Doing
@@ -86,6 +85,7 @@ def train(
     say = _speaker(console)
     with StopRequest("the same command", stop_on_hangup=stop_on_hangup) as stop:
         with stop.at_once(), Doing(console) as doing:
+            source = prepared.source if prepared else check_inputs(recipe, doing)
             doing(LOADING)
             with importing():
                 from tunesmith import training
@@ -93,12 +93,11 @@ def train(
             check_trackers(recipe.train.report_to)
             if not fresh and not force:
                 _check_begun(path, recipe)
-            prepared = prepared or prepare_inputs(recipe, doing, small=small, begun=None if fresh else path)
+            begun = None if fresh else path
+            prepared = prepared or prepare_inputs(recipe, doing, small=small, source=source, begun=begun)
             doing("looking at the data")
             findings = _audit(recipe, prepared, say)
-        run_dir = RunDir.create(path)
-        run_dir.writes = first
-        with RunLock(run_dir, say) if first else nullcontext():
+        with _locked_run(path, say, writes=first) as run_dir:
             if fresh:
                 run_dir.clear()
             run_dir.remove_leftovers()
@@ -138,6 +137,26 @@ def recipe_and_path(
     loaded = Recipe.load(recipe, overrides)
     default = Path("runs") / (Path(recipe).stem + (SMALL_SUFFIX if small else ""))
     return loaded, check_run_path(out if out is not None else default)
+
+
+@contextmanager
+def _locked_run(path: Path, say: Say, *, writes: bool) -> Iterator[RunDir]:
+    """The run directory, locked by the process that writes. Made folders go again where no run begins in them."""
+    from tunesmith.run.lock import RunLock
+
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    run_dir = RunDir.create(path)
+    run_dir.writes = writes
+    try:
+        with RunLock(run_dir, say) if writes else nullcontext():
+            yield run_dir
+    except BaseException:
+        if missing and writes and not RunDir.is_run(path):
+            with suppress(OSError):  # something else was put there
+                run_dir.remove_leftovers()
+                for folder in missing:
+                    folder.rmdir()
+        raise
 
 
 def is_first_process() -> bool:
@@ -213,6 +232,7 @@ def _check_flags(path: Path, *, resume: bool, fresh: bool) -> None:
         raise RunError("--resume and --fresh exclude each other. Give one.")
     if resume and not RunDir.is_run(path):
         raise RunError(f"{path}: no run to resume (no {RECIPE}). Leave out --resume to start one.")
+    RunDir(path).check_content()
 
 
 def _check_begun(path: Path, recipe: Recipe) -> None:
@@ -226,19 +246,38 @@ def _check_begun(path: Path, recipe: Recipe) -> None:
         check_recipe(path, begun, recipe)
 
 
-def prepare_inputs(recipe: Recipe, doing: Callable[..., None], *, small: bool, begun: Path | None = None) -> Prepared:
+def check_inputs(recipe: Recipe, doing: Callable[..., None]) -> ModelSource:
+    """What costs little and is often wrong, before torch is loaded: the columns that the recipe names, and the model.
+
+    Raises DataError and ModelError. Returns the model that was found.
+    """
+    doing("looking at the files")
+    from tunesmith.data.rows.columns import check_columns
+    from tunesmith.models.find import find_model
+
+    check_columns(recipe.data)
+    doing("finding the model")
+    return find_model(recipe.model.name, recipe.model.revision)
+
+
+def prepare_inputs(
+    recipe: Recipe,
+    doing: Callable[..., None],
+    *,
+    small: bool,
+    source: ModelSource | None = None,
+    begun: Path | None = None,
+) -> Prepared:
     """The model that was found, its tokenizer, and the recipe's data prepared for it.
 
     begun: where a run may lie that goes on; a template that writes the date then writes the one it began with.
     """
+    source = source or check_inputs(recipe, doing)
     from tunesmith.data import prepare
     from tunesmith.data.tokens.asked import begun_on
-    from tunesmith.models.find import find_model
     from tunesmith.models.positions import document_length, positions_of
     from tunesmith.models.tokenizer import load_tokenizer
 
-    doing("finding the model")
-    source = find_model(recipe.model.name, recipe.model.revision)
     doing("reading the tokenizer")
     tokenizer = load_tokenizer(source)
     doing("reading the data")

@@ -1,5 +1,6 @@
 """The command line: arguments and printing, no logic. Everything heavy is imported inside a command.
 
+begin.py     init, schema
 train.py     demo, train
 look.py      doctor, plan, gpus, data
 use.py       compare, generate, eval, report
@@ -17,10 +18,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from tunesmith import __version__
-from tunesmith.cli import follow, look, train, use
+from tunesmith.cli import begin, follow, look, train, use
 from tunesmith.cli.options import asked
 from tunesmith.errors import Stopped, TunesmithError
 from tunesmith.machine.heap import use_huge_pages
+from tunesmith.machine.threads import choose_waiting
 from tunesmith.run.signals import StopRequest
 
 app = typer.Typer(
@@ -28,7 +30,6 @@ app = typer.Typer(
     help="Fine-tune Hugging Face causal language models on your own text.\n\n"
     "A recipe (YAML) goes through: data -> plan -> train -> compare -> report. Start with `tunesmith demo`.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -36,6 +37,7 @@ app = typer.Typer(
 
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "demo": train.demo,
+    "init": begin.init,
     "train": train.train,
     "doctor": look.doctor,
     "plan": look.plan,
@@ -50,6 +52,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "generate": use.generate,
     "eval": use.evaluate,
     "report": use.report,
+    "schema": begin.schema,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
@@ -98,6 +101,7 @@ def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 a bug, 2 the user can fix it, 75 stopped and resumable."""
     _quiet_libraries()
     use_huge_pages()
+    choose_waiting()
     try:
         with StopRequest(shlex.join(["tunesmith", *sys.argv[1:]])) as stop, stop.at_once():
             app()

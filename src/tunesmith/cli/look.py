@@ -109,6 +109,10 @@ def data(
 
     asked = Recipe.load(recipe, set_ or ())  # before what is heavy: a wrong recipe is told at once
     with Doing(console(), "data") as doing:
+        doing("looking at the files")
+        from tunesmith.data.rows.columns import check_columns
+
+        check_columns(asked.data)
         doing(LOADING)
         from tunesmith.audit.stage import audit_recipe
         from tunesmith.show.audit import page, render

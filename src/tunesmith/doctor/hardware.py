@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunesmith.machine.detect import detect_machine
+from tunesmith.machine.threads import choose_waiting
 from tunesmith.run.artefacts import Finding
 from tunesmith.units import format_bytes
 
@@ -219,11 +220,12 @@ def check_load() -> Finding:
 
     cores = detect_machine().num_cores
     load = psutil.getloadavg()[0]  # Windows has none of its own
-    found = f"load {load:.1f} on {cores} cores"
-    numbers = {"load_average": load, "cores": cores}
+    waiting = choose_waiting()
+    found = f"load {load:.1f} on {cores} cores, {waiting.how}"
+    numbers = {"load_average": load, "cores": cores, "threads": waiting.how}
     if load > max(1.0, (1 + BUSY_SHARE) * cores):
         fix = "Training shares the cores and is slower by about as much; timings mean little until the load falls."
-        return Finding(name="load", status="warn", found=found + ": busy", fix=fix, numbers=numbers)
+        return Finding(name="load", status="warn", found=f"busy: {found}", fix=fix, numbers=numbers)
     return Finding(name="load", status="ok", found=found, numbers=numbers)
 
 

@@ -31,6 +31,7 @@ MIN_TOKENS_PER_STEP = 256
 MAX_TOKENS_PER_STEP = {"cpu": 1024, "cuda": 32768}
 MAX_MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 EVALUATIONS_WANTED = 8
+STEPS_BETWEEN = 10  # at least, of two evaluations: fewer make a short run longer and say little
 EVALUATION_SHARE = 0.10
 SAVE_SHARE = 0.03
 MIN_SAVE_SECONDS = 120
@@ -358,7 +359,7 @@ def _eval_every(recipe: Recipe, forecast: Forecast, num_steps: int, reasons: dic
         reasons["eval_every"] = ASKED + _much_evaluation(evaluations * share)
         return asked, evaluations
     affordable = int(EVALUATION_SHARE / share) if share > 0 else EVALUATIONS_WANTED
-    evaluations = max(1, min(EVALUATIONS_WANTED, affordable, num_steps))
+    evaluations = max(1, min(EVALUATIONS_WANTED, affordable, num_steps // STEPS_BETWEEN))
     every = math.ceil(num_steps / evaluations)
     evaluations = math.ceil(num_steps / every)
     times = "once at the end" if evaluations == 1 else f"{evaluations} times"

@@ -77,11 +77,11 @@ class RunDir:
         """
         run_dir = cls(check_run_path(out))
         with disk_errors(run_dir.path):
-            run_dir._check_content()
+            run_dir.check_content()
             run_dir.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return run_dir
 
-    def _check_content(self) -> None:
+    def check_content(self) -> None:
         """Raise RunError when the directory holds something, but no run."""
         if not self.path.exists() or self.file(RECIPE).is_file():
             return

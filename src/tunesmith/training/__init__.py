@@ -1,7 +1,8 @@
 """Training: the only path from a Plan to a tuned model, whatever the method, the device or the number of processes.
 
 loop.py         the loop: one turn is one optimizer step, retried after out of memory
-batches.py      documents -> steps -> flat batches; clock.py: seconds, and what is due
+batches.py      documents -> steps -> flat batches; first_batch.py: the first in words
+clock.py        seconds, and what is due
 recovery.py numbers.py    what is survived, and what ends a run at once
 held_out.py     scores of the held-out documents
 saving.py       the tuned model written, in the type of its base where that loses nothing
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from tunesmith.training.loop import Loop
 
 
+SCORED_TOKENS = 1024
+"""At least, of a batch of held-out documents: without gradients little is held, and weights are cast once a batch."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything that training needs, decided before it starts."""
@@ -57,6 +62,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
 
     Raises Stopped when a signal ended the run early (a checkpoint was saved), TrainingError when it cannot go on.
     """
+    from tunesmith.training.first_batch import describe_first_batch
     from tunesmith.training.saving import save_tuned
 
     checkpoint, run_dir = job.checkpoint, job.run_dir
@@ -68,6 +74,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
         _introduce(job, model, recorder)
         run_dir.keep_metrics_until(checkpoint.step if checkpoint else -1)
         if checkpoint is None:
+            recorder.note(describe_first_batch(loop.batches, job.tokenizer))
             _begin(job, loop)
         else:
             recorder.doing("reading the checkpoint")
@@ -140,7 +147,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         clock=Clock(plan),
         recovery=Recovery(plan.micro_batch_tokens, recorder.note),
         saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
-        held_out=HeldOut(model, job.data.eval, arithmetic, plan.micro_batch_tokens, scored),
+        held_out=HeldOut(model, job.data.eval, arithmetic, max(plan.micro_batch_tokens, SCORED_TOKENS), scored),
         recorder=recorder,
         stop=stop,
     )
@@ -173,9 +180,11 @@ def _begin(job: Job, loop: Loop) -> None:
 
 
 def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
+    from tunesmith.machine.threads import choose_waiting
     from tunesmith.models.load import count_parameters
 
-    plan, data = job.plan, job.data
+    plan, data, waiting = job.plan, job.data, choose_waiting()
+    threads = f"threads    {waiting.how}\n" if waiting.is_busy and plan.device == "cpu" else ""
     trained, total = count_parameters(model)
     recorder.note(
         f"model      {job.source.name}: {total / 1e6:,.1f}M parameters, {trained / 1e6:,.1f}M trained ({plan.method})\n"
@@ -184,7 +193,7 @@ def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
         f"steps      {plan.num_steps:,} of {plan.tokens_per_step:,} tokens: {plan.reasons['tokens_per_step']}\n"
         f"precision  {plan.precision} on {plan.device}, {plan.optimizer}, "
         f"learning rate {plan.learning_rate:g} ({plan.schedule})\n"
-        f"run        {job.run_dir.path}"
+        f"{threads}run        {job.run_dir.path}"
     )
 
 

@@ -152,11 +152,11 @@ def _recognise(table: Table, chat: ChatTemplate, learn: Learn) -> RowSpec:
         return _prompt_rows("prompt", "completion", table, "prompt and completion columns recognised")
     if "text" in columns:
         return _text_rows("text", table, "text in column 'text', recognised by its name")
-    texts = [name for name in table.columns if _holds_text(table, name)]
+    texts = text_columns(table)
     if len(texts) == 1:
         return _text_rows(texts[0], table, f"text in column {texts[0]!r}, the only one that holds text")
     found = f"{len(texts)} hold text" if texts else "none holds text"
-    longest = max(texts, key=lambda name: _num_characters(table, name), default="COLUMN")
+    longest = texts[0] if texts else "COLUMN"
     raise DataError(
         f"{table.name}: no column was chosen and {found}. Columns: {list_columns(table.columns)}. Set data.text: "
         f"{longest}"
@@ -227,6 +227,12 @@ def _holds_text(table: Table, column: str) -> bool:
     return bool(values) and len(texts) == len(values) and not all(map(_is_number, texts))
 
 
+def text_columns(table: Table) -> list[str]:
+    """The columns that hold text, that with most of it first."""
+    texts = [name for name in table.columns if _holds_text(table, name)]
+    return sorted(texts, key=lambda name: -_num_characters(table, name))
+
+
 def _num_characters(table: Table, column: str) -> int:
     return sum(len(str(values.get(column) or "")) for values in table.sample)
 
@@ -239,4 +245,4 @@ def _is_number(text: str) -> bool:
     return True
 
 
-__all__ = ["RowSpec", "choose_rows"]
+__all__ = ["RowSpec", "choose_rows", "text_columns"]
