@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.data.read.inputs import COMPRESSED, FORMATS
+from tunesmith.data.read.files import COMPRESSED, FORMATS
 
 _NAMES = {
     "datasets", "dataset", "dataset_dir", "dataset_name", "dataset_path", "dataset_config", "dataset_config_name",
