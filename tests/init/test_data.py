@@ -103,6 +103,12 @@ def test_other_columns_stand_as_comments(tmp_path: Path) -> None:
     assert Recipe.parse(yaml.safe_load(uncommented)).data.text == "{name}: {verse}", "an alternative can be taken"
 
 
+def test_of_few_rows_more_are_held_out(tmp_path: Path) -> None:
+    written = from_data(rows(tmp_path / "data.jsonl", CASES["text"][0]), None, said)  # type: ignore[arg-type]
+    assert Recipe.load(written.path).data.eval_fraction == 0.2
+    assert not any("Set a larger data.eval_fraction" in line for line in written.said)
+
+
 def test_prompts_are_the_datas_own_and_nothing_private(tmp_path: Path) -> None:
     values = [{"prompt": text, "completion": "yes, it is so"} for text in ("mail jane@example.org", "Ask A", "Ask B")]
     written = from_data(rows(tmp_path / "data.jsonl", values * 5), None, said)  # type: ignore[arg-type]

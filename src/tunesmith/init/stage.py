@@ -41,7 +41,7 @@ def from_data(data: str, out: Path | None, doing: Callable[..., None], *, force:
     doing("looking at the data")
     from tunesmith.init.look import look, open_first
     from tunesmith.init.suggest import suggest
-    from tunesmith.init.text import for_data
+    from tunesmith.init.text import FEW_ROWS, for_data
 
     table, num_files = open_first(data)
     suggestion = suggest(chat=_may_be_chat(table))
@@ -63,7 +63,11 @@ def from_data(data: str, out: Path | None, doing: Callable[..., None], *, force:
     try:
         report = audit_recipe(recipe, progress=doing)
         num_rows, rows = _num_rows(report)
-        warnings = [describe(finding) for finding in (*report.blocks, *report.warnings)]
+        warnings = [
+            describe(finding)
+            for finding in (*report.blocks, *report.warnings)
+            if finding.name != "held out" or num_rows is None or num_rows >= FEW_ROWS  # then more are held out
+        ]
     except DataError as error:  # a recipe is where that is mended
         num_rows, rows, warnings = None, "not all of it can be used as it is", [str(error)]
     _write(path, for_data(looked, suggestion, num_rows, warnings))

@@ -12,7 +12,8 @@ from tunesmith.init.look import Looked
 from tunesmith.init.suggest import Suggestion
 
 _COMMENT_COLUMN = 36
-_FEW_ROWS = 100
+FEW_ROWS = 250
+"""Below, a tenth of the rows is too few to say much: a fifth is held out."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _data(looked: Looked, num_rows: int | None) -> Section:
             lines.append(Line("", comment=f"also text: {', '.join(looked.others[1:8])}"))
     if looked.slice is not None:
         lines.append(Line("slice", looked.slice, "also report the held-out loss by it", is_other=True))
-    few = num_rows is not None and num_rows < _FEW_ROWS
+    few = num_rows is not None and num_rows < FEW_ROWS
     share = 0.2 if few else 0.1
     lines.append(Line("eval_fraction", share, "rows held out for scores, never trained on" + ("; few rows" * few)))
     return Section("data", lines)
