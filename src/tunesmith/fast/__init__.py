@@ -12,6 +12,7 @@ parts listed in `Applied.replaced` get a `forward` of their own on the instance,
     layout.py          FlatBatch, and the gathers into padded buckets
     families.py        the supported architectures: projections and options of their attention
     layers.py          whole layers, where element-wise chains cost time
+    rope.py            rotary embeddings that depend on a document's length
     linear.py          float32 products on processors that are not Intel's
     adapters.py        low-rank adapters inside the product of their layer
     recompute.py       activations that backward computes again
@@ -54,6 +55,7 @@ from tunesmith.fast.layers import FlatLayer
 from tunesmith.fast.layout import FlatBatch, flatten
 from tunesmith.fast.linear import linear_forward
 from tunesmith.fast.pointwise import Kernels
+from tunesmith.fast.rope import DocumentRope, rotary_modules
 
 __all__ = ["Applied", "Device", "FlatBatch", "FlatOutput", "apply", "flatten", "fuse_adapters"]
 
@@ -116,7 +118,10 @@ def apply(model: PreTrainedModel, *, compile: bool = False, device: Device | Non
         for part, module in layer.named_modules():
             if type(module) is nn.Linear:
                 _replace(applied, f"{name}.{part}", module, functools.partial(linear_forward, module, device))
-    _replace(applied, "model", model, functools.partial(_model_forward, model, family, Workspace(device)))
+    rope = DocumentRope()
+    for name, module in rotary_modules(model):
+        _replace(applied, name, module, functools.partial(rope.forward, module))
+    _replace(applied, "model", model, functools.partial(_model_forward, model, family, rope, Workspace(device)))
     return applied
 
 
@@ -178,6 +183,7 @@ def _layer_forward(
 def _model_forward(
     model: Any,
     family: Family,
+    rope: DocumentRope,
     workspace: Workspace,
     original: Any,
     *args: Any,
@@ -195,7 +201,8 @@ def _model_forward(
         )
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     shared = SharedGradient() if torch.is_grad_enabled() and can_share(embedding, head) else None
-    hidden_NE, targets_N = _hidden_of_targets(model, flat, shared, workspace.device)
+    with rope.of(flat):
+        hidden_NE, targets_N = _hidden_of_targets(model, flat, shared, workspace.device)
     softcap = getattr(model.config, "final_logit_softcapping", None)
     plain = None
     if type(head) is nn.Linear:
