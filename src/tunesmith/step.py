@@ -27,6 +27,7 @@ from tunesmith import fast
 from tunesmith.compat import enable_checkpointing
 from tunesmith.errors import TrainingError
 from tunesmith.fast.device import Device
+from tunesmith.fast.eight_bit import RoundingAdamW8bit
 from tunesmith.fast.rounding import RoundingAdamW
 from tunesmith.machine.memory import is_out_of_memory, release_memory
 from tunesmith.models.adapters import attach_lora
@@ -103,7 +104,7 @@ def autocast(precision: str, device_type: str) -> contextlib.AbstractContextMana
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: StepSettings) -> torch.optim.Optimizer:
     """AdamW over those of the parameters that train; weight decay on matrices only.
 
-    Weights in bfloat16 are rounded at random, or small updates would be lost. For others torch's fused kernel takes
+    Weights in bfloat16 are rounded at random, or small updates would be lost, also beside moments of 8 bits. For others torch's fused kernel takes
     0.16 s where the foreach one takes 0.57 s (125M parameters, 2 cores), and allocates nothing.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -113,10 +114,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: StepSettings) -
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw8bit":
-        from bitsandbytes.optim import AdamW8bit
-
-        quantised: torch.optim.Optimizer = AdamW8bit(groups, lr=settings.learning_rate)
-        return quantised
+        return ReadyRoundingAdamW8bit(groups, settings.learning_rate, settings.seed)
     if any(parameter.dtype == torch.bfloat16 for parameter in trained):
         return ReadyRoundingAdamW(groups, settings.learning_rate, settings.seed)
     return ReadyAdamW(groups, settings.learning_rate)
@@ -164,7 +162,7 @@ class ReadyState(torch.optim.Optimizer):
                 if attempt == 2:
                     raise TrainingError(
                         "the optimizer's state (two numbers a trained parameter) does not fit in memory. "
-                        "Set train.method: lora, or train.optimizer: adamw8bit on a GPU."
+                        "Set train.method: lora, or train.optimizer: adamw8bit."
                     ) from None
             release_memory()
 
@@ -206,3 +204,7 @@ class ReadyRoundingAdamW(RoundingAdamW, ReadyState):
         super().begin()
         for group in self.param_groups:
             group["step"] = 0
+
+
+class ReadyRoundingAdamW8bit(RoundingAdamW8bit, ReadyRoundingAdamW):
+    """AdamW with moments of 8 bits."""

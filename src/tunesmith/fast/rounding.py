@@ -58,7 +58,7 @@ class RoundingAdamW(torch.optim.Optimizer):
             if parameter not in self.state:
                 self.state[parameter] = self.new_state(parameter)
         largest = max((parameter.numel() for parameter in moving), default=0)
-        scratch = {device: _Scratch(device, min(CHUNK, largest)) for device in {p.device for p in moving}}
+        scratch = {device: Scratch(device, min(CHUNK, largest)) for device in {p.device for p in moving}}
         for group in self.param_groups:
             group["step"] += 1
             for buffers in scratch.values():
@@ -67,7 +67,7 @@ class RoundingAdamW(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, group, scratch[parameter.device])
 
-    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any], scratch: _Scratch) -> None:
+    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any], scratch: Scratch) -> None:
         state, step = self.state[parameter], group["step"]
         beta1, beta2 = group["betas"]
         rate = float(group["lr"])
@@ -84,8 +84,8 @@ class RoundingAdamW(torch.optim.Optimizer):
             torch.sqrt(v, out=g).div_(root).add_(group["eps"])
             w.copy_(weight).mul_(kept).addcdiv_(m, g, value=-size)
             bits.random_(generator=scratch.generator)
-            _store(weight, w, torch.bitwise_and(bits, 0xFFFF, out=low))
-            _store(second, v, bits.bitwise_right_shift_(15))
+            store(weight, w, torch.bitwise_and(bits, 0xFFFF, out=low))
+            store(second, v, bits.bitwise_right_shift_(15))
 
 
 def round_at_random(values: Tensor, bits: Tensor) -> Tensor:
@@ -97,11 +97,12 @@ def round_at_random(values: Tensor, bits: Tensor) -> Tensor:
     return values
 
 
-def _store(target: Tensor, values: Tensor, bits: Tensor) -> None:
+def store(target: Tensor, values: Tensor, bits: Tensor) -> None:
+    """Write float32 values, which change, to `target`: rounded at random where it is bfloat16."""
     target.copy_(round_at_random(values, bits) if target.dtype == torch.bfloat16 else values)
 
 
-class _Scratch:
+class Scratch:
     """float32 and int32 buffers of one device, and its random numbers."""
 
     def __init__(self, device: torch.device, size: int) -> None:

@@ -1,0 +1,109 @@
+"""AdamW with moments of 8 bits (Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization): bitsandbytes'
+kernel on a float32 copy of a piece of the weights at a time, rounded at random where weights are bfloat16.
+
+bitsandbytes' own optimizer writes the sum back to a bfloat16 weight rounded to nearest, which loses what is smaller
+than half its last digit, every time: a model that came to a held-out loss of 3.958 otherwise came to 4.236 so.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunesmith.fast.rounding import RoundingAdamW, Scratch, store
+
+BLOCK = 256
+"""Numbers that share a scale."""
+SMALLEST = 4096
+"""Parameters with fewer numbers keep moments in float32."""
+
+
+def has_bitsandbytes() -> bool:
+    """Whether the library is installed; nothing is imported."""
+    return importlib.util.find_spec("bitsandbytes") is not None
+
+
+class RoundingAdamW8bit(RoundingAdamW):
+    """`RoundingAdamW` whose moments take a byte a number, and a scale for 256 of them."""
+
+    def new_state(self, parameter: Tensor) -> dict[str, Tensor]:
+        number, device = parameter.numel(), parameter.device
+        if number < SMALLEST:
+            return {name: torch.zeros_like(parameter, dtype=torch.float32) for name in ("exp_avg", "exp_avg_sq")}
+        blocks = -(-number // BLOCK)
+        return {
+            "state1": torch.zeros(number, dtype=torch.uint8, device=device),
+            "state2": torch.zeros(number, dtype=torch.uint8, device=device),
+            "absmax1": torch.zeros(blocks, device=device),
+            "absmax2": torch.zeros(blocks, device=device),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copied in place: torch's own would turn bytes into the type of the weights."""
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        with torch.no_grad():
+            for parameter, number in zip(parameters, numbers, strict=True):
+                held = self.state[parameter] = self.new_state(parameter)
+                for name, tensor in held.items():
+                    tensor.copy_(state_dict["state"][number][name])
+        for group, stored in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            group.update({name: value for name, value in stored.items() if name != "params"})
+
+    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any], scratch: Scratch) -> None:
+        state = self.state[parameter]
+        if "state1" not in state:
+            super()._update(parameter, grad, group, scratch)
+            return
+        weight_N, grad_N = parameter.view(-1), grad.reshape(-1)
+        for begin in range(0, len(weight_N), scratch.size):
+            piece = slice(begin, begin + scratch.size)
+            blocks = slice(begin // BLOCK, -(-(begin + scratch.size) // BLOCK))
+            weight = weight_N[piece]
+            g, _, _, w, bits, low = scratch.views(weight.shape)
+            g.copy_(grad_N[piece])
+            w.copy_(weight)
+            moments = [state[name][piece] for name in ("state1", "state2")]
+            scales = [state[name][blocks] for name in ("absmax1", "absmax2")]
+            _update_8bit(w, g, moments, scales, group)
+            bits.random_(generator=scratch.generator)
+            store(weight, w, torch.bitwise_and(bits, 0xFFFF, out=low))
+
+
+def _update_8bit(
+    weight: Tensor, grad: Tensor, moments: list[Tensor], scales: list[Tensor], group: dict[str, Any]
+) -> None:
+    """One update of float32 weights in place."""
+    from bitsandbytes.functional import optimizer_update_8bit_blockwise
+
+    beta1, beta2 = group["betas"]
+    signed, unsigned = _maps(weight.device)
+    optimizer_update_8bit_blockwise(
+        "adam",
+        grad,
+        weight,
+        *moments,
+        beta1,
+        beta2,
+        0.0,
+        0.0,
+        group["eps"],
+        group["step"],
+        float(group["lr"]),
+        signed,
+        unsigned,
+        *scales,
+        weight_decay=group["weight_decay"],
+    )
+
+
+@functools.cache
+def _maps(device: torch.device) -> tuple[Tensor, Tensor]:
+    """What the 256 values of a byte stand for, with a sign and without."""
+    from bitsandbytes.functional import create_dynamic_map
+
+    return create_dynamic_map(signed=True).to(device), create_dynamic_map(signed=False).to(device)
