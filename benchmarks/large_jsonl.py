@@ -153,7 +153,7 @@ def token_counts(recipe: Path) -> list[int]:
     from tunesmith.recipe import Recipe
 
     asked = Recipe.load(recipe)
-    data = prepare(asked.data, load_tokenizer(find_model(asked.model.name)), asked.train.max_length)
+    data = prepare(asked.data, load_tokenizer(find_model(asked.model.name)), 1024)
     return [split.tokens for split in data.account.splits.values()]
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tunesmith.cli import app
 
-COMMANDS = ["demo", "train", "doctor", "plan", "data", "compare", "runs", "generate", "eval", "report"]
+COMMANDS = ["demo", "train", "doctor", "plan", "gpus", "data", "compare", "runs", "generate", "eval", "report"]
 
 
 def tunesmith(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -90,6 +90,18 @@ def test_plan_prints_json_without_weights(shows_csv: Path, tmp_path: Path) -> No
     done = CliRunner().invoke(app, ["plan", str(tmp_path / "r.yaml"), "--gpu", "l4", "--price", "0.8", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)
+
+
+def test_gpus_are_listed_with_what_they_hold_and_cost() -> None:
+    done = CliRunner().invoke(app, ["gpus", "--json"])
+    assert done.exit_code == 0, done.output
+    rows = {row["key"]: row for row in json.loads(done.stdout)["gpus"]}
+    assert rows["a40"]["name"] == "NVIDIA A40"
+    assert all(row["source"].startswith("https://") for row in rows.values())
+    assert rows["l4"]["price_per_hour"] > 0
+    shown = CliRunner().invoke(app, ["gpus"]).output
+    assert "NVIDIA A40" in shown
+    assert "typical prices of" in shown
 
 
 def test_eval_wants_data_or_tasks(tiny_llama: Path) -> None:

@@ -57,3 +57,7 @@ def test_each_stage_is_shown_and_done_once(
     run = RunDir.open(tmp_path / "demo")
     assert run.read_json("plan.json")["measured"] is not None
     assert len(run.read_json("data.json")["findings"]) == 18
+
+
+def test_one_checkpoint_is_kept() -> None:
+    assert module.demo_recipe().save.keep == module.demo_recipe(fast=True).save.keep == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -96,19 +96,29 @@ def plan(
     *,
     gpu: str | None = None,
     all_gpus: bool = False,
-    price: float | None = None,
+    price: float | Sequence[str | float] | None = None,
     calibrate: bool = False,
     console: Console | None = None,
 ) -> PlanReport:
     """Forecast memory, time, disk and cost; `calibrate` first times a few real steps here, which needs the weights.
 
+    price: per hour, of this machine or of `gpu`, or `["l4=0.8", ...]` for GPUs of the table; typical prices otherwise.
     What is being done is said on `console`. Raises PlanError, ModelError or DataError for what the user can fix.
     """
+    if calibrate and (gpu is not None or all_gpus):
+        from tunesmith.errors import PlanError
+
+        raise PlanError(
+            f"--calibrate with {'--all-gpus' if all_gpus else f'--gpu {gpu}'}: steps can be timed on this machine "
+            "alone. Leave out one of the two."
+        )
     with _doing(console) as doing:
         from tunesmith.plan import plan as forecast
 
         doing("planning")
-        report = forecast(recipe, gpu, all_gpus, price)  # first: what the model leaves behind is not to count as taken
+        report = forecast(
+            recipe, gpu, all_gpus, price, progress=doing
+        )  # first: what the model leaves behind is not to count as taken
     return report.refitted(_measure(recipe, console)) if calibrate else report
 
 

@@ -21,7 +21,9 @@ def demo_recipe(*, fast: bool = False) -> Recipe:
     compare: dict[str, Any] = {"num_samples": 64}
     if fast:
         data["max_rows"], compare = 320, {"num_samples": 16, "max_new_tokens": 60}
-    return Recipe(model={"name": EMBEDDED}, data=data, train={"learning_rate": 2.0e-4}, compare=compare)
+    return Recipe(
+        model={"name": EMBEDDED}, data=data, train={"learning_rate": 2.0e-4}, compare=compare, save={"keep": 1}
+    )
 
 
 def demo(out: Path, *, fast: bool, console: Console) -> Path:
@@ -53,7 +55,7 @@ def demo(out: Path, *, fast: bool, console: Console) -> Path:
         report = plan(recipe, data=made.data, out=path)
     print_report(report, console)
     console.rule("data: what does the model see?")
-    audited = audit(made.data, made.tokenizer, recipe.data, recipe.train.max_length)
+    audited = audit(made.data, made.tokenizer, recipe.data, made.data.account.max_length)
     console.print(render(audited))
     console.rule("train")
     planned = report.plan if report.quotes[0].found.fit != "no" else None

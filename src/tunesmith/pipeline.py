@@ -145,9 +145,11 @@ def _audit(recipe: Recipe, prepared: Prepared, say: Say) -> tuple[Finding, ...]:
     """Say what the audit warns of and refuse what it blocks. Returns the findings for data.json."""
     from tunesmith.audit.findings import describe
     from tunesmith.audit.stage import audit
+    from tunesmith.models.positions import positions_of
 
     data, tokenizer = prepared.data, prepared.tokenizer
-    report = prepared.audited or audit(data, tokenizer, recipe.data, recipe.train.max_length)
+    positions = positions_of(prepared.source)
+    report = prepared.audited or audit(data, tokenizer, recipe.data, data.account.max_length, positions)
     report.check()
     for finding in () if prepared.audited is not None else report.warnings:
         say(f"data: {describe(finding)}")
@@ -225,6 +227,7 @@ def prepare_inputs(recipe: Recipe, doing: Callable[..., None], *, small: bool, b
     from tunesmith.data import prepare
     from tunesmith.data.tokens.asked import begun_on
     from tunesmith.models.find import find_model
+    from tunesmith.models.positions import document_length, positions_of
     from tunesmith.models.tokenizer import load_tokenizer
 
     doing("finding the model")
@@ -233,7 +236,8 @@ def prepare_inputs(recipe: Recipe, doing: Callable[..., None], *, small: bool, b
     tokenizer = load_tokenizer(source)
     doing("reading the data")
     date = begun_on(RunDir.open(begun)) if begun is not None and RunDir.is_run(begun) else None
-    data = prepare(recipe.data, tokenizer, recipe.train.max_length, small=small, progress=doing, date=date)
+    max_length = document_length(recipe.train.max_length, positions_of(source))
+    data = prepare(recipe.data, tokenizer, max_length, small=small, progress=doing, date=date)
     return Prepared(source, tokenizer, data)
 
 

@@ -175,8 +175,9 @@ class TrainSection(_Section):
     """Tokens per optimizer step over all processes, padding never counted."""
     micro_batch_tokens: AutoOr | Annotated[int, Field(gt=0)] = "auto"
     """Tokens per forward and backward pass on one device."""
-    max_length: int = Field(default=1024, ge=2)
-    """Longest document in tokens, its start and end tokens included."""
+    max_length: AutoOr | Annotated[int, Field(ge=2)] = "auto"
+    """Longest document in tokens, its start and end tokens included. auto: 1024, or what the model can read if that is
+    less."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: AutoOr | bool = "auto"
     compile: AutoOr | bool = "auto"
@@ -212,6 +213,9 @@ class SaveSection(_Section):
     every: Every = "auto"
     """Optimizer steps (50), a duration (10m) or auto."""
     keep: int = Field(default=2, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The type in which the tuned weights are written. auto: that of the base model's files where the held-out loss
+    stays what it was, float32 where not; an adapter is written as it was trained."""
 
 
 class CompareSection(_Section):

@@ -298,3 +298,17 @@ def _printed(report: AuditReport) -> str:
     stream = io.StringIO()
     Console(file=stream, width=200, color_system=None).print(render(report))
     return stream.getvalue()
+
+
+def test_a_document_longer_than_the_model_reads_is_named(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text(
+        "description\n" + "\n".join(f"{number} " + "word " * (300 if number == 4 else 5) for number in range(20))
+    )
+    asked = DataSection(path=str(path), text="description")
+    data = prepare(asked, tokenizer, 1024)
+    finding = named(audit(data, tokenizer, asked, 1024, 64), "length")
+    assert finding.status == "blocks"
+    assert "long.csv:6 has " in finding.found
+    assert "the model reads at most 64" in finding.found
+    assert named(audit(data, tokenizer, asked, 1024, 4096), "length").status == "fine"

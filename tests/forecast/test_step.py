@@ -118,6 +118,13 @@ def test_an_8bit_optimizer_takes_a_quarter_of_the_state(wide_config: Any) -> Non
     assert small.peak_bytes() - after == log.peak_bytes() - before
 
 
+def test_an_8bit_optimizer_takes_half_of_the_state_of_bfloat16_weights(wide_config: Any) -> None:
+    log = trace_step(wide_config, Step((32,) * 4, dtype="bfloat16"))
+    small = with_8bit_state(log, "bfloat16")
+    before, after = log.components_at_peak()["optimizer"], small.components_at_peak()["optimizer"]
+    assert after / before == pytest.approx(0.5, abs=0.04)
+
+
 def test_gpu_kernels_allocate_other_memory(short_llama_config: Any) -> None:
     """On a GPU documents are not padded, and the logits buffer is larger and lives for one pass."""
     cpu, gpu = (trace_step(short_llama_config, Step(DOCUMENTS, device=device)) for device in ("cpu", "cuda"))

@@ -48,7 +48,7 @@ def test_max_steps_cuts_the_tokens_but_not_the_steps(workload: Workload, new_rec
 
 
 def test_assumed_lengths_reach_max_length_and_say_so(new_recipe: NewRecipe) -> None:
-    workload = Workload.assume(new_recipe(max_length=512), "the hub does not answer")
+    workload = Workload.assume(new_recipe(max_length=512), "the hub does not answer", 512)
     assert workload.assumed
     assert workload.train.longest == 511
     assert workload.origin.startswith("the hub does not answer: assumed 10,000 documents of 16 to 512 tokens")
@@ -62,4 +62,4 @@ def test_rows_of_a_plain_trainer(
     micro: object, whole: object, expected: tuple[int, int], new_recipe: NewRecipe
 ) -> None:
     recipe = new_recipe(loop="reference", max_length=2048, micro_batch_tokens=micro, tokens_per_step=whole)
-    assert reference_rows(recipe) == expected
+    assert reference_rows(recipe, 2048) == expected

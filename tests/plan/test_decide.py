@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -102,3 +103,34 @@ def test_a_longer_run_is_planned_for_its_length_alone(
     plan = continue_plan(longer, data, machine, info, source=source, out=tmp_path)
     assert plan.num_steps == 3 * round(int(data.train.lengths.sum() - len(data.train)) / 300)
     assert (plan.tokens_per_step, plan.epochs) == (300, 3)
+
+
+@pytest.mark.parametrize(
+    ("base", "asked", "method", "expected"),
+    [
+        ("bfloat16", "auto", "full", "bfloat16"),
+        ("float16", "auto", "full", "float16"),
+        (None, "auto", "full", "float32"),
+        ("bfloat16", "float32", "full", "float32"),
+        (None, "bfloat16", "full", "bfloat16"),
+        ("bfloat16", "auto", "lora", "float32"),
+    ],
+)
+def test_weights_are_written_as_the_base_is(
+    base: str | None,
+    asked: str,
+    method: str,
+    expected: str,
+    recipe: Recipe,
+    data: Data,
+    tiny_llama: Path,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "base"
+    shutil.copytree(tiny_llama, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "dtype": base}))
+    changed = recipe.with_values(**{"model.name": str(path), "save.dtype": asked, "train.method": method})
+    plan = make_plan(changed, data, detect_machine())
+    assert plan.save_dtype == expected
+    assert (plan.reasons["save_dtype"] == ASKED) == (asked != "auto")

@@ -14,6 +14,7 @@ from rich.console import Console
 from tunesmith.errors import DataError, ModelError, PlanError
 from tunesmith.forecast.time import Measured
 from tunesmith.machine.gpus import gpus
+from tunesmith.machine.prices import typical_prices
 from tunesmith.plan.quote import PlanReport, plan
 from tunesmith.recipe import Recipe
 from tunesmith.show.plan import print_report
@@ -51,11 +52,23 @@ def test_one_gpu_is_told_in_detail(recipe: NewRecipe) -> None:
 
 
 def test_all_gpus_are_a_row_each(recipe: NewRecipe) -> None:
-    report = plan(recipe(), all_gpus=True, price=2.0)
-    assert [quote.target.gpu.key for quote in report.quotes if quote.target.gpu] == [gpu.key for gpu in gpus()]
+    told: list[tuple[str, int, int]] = []
+    report = plan(recipe(), all_gpus=True, price=["t4=0.01"], progress=lambda *what: told.append(what))
+    assert {quote.target.gpu.key for quote in report.quotes if quote.target.gpu} == {gpu.key for gpu in gpus()}
+    assert [done for _, done, _ in told] == list(range(len(gpus())))
+    costs = [quote.cost for quote in report.quotes if quote.cost is not None and quote.found.fit == "fits"]
+    assert costs == sorted(costs)
+    assert report.quotes[0].target.gpu is not None
+    assert (report.quotes[0].target.gpu.key, report.quotes[0].price, report.quotes[0].price_is_typical) == (
+        "t4",
+        0.01,
+        False,
+    )
     text = printed(report)
     assert all(gpu.name in text for gpu in gpus())
     assert "cost" in text
+    assert "cheapest that finishes within an hour: Tesla T4, 0.00 for" in text
+    assert f"typical prices of {typical_prices().date} in USD" in text
     written = json.loads(json.dumps(report.to_json()))
     assert len(written["quotes"]) == len(gpus())
     assert written["quotes"][0].keys() >= {"gpu", "fit", "peak_bytes", "total_seconds", "cost", "plan", "instead"}
@@ -172,3 +185,77 @@ def test_a_config_without_a_tokenizer_counts_with_another(recipe: NewRecipe, tin
     (tmp_path / "config.json").write_text((tiny_llama / "config.json").read_text())
     report = plan(recipe(model=str(tmp_path)), gpu="l4")
     assert report.workload.assumed or "tokens are counted with the tokenizer of" in " ".join(report.notes)
+
+
+BIG = {"path": "hub:nobody/nothing", "text": "text", "max_rows": 200}
+
+
+def test_auto_takes_what_it_would_advise() -> None:
+    recipe = Recipe(model={"name": "EleutherAI/gpt-neo-2.7B"}, data=BIG, train={"method": "full", "max_length": 512})
+    (quote,) = plan(recipe, gpu="NVIDIA L4").quotes
+    assert (quote.found.fit, quote.plan.dtype, quote.plan.optimizer) == ("fits", "bfloat16", "adamw8bit")
+    assert "with it" in quote.plan.reasons["optimizer"]
+    assert "tunesmith[qlora]" in quote.plan.reasons["optimizer"]
+
+
+@pytest.mark.parametrize("gpu", ["t4", "rtx-3060"])
+def test_no_reason_contradicts_that_it_does_not_fit(gpu: str) -> None:
+    recipe = Recipe(model={"name": "EleutherAI/gpt-neo-2.7B"}, data=BIG, train={"method": "full", "max_length": 512})
+    (quote,) = plan(recipe, gpu=gpu).quotes
+    assert quote.found.fit == "no"
+    told = [quote.plan.reasons[name] for name in ("optimizer", "gradient_checkpointing", "micro_batch_tokens")]
+    assert not any("with it" in reason or "allows" in reason for reason in told)
+    assert any("nothing fits" in reason for reason in told)
+
+
+def test_a_larger_gpu_is_the_cheapest_of_those_that_hold_as_much() -> None:
+    """Of 80 GB there are three, which differ by 0.05 GiB."""
+    asked = {"optimizer": "adamw", "max_length": 512, "gradient_checkpointing": False, "micro_batch_tokens": 2048}
+    recipe = Recipe(model={"name": "EleutherAI/gpt-neo-2.7B", "dtype": "float32"}, data=BIG, train=asked)
+    (quote,) = plan(recipe, gpu="l40s").quotes
+    assert quote.found.fit == "no"
+    assert quote.larger is not None
+    assert quote.larger[0].key == "a100-80gb"
+
+
+def test_one_price_for_every_gpu_is_refused(recipe: NewRecipe) -> None:
+    with pytest.raises(PlanError, match=r"--price 2\.5: one price for every GPU ranks nothing\. Give NAME=X"):
+        plan(recipe(), all_gpus=True, price=2.5)
+
+
+def test_a_typical_price_is_said_to_be_one(recipe: NewRecipe) -> None:
+    report = plan(recipe(), gpu="l4")
+    assert report.quotes[0].price_is_typical
+    assert f"an hour (typical prices of {typical_prices().date} in USD; look yours up" in printed(report)
+    assert "typical" not in printed(plan(recipe(), gpu="l4", price=["l4=0.8"]))
+
+
+def test_only_this_machine_can_be_timed(recipe: NewRecipe) -> None:
+    from tunesmith import api
+
+    with pytest.raises(PlanError, match=r"--calibrate with --gpu l4: steps can be timed on this machine alone"):
+        api.plan(recipe(), gpu="l4", calibrate=True)
+    with pytest.raises(PlanError, match="--calibrate with --all-gpus"):
+        api.plan(recipe(), all_gpus=True, calibrate=True)
+
+
+def test_the_longest_document_is_what_the_model_can_read(recipe: NewRecipe, tmp_path: Path) -> None:
+    long = tmp_path / "long.csv"
+    long.write_text("description\n" + "\n".join(f"{number} " + "word " * 900 for number in range(20)))
+    (quote,) = plan(recipe(data={"path": str(long)}, max_length="auto"), gpu="l4").quotes
+    assert (quote.plan.max_length, quote.plan.reasons["max_length"]) == (512, "all that the model can read")
+    large = Recipe(model={"name": "EleutherAI/gpt-neo-125m"}, data=BIG)
+    (quote,) = plan(large, gpu="l4").quotes
+    assert (quote.plan.max_length, quote.plan.reasons["max_length"]) == (
+        1024,
+        "the usual length; the model reads 2,048",
+    )
+
+
+def test_8_bit_moments_need_their_library(recipe: NewRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.plan.decide.has_bitsandbytes", lambda: False)
+    with pytest.raises(PlanError, match=r"adamw8bit needs bitsandbytes.*pip install 'tunesmith\[qlora\]'"):
+        plan(recipe(optimizer="adamw8bit"))
+    monkeypatch.setattr("tunesmith.plan.decide.has_bitsandbytes", lambda: True)
+    (quote,) = plan(recipe(optimizer="adamw8bit")).quotes
+    assert (quote.plan.optimizer, quote.target.device) == ("adamw8bit", "cpu")

@@ -20,6 +20,7 @@ from tunesmith.audit.rows import Text
 from tunesmith.audit.text import scan_texts
 from tunesmith.data.tokens.documents import Data, TokenizedDocuments
 from tunesmith.data.tokens.long import vocabulary_bytes
+from tunesmith.models.positions import document_length, positions_of
 from tunesmith.models.tokenizer import TextTokenizer
 from tunesmith.recipe import DataSection, Recipe
 from tunesmith.run.artefacts import Finding
@@ -39,13 +40,20 @@ def audit_recipe(recipe: Recipe, *, small: bool = False, progress: Callable[...,
     from tunesmith.models.find import find_model
     from tunesmith.models.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(find_model(recipe.model.name, recipe.model.revision))
-    data = prepare(recipe.data, tokenizer, recipe.train.max_length, small=small, progress=progress)
-    return audit(data, tokenizer, recipe.data, recipe.train.max_length)
+    source = find_model(recipe.model.name, recipe.model.revision)
+    tokenizer, positions = load_tokenizer(source), positions_of(source)
+    max_length = document_length(recipe.train.max_length, positions)
+    data = prepare(recipe.data, tokenizer, max_length, small=small, progress=progress)
+    return audit(data, tokenizer, recipe.data, max_length, positions)
 
 
-def audit(data: Data, tokenizer: TextTokenizer, section: DataSection, max_length: int) -> AuditReport:
-    """Audit prepared data. `report.check()` raises DataError when training must not start."""
+def audit(
+    data: Data, tokenizer: TextTokenizer, section: DataSection, max_length: int, positions: int | None = None
+) -> AuditReport:
+    """Audit prepared data. `report.check()` raises DataError when training must not start.
+
+    positions: tokens that the model can read, where it says so.
+    """
     begin = time.perf_counter()
     vocabulary = vocabulary_bytes(tokenizer.backend)
     samples = _sample(data)
@@ -66,7 +74,7 @@ def audit(data: Data, tokenizer: TextTokenizer, section: DataSection, max_length
         audit_rows.check_duplicates(data, texts),
         _said(near, sampled),
         _said(leakage, sampled),
-        audit_tokens.check_lengths(data, max_length),
+        audit_tokens.check_lengths(data, max_length, positions),
         audit_tokens.check_long(data, section, max_length),
         audit_tokens.check_supervised(data),
         audit_tokens.check_end(data, tokenizer),

@@ -23,7 +23,22 @@ USUAL_BATCH = 8
 _LONGEST_WORDS = 15  # characters per white space above which a script is not written in words
 
 
-def check_lengths(data: Data, max_length: int) -> Finding:
+def check_lengths(data: Data, max_length: int, positions: int | None = None) -> Finding:
+    """How long documents are, and whether the model can read the longest of any split."""
+    longest = max(
+        (part for part in (data.train, data.eval, data.test) if len(part)), key=lambda part: part.lengths.max()
+    )
+    number = int(longest.lengths.argmax())
+    tokens = int(longest.lengths[number])
+    if positions is not None and tokens - 1 > positions:
+        return Finding(
+            name="length",
+            status="blocks",
+            found=f"{longest.row_name(number)} has {tokens:,} tokens; the model reads at most {positions:,}.",
+            value=tokens,
+            limit=positions,
+            option=f"train.max_length: {positions} or less, or auto",
+        )
     lengths = data.train.lengths
     low, median, high = (int(value) for value in np.percentile(lengths, [5, 50, 95]))
     found = (

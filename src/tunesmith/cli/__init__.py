@@ -1,7 +1,7 @@
 """The command line: arguments and printing, no logic. Everything heavy is imported inside a command.
 
 train.py     demo, train
-look.py      doctor, plan, data
+look.py      doctor, plan, gpus, data
 use.py       compare, generate, eval, report
 follow.py    runs, watch, status, attach, stop
 options.py   what several commands share
@@ -39,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "train": train.train,
     "doctor": look.doctor,
     "plan": look.plan,
+    "gpus": look.gpus,
     "data": look.data,
     "compare": use.compare,
     "runs": follow.runs,

@@ -39,14 +39,17 @@ def plan(
     recipe: RecipeArgument,
     gpu: Annotated[str | None, typer.Option(help="Plan for this GPU: a100-80gb, l4, rtx-4090, ...")] = None,
     all_gpus: Annotated[bool, typer.Option("--all-gpus", help="A row for every known GPU.")] = False,
-    price: Annotated[float | None, typer.Option(min=0.0, help="Price of the machine per hour.")] = None,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(help="Per hour: X of this machine or of --gpu, or NAME=X of a GPU. May be repeated."),
+    ] = None,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Run a few real steps here and refit.")] = False,
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Forecast memory, time, disk and cost, without weights and without a GPU.
 
-    Example: tunesmith plan recipes/netflix-gpt-neo-2.7b.yaml --all-gpus --price 2.5
+    Example: tunesmith plan recipes/netflix-gpt-neo-2.7b.yaml --all-gpus --price l4=0.8 --price a100-80gb=1.9
     """
     from tunesmith.api import plan as make_plan
     from tunesmith.recipe import Recipe
@@ -65,6 +68,28 @@ def plan(
     from tunesmith.show.plan import print_report
 
     print_report(report, output())
+
+
+def gpus(as_json: JsonOption = False) -> None:
+    """List the GPUs that a plan knows: what they hold, how fast they are, a typical price.
+
+    Example: tunesmith gpus
+    """
+    from tunesmith.machine.gpus import gpus as known
+    from tunesmith.machine.prices import typical_prices
+
+    rows, prices = known(), typical_prices()
+    if as_json:
+        print_json(
+            {
+                "prices": {"date": prices.date, "currency": prices.currency},
+                "gpus": [{**gpu.to_json(), "price_per_hour": prices.of(gpu.key)} for gpu in rows],
+            }
+        )
+        return
+    from tunesmith.show.plan import print_gpus
+
+    print_gpus(rows, prices, output())
 
 
 def data(

@@ -147,13 +147,15 @@ def _prepare_again(
 ) -> Data | None:
     """The run's data from its cache or its files; None, with a note, when they are gone."""
     from tunesmith.data import prepare
+    from tunesmith.models.positions import document_length
 
     recorded = run_dir.find(DataAccount)
+    length = document_length(recipe.train.max_length, None) if recorded is None else recorded.max_length
     try:
         data: Data = prepare(
             recipe.data,
             tokenizer,
-            recipe.train.max_length,
+            length,
             small=recorded is not None and recorded.small,
             progress=say,
             date=begun_on(run_dir),

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tunesmith.fast.rounding import RoundingAdamW, Scratch, store
+from tunesmith.fast import rounding
+from tunesmith.fast.rounding import RoundingAdamW, Scratch, chunks, store
 
 BLOCK = 256
 """Numbers that share a scale."""
@@ -54,28 +56,29 @@ class RoundingAdamW8bit(RoundingAdamW):
         for group, stored in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({name: value for name, value in stored.items() if name != "params"})
 
+    def scratch_numbers(self, parameter: Tensor) -> int:
+        in_place = parameter.dtype == torch.float32 and parameter.numel() >= SMALLEST
+        return 0 if in_place else parameter.numel()
+
     def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any], scratch: Scratch) -> None:
         state = self.state[parameter]
         if "state1" not in state:
             super()._update(parameter, grad, group, scratch)
             return
-        weight_N, grad_N = parameter.view(-1), grad.reshape(-1)
-        for begin in range(0, len(weight_N), scratch.size):
-            piece = slice(begin, begin + scratch.size)
-            blocks = slice(begin // BLOCK, -(-(begin + scratch.size) // BLOCK))
-            weight = weight_N[piece]
+        pieces = chunks(parameter, grad, state["state1"], state["state2"], size=rounding.CHUNK)
+        scales = zip(*(state[name].split(rounding.CHUNK // BLOCK) for name in ("absmax1", "absmax2")), strict=True)
+        for (weight, gradient, *moments), scale in zip(pieces, scales, strict=True):
+            if weight.dtype == torch.float32:
+                _update_8bit(weight, gradient, moments, scale, group)
+                continue
             g, _, _, w, bits, low = scratch.views(weight.shape)
-            g.copy_(grad_N[piece])
-            w.copy_(weight)
-            moments = [state[name][piece] for name in ("state1", "state2")]
-            scales = [state[name][blocks] for name in ("absmax1", "absmax2")]
-            _update_8bit(w, g, moments, scales, group)
+            _update_8bit(w.copy_(weight), g.copy_(gradient), moments, scale, group)
             bits.random_(generator=scratch.generator)
             store(weight, w, torch.bitwise_and(bits, 0xFFFF, out=low))
 
 
 def _update_8bit(
-    weight: Tensor, grad: Tensor, moments: list[Tensor], scales: list[Tensor], group: dict[str, Any]
+    weight: Tensor, grad: Tensor, moments: Sequence[Tensor], scales: Sequence[Tensor], group: dict[str, Any]
 ) -> None:
     """One update of float32 weights in place."""
     from bitsandbytes.functional import optimizer_update_8bit_blockwise

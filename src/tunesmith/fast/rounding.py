@@ -48,6 +48,10 @@ class RoundingAdamW(torch.optim.Optimizer):
             "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
         }
 
+    def scratch_numbers(self, parameter: Tensor) -> int:
+        """How many numbers of a parameter are copied for its update."""
+        return parameter.numel()
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update. All memory it needs is taken before the first weight changes."""
@@ -57,7 +61,7 @@ class RoundingAdamW(torch.optim.Optimizer):
         for parameter in moving:
             if parameter not in self.state:
                 self.state[parameter] = self.new_state(parameter)
-        largest = max((parameter.numel() for parameter in moving), default=0)
+        largest = max(map(self.scratch_numbers, moving), default=0)
         scratch = {device: Scratch(device, min(CHUNK, largest)) for device in {p.device for p in moving}}
         for group in self.param_groups:
             group["step"] += 1
@@ -74,7 +78,7 @@ class RoundingAdamW(torch.optim.Optimizer):
         kept = 1.0 - rate * group["weight_decay"]
         size = rate / (1.0 - beta1**step)
         root = math.sqrt(1.0 - beta2**step)
-        for weight, gradient, first, second in _chunks(
+        for weight, gradient, first, second in chunks(
             parameter, grad, state["exp_avg"], state["exp_avg_sq"], size=scratch.size
         ):
             g, m, v, w, bits, low = scratch.views(weight.shape)
@@ -116,6 +120,6 @@ class Scratch:
         return tuple(buffer[:number].view(shape) for buffer in (*self._floats, *self._ints))
 
 
-def _chunks(*tensors: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
+def chunks(*tensors: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
     """Views of at most `size` numbers at the same places of tensors of one shape."""
     return zip(*(tensor.flatten().split(size) for tensor in tensors), strict=True)

@@ -13,6 +13,7 @@ from tunesmith.forecast.trace import Log
 from tunesmith.forecast.workload import Steps, Workload, reference_rows
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.gpus import Gpu
+from tunesmith.models.positions import document_length
 from tunesmith.recipe import Recipe
 
 Fit = Literal["fits", "tight", "no"]
@@ -106,6 +107,11 @@ class Forecaster:
     _steps: dict[int, Steps] = field(default_factory=dict, repr=False)
     _memory: dict[tuple[Step, Optimizer, int], MemoryForecast] = field(default_factory=dict, repr=False)
 
+    @property
+    def max_length(self) -> int:
+        """Of the longest document, as it is prepared."""
+        return document_length(self.recipe.train.max_length, self.shape.max_positions)
+
     def steps(self, tokens_per_step: int) -> Steps:
         if tokens_per_step not in self._steps:
             self._steps[tokens_per_step] = self.workload.steps(self.recipe, tokens_per_step)
@@ -123,8 +129,8 @@ class Forecaster:
             "lora": self.recipe.lora,
         }
         if self.recipe.train.loop == "reference":
-            rows, passes = reference_rows(self.recipe)
-            batch = (self.recipe.train.max_length,) * rows
+            rows, passes = reference_rows(self.recipe, self.max_length)
+            batch = (self.max_length,) * rows
             return Step(micro_batch=batch, accumulates=passes > 1, kind="reference", **common)
         steps = self.steps(choice.tokens_per_step)
         train = self.workload.train
@@ -151,7 +157,8 @@ class Forecaster:
         key = (step, choice.optimizer, target.base_bytes)
         if key not in self._memory:
             log = self.log(step)
-            log = log if choice.optimizer == "adamw" else with_8bit_state(log)
+            if choice.optimizer == "adamw8bit":
+                log = with_8bit_state(log, choice.dtype if choice.method == "full" else "float32")
             self._memory[key] = forecast_memory(
                 log, target.device, precision=choice.precision, base_bytes=target.base_bytes
             )

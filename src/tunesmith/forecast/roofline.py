@@ -138,6 +138,7 @@ def measure_gpu(name: str) -> Gpu:
     return Gpu(
         key="this",
         name=name,
+        sold_gigabytes=round(memory / 1e9),
         memory_bytes=memory,
         fp32=product_rate(torch.float32),
         matrix=product_rate(half),

@@ -107,7 +107,7 @@ def _amounts(forecaster: Forecaster, found: Found, step: Step) -> dict[str, Any]
     """Tokens of the whole run."""
     recipe, workload = forecaster.recipe, forecaster.workload
     if step.kind == "reference":
-        length = recipe.train.max_length
+        length = forecaster.max_length
         rows = round(len(workload.train.fed) * recipe.train.epochs)
         return {
             "num_tokens": rows * length,

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import ModelError, PlanError
 from tunesmith.models.find import EMBEDDED, ModelSource, find_model
+from tunesmith.models.positions import max_positions
 from tunesmith.run.directory import RunDir
 
 if TYPE_CHECKING:
@@ -30,8 +31,13 @@ class ModelShape:
     @property
     def max_positions(self) -> int | None:
         """Longest sequence that the model was made for; None when its config does not say."""
-        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return int(positions) if positions else None
+        return max_positions(self.config)
+
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16", "float16"]:
+        """Type of the weights in the model's files, as its config says; float32 where it does not."""
+        named = str(getattr(self.config, "dtype", None)).removeprefix("torch.")
+        return "bfloat16" if named == "bfloat16" else "float16" if named == "float16" else "float32"
 
     def check_length(self, num_tokens: int, what: str) -> None:
         """Raise PlanError when a sequence is longer than the model."""

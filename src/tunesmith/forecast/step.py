@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tunesmith.compat import fake_tensor_mode
 from tunesmith.errors import ModelError
 from tunesmith.fast.device import Device
+from tunesmith.fast.eight_bit import BLOCK, SMALLEST
 from tunesmith.fast.layout import FlatBatch
 from tunesmith.forecast import simulate
 from tunesmith.forecast.splice import MIN_GROUPS, TEMPLATE, NotAlike, repeat_layers
@@ -64,7 +65,7 @@ class Step:
 
     @property
     def settings(self) -> StepSettings:
-        """What training would be told. The 8-bit optimizer runs on a GPU alone: `with_8bit_state` puts its state in."""
+        """What training would be told. The 8-bit optimizer cannot be traced: `with_8bit_state` puts its state in."""
         return StepSettings(
             method=self.method,
             precision=self.precision,
@@ -283,14 +284,17 @@ def period_of(config: PretrainedConfig, num_layers: int) -> int:
     return num_layers
 
 
-def with_8bit_state(log: Log) -> Log:
-    """The log as it is with bitsandbytes' AdamW8bit: two bytes and two scales for 256 values, float32 below 4,096."""
+def with_8bit_state(log: Log, trained: str = "float32") -> Log:
+    """The log as it is with `fast.eight_bit`: two bytes and two scales for 256 values, float32 below 4,096.
+
+    trained: type of the weights that train, and so of the moments in the log.
+    """
 
     def size(event: Event) -> int:
-        number = event.num_bytes // 4
-        if log.labels.get(event.storage) != "optimizer" or number < 4096:
+        number = event.num_bytes // DTYPES[trained].itemsize
+        if log.labels.get(event.storage) != "optimizer":
             return event.num_bytes
-        return number + 4 * -(-number // 256)
+        return number * 4 if number < SMALLEST else number + 4 * -(-number // BLOCK)
 
     segments = [
         Segment(part.phase, part.group, [event._replace(num_bytes=size(event)) for event in part.events], part.work)

@@ -69,10 +69,10 @@ class Workload:
         return cls(train, held_out, f"{len(train.fed):,} documents, {train.num_tokens:,} tokens")
 
     @classmethod
-    def assume(cls, recipe: Recipe, why: str) -> Workload:
+    def assume(cls, recipe: Recipe, why: str, max_length: int) -> Workload:
         """A stated stand-in for data that is not at hand: lengths spread evenly on a log scale up to max_length."""
         rows = min(recipe.data.max_rows or ASSUMED_DOCUMENTS, ASSUMED_DOCUMENTS)
-        longest = recipe.train.max_length - 1
+        longest = max_length - 1
         lengths = np.geomspace(min(ASSUMED_SHORTEST, longest), longest, rows).round().astype(np.int64)
         held_out = round(rows * recipe.data.eval_fraction)
         order = np.random.default_rng(recipe.data.seed).permutation(rows)
@@ -145,9 +145,9 @@ def _split(documents: TokenizedDocuments) -> Split:
     return Split(np.asarray(documents.lengths, dtype=np.int64) - 1, documents.num_targets)
 
 
-def reference_rows(recipe: Recipe) -> tuple[int, int]:
-    """Rows of a micro-batch, and micro-batches of a step, of a plain Trainer with rows padded to max_length."""
-    asked, length = recipe.train, recipe.train.max_length
+def reference_rows(recipe: Recipe, length: int) -> tuple[int, int]:
+    """Rows of a micro-batch, and micro-batches of a step, of a plain Trainer with rows padded to `length`."""
+    asked = recipe.train
     micro = length if asked.micro_batch_tokens == "auto" else asked.micro_batch_tokens
     whole = micro if asked.tokens_per_step == "auto" else asked.tokens_per_step
     rows = max(1, micro // length)

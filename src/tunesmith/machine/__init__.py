@@ -1,6 +1,6 @@
 """What this machine has, and GPUs by name.
 
-detect.py   devices, memory, cores; gpus.py: GPUs and their rates by name
+detect.py   devices, memory, cores; gpus.py: GPUs and their rates by name; prices.py: what an hour of them costs
 heap.py     memory of the process: huge pages, and what a phase leaves behind given back
 memory.py   memory of the device: its peak, and its end
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 
@@ -20,6 +20,9 @@ class Gpu:
 
     key: str
     name: str
+    """As nvidia-smi prints it."""
+    sold_gigabytes: int
+    """What the card is sold with; two that are sold alike differ by some reserved pages."""
     memory_bytes: int
     """What CUDA reports as the total."""
     fp32: float
@@ -33,6 +36,9 @@ class Gpu:
     device: str
     """Pattern of the name that CUDA gives the device."""
 
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
 
 @cache
 def gpus() -> tuple[Gpu, ...]:
@@ -42,6 +48,7 @@ def gpus() -> tuple[Gpu, ...]:
         Gpu(
             key=row["key"],
             name=row["name"],
+            sold_gigabytes=row["sold_gigabytes"],
             memory_bytes=int(row["memory_gib"] * GIB),
             fp32=row["fp32_teraflops"] * 1e12,
             matrix=row["matrix_teraflops"] * 1e12,
@@ -56,11 +63,17 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def find_gpu(name: str) -> Gpu:
-    """The GPU that `name` (`a100-80gb`, `RTX 4090`) means. Raises PlanError that lists near matches."""
+    """The GPU that `name` (`a100-80gb`, `RTX 4090`, what nvidia-smi prints) means.
+
+    Raises PlanError that lists near matches.
+    """
     wanted = _plain(name)
     by_name = {_plain(known): gpu for gpu in gpus() for known in (gpu.key, gpu.name, *gpu.aliases)}
     if wanted in by_name:
         return by_name[wanted]
+    printed = gpu_of_device(name)
+    if printed is not None:
+        return printed
     holding = {gpu.key: gpu for known, gpu in by_name.items() if wanted and wanted in known}
     if len(holding) == 1:
         return next(iter(holding.values()))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from tunesmith.errors import PlanError
-from tunesmith.forecast.forecaster import Choice, Forecaster, Found, Target
+from tunesmith.fast.eight_bit import has_bitsandbytes
+from tunesmith.forecast.forecaster import Choice, Dtype, Forecaster, Found, Target
 from tunesmith.forecast.run import Forecast, forecast_run
 from tunesmith.forecast.shapes import find_shape, shape_of
 from tunesmith.forecast.workload import Workload, reference_rows
@@ -92,6 +93,8 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         eval_every=eval_every,
         save_every=save_every,
         save_keep=_asked(recipe.save.keep, "save_keep", reasons),
+        save_dtype=_save_dtype(forecaster, choice, reasons),
+        max_length=_max_length(forecaster, reasons),
         **_asked_of_training(recipe, reasons),
         device=target.device,
         num_processes=target.num_processes,
@@ -180,8 +183,11 @@ def _choose(forecaster: Forecaster, target: Target, tokens_per_step: int, reason
     """Method, precision, optimizer, checkpointing and micro-batch."""
     recipe = forecaster.recipe
     train = recipe.train
-    if train.optimizer == "adamw8bit" and target.device == "cpu":
-        raise PlanError("train.optimizer: adamw8bit needs a CUDA GPU, found none. Use adamw.")
+    if train.optimizer == "adamw8bit" and target.here and not has_bitsandbytes():
+        raise PlanError(
+            "train.optimizer: adamw8bit needs bitsandbytes, which is not installed. "
+            "Run: pip install 'tunesmith[qlora]', or use adamw."
+        )
     if train.method == "qlora" and target.device == "cpu":
         raise PlanError("train.method: qlora needs a CUDA GPU, found none. Use lora.")
     precision, reasons["precision"] = precision_of(recipe, forecaster.shape, target)
@@ -208,10 +214,14 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
     """Why the search ended where it did."""
     train, choice = recipe.train, found.choice
     memory = f"{format_bytes(found.memory.peak_bytes)} of {format_bytes(target.capacity_bytes)}"
-    scarce = f"memory: {memory} with it"
+    if found.fit == "no":
+        scarce = plentiful_memory = f"nothing fits; this comes nearest, with {memory}"
+    else:
+        scarce = f"memory: {memory} with it" + (", which is tight" if found.fit == "tight" else "")
+        plentiful_memory = ""
 
     def why(asked: object, first_guess: bool, plentiful: str) -> str:
-        return ASKED if asked != "auto" else plentiful if first_guess else scarce
+        return ASKED if asked != "auto" else (plentiful_memory or plentiful) if first_guess else scarce
 
     reasons["method"] = why(train.method, choice.method == guess.method, f"full fine-tuning takes {memory}")
     if recipe.model.dtype != "auto":
@@ -223,6 +233,8 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
     else:
         reasons["dtype"] = "frozen weights lose no update in a shorter type"
     reasons["optimizer"] = why(train.optimizer, choice.optimizer == guess.optimizer, "memory allows 32-bit state")
+    if choice.optimizer == "adamw8bit" and not target.here:
+        reasons["optimizer"] += "; needs pip install 'tunesmith[qlora]' there"
     reasons["gradient_checkpointing"] = why(
         train.gradient_checkpointing,
         choice.gradient_checkpointing == guess.gradient_checkpointing,
@@ -244,7 +256,7 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
 def _num_steps(forecaster: Forecaster, tokens_per_step: int, reasons: dict[str, str]) -> int:
     asked = forecaster.recipe.train
     if asked.loop == "reference":
-        rows, passes = reference_rows(forecaster.recipe)
+        rows, passes = reference_rows(forecaster.recipe, forecaster.max_length)
         whole = math.ceil(len(forecaster.workload.train.fed) * asked.epochs / (rows * passes))
     else:
         whole = len(forecaster.steps(tokens_per_step).all)
@@ -263,6 +275,35 @@ def _learning_rate(recipe: Recipe, reasons: dict[str, str]) -> float:
     return LEARNING_RATE
 
 
+def _save_dtype(forecaster: Forecaster, choice: Choice, reasons: dict[str, str]) -> Dtype:
+    asked, base = forecaster.recipe.save.dtype, forecaster.shape.dtype
+    if asked != "auto":
+        return _asked(asked, "save_dtype", reasons)
+    if choice.method != "full":
+        reasons["save_dtype"] = "an adapter is written as it was trained"
+        return "float32"
+    if choice.dtype != "float32":
+        reasons["save_dtype"] = "as the weights are held"
+        return choice.dtype
+    if base == "float32":
+        reasons["save_dtype"] = "as the weights are held, and the base model's files"
+    else:
+        reasons["save_dtype"] = "as the base model's files, where the held-out loss stays; float32 where not"
+    return base
+
+
+def _max_length(forecaster: Forecaster, reasons: dict[str, str]) -> int:
+    length, positions = forecaster.max_length, forecaster.shape.max_positions
+    if forecaster.recipe.train.max_length != "auto":
+        reasons["max_length"] = ASKED
+    elif positions == length:
+        reasons["max_length"] = "all that the model can read"
+    else:
+        reads = "the model does not say how much it reads" if positions is None else f"the model reads {positions:,}"
+        reasons["max_length"] = f"the usual length; {reads}"
+    return length
+
+
 def _lora(recipe: Recipe, method: str, reasons: dict[str, str]) -> LoraSection | None:
     if method == "full":
         reasons["lora"] = "all weights train"
@@ -278,7 +319,6 @@ def _asked_of_training(recipe: Recipe, reasons: dict[str, str]) -> _AskedOfTrain
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "epochs": train.epochs,
-        "max_length": train.max_length,
         "rehearse": train.rehearse,
         "report_to": train.report_to,
         "seed": train.seed,
@@ -292,7 +332,6 @@ class _AskedOfTraining(TypedDict):
     weight_decay: float
     max_grad_norm: float
     epochs: float
-    max_length: int
     rehearse: bool
     report_to: tuple[str, ...]
     seed: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -17,8 +18,10 @@ from tunesmith.forecast.time import Measured, refit
 from tunesmith.forecast.workload import Workload
 from tunesmith.machine.detect import detect_machine
 from tunesmith.machine.gpus import Gpu, find_gpu, gpu_of_device, gpus
+from tunesmith.machine.prices import Prices, typical_prices
 from tunesmith.models import reach
 from tunesmith.models.find import EMBEDDED, find_model
+from tunesmith.models.positions import document_length
 from tunesmith.plan.decide import decide, describe
 from tunesmith.plan.search import alternatives, larger_gpu
 from tunesmith.recipe import Recipe
@@ -27,6 +30,10 @@ from tunesmith.run.artefacts import Plan
 if TYPE_CHECKING:
     from tunesmith.data import Data
     from tunesmith.models.tokenizer import TextTokenizer
+
+
+Price = float | Sequence[str | float] | None
+"""X, or X and NAME=X in any number; per hour."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +46,19 @@ class Quote:
     forecast: Forecast
     cost: float | None
     """Price per hour times the hours of the whole run."""
+    price: float | None = None
+    price_is_typical: bool = False
+    """The price is that of the table, not one that the user gave."""
     instead: tuple[Found, ...] = ()
     """What would fit when this does not."""
     larger: tuple[Gpu, Found] | None = None
     """The smallest GPU that holds what was asked when this does not."""
 
-    def refitted(self, measured: Sequence[Measured], price: float | None) -> Quote:
+    def refitted(self, measured: Sequence[Measured]) -> Quote:
         """With the time refitted to real steps of the device."""
         forecast = self.forecast.with_step_time(refit(self.forecast.step_time, measured))
         plan = self.plan.model_copy(update={"predicted": forecast.predicted()})
-        return replace(self, plan=plan, forecast=forecast, cost=_cost(forecast, price))
+        return replace(self, plan=plan, forecast=forecast, cost=_cost(forecast, self.price))
 
     def to_json(self) -> dict[str, object]:
         gpu = self.target.gpu
@@ -61,6 +71,8 @@ class Quote:
             "capacity_bytes": self.target.capacity_bytes,
             "train_seconds": self.forecast.time.train_seconds,
             "total_seconds": self.forecast.time.total_seconds,
+            "price_per_hour": self.price,
+            "price_is_typical": self.price_is_typical,
             "cost": self.cost,
             "plan": self.plan.to_json(),
             "instead": [_settings(found) for found in self.instead],
@@ -80,7 +92,8 @@ class PlanReport:
     shape: ModelShape
     workload: Workload
     quotes: tuple[Quote, ...]
-    price: float | None
+    """Of several devices those that fit first, the cheapest run first."""
+    prices: Prices
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -90,8 +103,13 @@ class PlanReport:
 
     def refitted(self, measured: Sequence[Measured]) -> PlanReport:
         """With the time of this machine refitted to real steps; quotes for other machines stay."""
-        quotes = tuple(quote.refitted(measured, self.price) if quote.target.here else quote for quote in self.quotes)
+        quotes = tuple(quote.refitted(measured) if quote.target.here else quote for quote in self.quotes)
         return replace(self, quotes=quotes)
+
+    def cheapest(self, seconds: float) -> Quote | None:
+        """The cheapest device that finishes in that time, where a price is known."""
+        found = (q for q in self.quotes if q.found.fit == "fits" and q.forecast.time.total_seconds <= seconds)
+        return min((q for q in found if q.cost is not None), key=lambda quote: quote.cost or 0.0, default=None)
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -100,7 +118,7 @@ class PlanReport:
             "shape_from": self.shape.origin,
             "data": self.workload.origin,
             "data_assumed": self.workload.assumed,
-            "price_per_hour": self.price,
+            "typical_prices": {"date": self.prices.date, "currency": self.prices.currency},
             "notes": list(self.notes),
             "quotes": [quote.to_json() for quote in self.quotes],
         }
@@ -110,15 +128,18 @@ def plan(
     recipe: Recipe,
     gpu: str | None = None,
     all_gpus: bool = False,
-    price: float | None = None,
+    price: Price = (),
     data: Data | None = None,
     *,
     out: Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> PlanReport:
     """Forecast a recipe: on this machine, on `gpu`, or on every GPU of the table. Needs no weights and no GPU.
 
-    price: of the machine per hour. data: the prepared data, when it is at hand; otherwise it is read, or, where that is
-    not possible, assumed and said so. out: where the run will be written, for the room on that disk.
+    price: per hour, of this machine or of `gpu`; or several, `l4=0.8` for a GPU of the table. data: the prepared data,
+    when it is at hand; otherwise it is read, or, where that is not possible, assumed and said so. out: where the run
+    will be written, for the room on that disk. progress is told a stage, how many devices are done, and how many there
+    are.
 
     Raises PlanError for an unknown GPU, a sequence longer than the model, or data without training documents;
     ModelError for a model whose config is not at hand or whose structure is not known; DataError for data that cannot
@@ -126,17 +147,31 @@ def plan(
     """
     if gpu is not None and all_gpus:
         raise PlanError("--gpu and --all-gpus exclude each other. Give one.")
+    prices = typical_prices().with_asked([price] if isinstance(price, int | float) else price or ())
+    if all_gpus and prices.one is not None:
+        raise PlanError(f"--price {prices.one:g}: one price for every GPU ranks nothing. Give NAME=X, such as l4=0.8.")
     chosen = [Target.of_gpu(row) for row in gpus()] if all_gpus else [Target.of_gpu(find_gpu(gpu))] if gpu else []
     shape = find_shape(recipe.model.name, recipe.model.revision)
-    workload, notes = _workload(recipe, data)
+    max_length = document_length(recipe.train.max_length, shape.max_positions)
+    workload, notes = _workload(recipe, data, max_length)
     if workload.assumed or recipe.train.loop == "reference":
-        shape.check_length(recipe.train.max_length, "train.max_length")
+        shape.check_length(max_length, "train.max_length")
     else:
         shape.check_length(max(workload.train.longest, workload.eval.longest), "the longest document")
     forecaster = Forecaster(recipe, shape, workload)
     targets = chosen or [_this_machine()]
-    quotes = [_quote(forecaster, target, price, out, num_devices=len(targets)) for target in targets]
-    return PlanReport(recipe, shape, workload, tuple(quotes), price, tuple(notes))
+    quotes = []
+    for number, target in enumerate(targets):
+        if progress is not None and len(targets) > 1:
+            progress("planning for each GPU", number, len(targets))
+        quotes.append(_quote(forecaster, target, prices, out, num_devices=len(targets)))
+    return PlanReport(recipe, shape, workload, tuple(sorted(quotes, key=_rank)), prices, tuple(notes))
+
+
+def _rank(quote: Quote) -> tuple[int, float, float]:
+    """What fits before what does not, then by cost, and by time where that is not known."""
+    cost = math.inf if quote.cost is None else quote.cost
+    return ("fits", "tight", "no").index(quote.found.fit), cost, quote.forecast.time.total_seconds
 
 
 def _this_machine() -> Target:
@@ -147,13 +182,15 @@ def _this_machine() -> Target:
 def _quote(
     forecaster: Forecaster,
     target: Target,
-    price: float | None,
+    prices: Prices,
     out: Path | None,
     *,
     num_devices: int,
 ) -> Quote:
     decided, found, forecast = decide(forecaster, target, out=out or Path())
-    quote = Quote(target, decided, found, forecast, _cost(forecast, price))
+    gpu = None if target.here or target.gpu is None else target.gpu.key
+    price, typical = prices.of(gpu, alone=num_devices == 1), prices.is_typical(gpu, alone=num_devices == 1)
+    quote = Quote(target, decided, found, forecast, _cost(forecast, price), price, typical)
     if found.fit != "no" or forecaster.recipe.train.loop != "tunesmith":
         return quote
     others = alternatives(forecaster, target, found)
@@ -167,7 +204,7 @@ def _cost(forecast: Forecast, price: float | None) -> float | None:
     return None if price is None else price * forecast.time.total_seconds / 3600
 
 
-def _workload(recipe: Recipe, data: Data | None) -> tuple[Workload, list[str]]:
+def _workload(recipe: Recipe, data: Data | None, max_length: int) -> tuple[Workload, list[str]]:
     """The documents' lengths: of the prepared data, of the data that the recipe names, or assumed."""
     if data is not None:
         return Workload.from_data(data), []
@@ -175,19 +212,19 @@ def _workload(recipe: Recipe, data: Data | None) -> tuple[Workload, list[str]]:
     paths = [path] if isinstance(path, str) else [source.path for source in path]
     if any(name.startswith(("hub:", "hf://")) for name in paths) and not reach.answers():
         why = "data.path is on the hub, which does not answer (download the file and set data.path to it)"
-        return Workload.assume(recipe, why), []
+        return Workload.assume(recipe, why, max_length), []
     tokenizer, notes = _tokenizer(recipe)
     if tokenizer is None:
         why = "no tokenizer is at hand (put the model's tokenizer.json beside its config.json)"
-        return Workload.assume(recipe, why), []
+        return Workload.assume(recipe, why, max_length), []
     from tunesmith.data import prepare
     from tunesmith.data.read.inputs import is_elsewhere
 
     try:
-        return Workload.from_data(prepare(recipe.data, tokenizer, recipe.train.max_length)), notes
+        return Workload.from_data(prepare(recipe.data, tokenizer, max_length)), notes
     except DataError as error:
         if any(is_elsewhere(name) for name in paths):
-            return Workload.assume(recipe, str(error)), []
+            return Workload.assume(recipe, str(error), max_length), []
         raise
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from tunesmith.fast.eight_bit import has_bitsandbytes
 from tunesmith.forecast.forecaster import (
     FITS,
     TIGHT,
@@ -20,6 +21,7 @@ from tunesmith.forecast.forecaster import (
 )
 from tunesmith.forecast.shapes import ModelShape
 from tunesmith.machine.gpus import Gpu, gpus
+from tunesmith.machine.prices import typical_prices
 from tunesmith.recipe import Recipe
 
 COMFORTABLE_TOKENS = {"cpu": 512, "cuda": 1024}
@@ -63,7 +65,7 @@ def _ways(forecaster: Forecaster, target: Target, choice: Choice) -> Iterator[tu
     train = forecaster.recipe.train
     methods: tuple[Method, ...] = (choice.method,)
     if train.method == "auto":
-        methods = ("full", "lora", "qlora") if target.device == "cuda" else ("full", "lora")
+        methods = ("full", "lora", "qlora") if has_8bit(target) else ("full", "lora")
     checkpointing = (False, True) if train.gradient_checkpointing == "auto" else (choice.gradient_checkpointing,)
     least = forecaster.workload.train.longest
     comfortable = max(least, COMFORTABLE_TOKENS[target.device])
@@ -78,15 +80,25 @@ def _ways(forecaster: Forecaster, target: Target, choice: Choice) -> Iterator[tu
 def _weights_and_optimizers(
     recipe: Recipe, target: Target, choice: Choice, method: Method
 ) -> list[tuple[Dtype, Optimizer]]:
-    """How weights and moments may be held, the most exact first: 16, 8 and 10 bytes a parameter with its gradient."""
-    ways = [(dtype_of(recipe, method, choice.precision), choice.optimizer)]
+    """How weights and moments may be held, the most exact first: 16, 8 and 6 bytes a parameter with its gradient.
+
+    Both of the latter round bfloat16 weights at random. Where these may not be, 8-bit moments leave 10 bytes.
+    """
+    held = dtype_of(recipe, method, choice.precision)
+    ways: list[tuple[Dtype, Optimizer]] = [(held, choice.optimizer)]
     if method != "full":
         return ways
-    if choice.optimizer == "adamw" and choice.precision == "bf16" and recipe.model.dtype == "auto":
-        ways.append(("bfloat16", "adamw"))
-    if recipe.train.optimizer == "auto" and target.device == "cuda":
-        ways.append((ways[0][0], "adamw8bit"))
+    if held == "float32" and choice.precision == "bf16" and recipe.model.dtype == "auto":
+        held = "bfloat16"
+        ways.append((held, choice.optimizer))
+    if recipe.train.optimizer == "auto" and has_8bit(target):
+        ways.append((held, "adamw8bit"))
     return ways
+
+
+def has_8bit(target: Target) -> bool:
+    """Whether 8-bit moments and 4-bit weights may be chosen: on a GPU, and where that is here, with the library."""
+    return target.device == "cuda" and (not target.here or has_bitsandbytes())
 
 
 def _largest_that_fits(forecaster: Forecaster, target: Target, way: Choice, floor: int, largest: int) -> Found:
@@ -169,17 +181,20 @@ def dtype_of(recipe: Recipe, method: str, precision: Precision) -> Dtype:
 
 
 def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterator[Found]:
-    """What would fit when what was asked does not, the nearest first: shorter documents, bfloat16 weights, 8-bit
-    moments, LoRA, QLoRA."""
+    """What would fit when what was asked does not, the nearest first: shorter documents, bfloat16 weights, these with
+    8-bit moments, LoRA, QLoRA."""
     shorter = _shorter(forecaster, target, found)
     if shorter is not None:
         yield shorter
     recipe, choice = forecaster.recipe, found.choice
     ways: list[Choice] = []
-    if choice.method == "full" and choice.dtype == "float32" and choice.optimizer == "adamw" and target.bf16:
-        ways.append(replace(choice, dtype="bfloat16", precision="bf16", gradient_checkpointing=True))
-    if choice.method == "full" and choice.optimizer == "adamw" and target.device == "cuda":
-        ways.append(replace(choice, optimizer="adamw8bit", gradient_checkpointing=True))
+    if choice.method == "full":
+        lean = replace(choice, gradient_checkpointing=True)
+        if choice.dtype == "float32" and target.bf16:
+            lean = replace(lean, dtype="bfloat16", precision="bf16")
+            ways.append(lean)
+        if choice.optimizer == "adamw" and target.device == "cuda":
+            ways.append(replace(lean, optimizer="adamw8bit"))
     for method in ("lora", "qlora") if target.device == "cuda" else ("lora",):
         if (choice.method, method) in (("full", "lora"), ("full", "qlora"), ("lora", "qlora")):
             dtype = dtype_of(recipe, method, choice.precision)
@@ -206,9 +221,12 @@ def _shorter(forecaster: Forecaster, target: Target, found: Found) -> Found | No
 
 
 def larger_gpu(forecaster: Forecaster, target: Target, found: Found) -> tuple[Gpu, Found] | None:
-    """The smallest GPU of the table on which what was asked fits in its leanest way; None when there is none."""
-    choice = found.choice
-    for gpu in sorted(gpus(), key=lambda gpu: gpu.memory_bytes):
+    """The smallest GPU of the table on which what was asked fits in its leanest way; None when there is none.
+
+    Of GPUs that are sold with as much memory, the one that typically costs least.
+    """
+    choice, prices = found.choice, typical_prices()
+    for gpu in sorted(gpus(), key=lambda gpu: (gpu.sold_gigabytes, prices.of(gpu.key) or math.inf, -gpu.matrix)):
         other = Target.of_gpu(gpu)
         if not gpu.bf16 or (target.device == "cuda" and other.capacity_bytes <= target.capacity_bytes):
             continue

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tunesmith.machine.gpus import GIB
 from tunesmith.plan.decide import describe
 from tunesmith.recipe import LoraSection
 from tunesmith.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
+    from tunesmith.machine.gpus import Gpu
+    from tunesmith.machine.prices import Prices
     from tunesmith.plan.quote import PlanReport, Quote
 
+HOUR, DAY = 3600.0, 86400.0
 STYLES = {"fits": "green", "tight": "yellow", "no": "red"}
 
 
@@ -74,7 +80,8 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
     if disk.problem is not None:
         say(f"        {disk.problem}", "red")
     if quote.cost is not None:
-        say(f"cost    {quote.cost:,.2f} at {report.price:g} an hour")
+        how = f" ({_typical(report.prices)})" if quote.price_is_typical else ""
+        say(f"cost    {quote.cost:,.2f} at {quote.price:g} an hour{how}")
 
 
 def _plain(value: object) -> str:
@@ -95,11 +102,10 @@ def _print_table(report: PlanReport, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("GPU", "fit"):
         table.add_column(name)
-    for name in ("peak", "of", "time"):
-        table.add_column(name, justify="right")
-    if report.price is not None:
-        table.add_column("cost", justify="right")
-    table.add_column("how")
+    for name in ("peak", "of", "time", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("weights", "how"):
+        table.add_column(name)
     for quote in report.quotes:
         fits = quote.found.fit != "no"
         cells = [
@@ -109,10 +115,46 @@ def _print_table(report: PlanReport, console: Console) -> None:
             format_bytes(quote.target.capacity_bytes),
             format_seconds(quote.forecast.time.total_seconds) if fits else "-",
         ]
-        if report.price is not None:
-            cells.append(f"{quote.cost:,.2f}" if fits and quote.cost is not None else "-")
+        cells.append(f"{quote.cost:,.2f}" if fits and quote.cost is not None else "-")
+        cells.append(quote.found.choice.dtype if fits else "-")
         table.add_row(*cells, _how(quote))
     console.print(table, highlight=False)
+    say = _Say(console)
+    for seconds, within in ((HOUR, "an hour"), (DAY, "a day")):
+        best = report.cheapest(seconds)
+        if best is not None and best.cost is not None:
+            took = format_seconds(best.forecast.time.total_seconds)
+            say(f"cheapest that finishes within {within}: {best.target.name}, {best.cost:,.2f} for {took}")
+            break
+    if any(quote.price_is_typical for quote in report.quotes):
+        say(f"Costs are computed from {_typical(report.prices)}.")
+
+
+def print_gpus(rows: Sequence[Gpu], prices: Prices, console: Console) -> None:
+    """The table of GPUs."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("--gpu", "nvidia-smi prints"):
+        table.add_column(name, no_wrap=True)
+    for name in ("GiB", "bf16 TFLOP/s", "GB/s", "an hour"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for gpu in rows:
+        price = prices.of(gpu.key)
+        table.add_row(
+            gpu.key,
+            gpu.name,
+            f"{gpu.memory_bytes / GIB:.1f}",
+            f"{gpu.matrix / 1e12:,.0f}" if gpu.bf16 else "no bf16",
+            f"{gpu.bandwidth / 1e9:,.0f}",
+            "-" if price is None else f"{price:.2f}",
+        )
+    console.print(table, highlight=False, markup=False)
+    _Say(console)(f"An hour: {_typical(prices)}. Rates are those of the makers' data sheets (--json names them).")
+
+
+def _typical(prices: Prices) -> str:
+    return f"typical prices of {prices.date} in {prices.currency}; look yours up and give --price NAME=X"
 
 
 def _how(quote: Quote) -> str:

@@ -4,6 +4,7 @@ loop.py         the loop: one turn is one optimizer step, retried after out of m
 batches.py      documents -> steps -> flat batches; clock.py: seconds, and what is due
 recovery.py numbers.py    what is survived, and what ends a run at once
 held_out.py     scores of the held-out documents
+saving.py       the tuned model written, in the type of its base where that loses nothing
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
 rehearsal.py    the largest batch tried before step 1, then rolled back
@@ -13,7 +14,6 @@ distributed.py  the processes that train together, and trackers
 from __future__ import annotations
 
 import random
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,8 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
 
     Raises Stopped when a signal ended the run early (a checkpoint was saved), TrainingError when it cannot go on.
     """
+    from tunesmith.training.saving import save_tuned
+
     checkpoint, run_dir = job.checkpoint, job.run_dir
     with Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():
@@ -79,7 +81,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
             run_dir.write(result)
             raise Stopped(f"{result.stopped} at step {result.steps}/{job.plan.num_steps}", stop.resume)
         recorder.doing("saving the model")
-        _save(job, loop, result)
+        result = save_tuned(job, loop, result)
         run_dir.write(result)
     return result
 
@@ -226,19 +228,6 @@ def _result(job: Job, loop: Loop) -> Result:
 
 def _value(scores: EvalScores | None, name: str) -> float | None:
     return None if scores is None else float(getattr(scores, name))
-
-
-def _save(job: Job, loop: Loop, result: Result) -> None:
-    """Write model/ so that plain transformers loads it."""
-    from tunesmith.models.card import model_card
-    from tunesmith.models.load import save_model
-
-    if not loop.team.is_first:
-        return
-    started = time.monotonic()
-    card = model_card(job.recipe, job.plan, job.source, job.data.account, result)
-    save_model(loop.model, job.tokenizer, job.run_dir.model, card)
-    loop.recorder.note(f"saved {job.run_dir.model} in {time.monotonic() - started:.0f} s")
 
 
 __all__ = ["Job", "calibrate", "train"]

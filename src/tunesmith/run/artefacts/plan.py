@@ -127,6 +127,8 @@ class Plan(Artefact):
     save_every: Every
     """Optimizer steps (50) or a duration (10m)."""
     save_keep: int
+    save_dtype: Dtype = "float32"
+    """Type in which the tuned weights are written where the held-out loss allows; float32 where not."""
     rehearse: bool
     report_to: tuple[str, ...]
     seed: int
@@ -159,6 +161,7 @@ CONTINUES_WITH = (
     "eval_every",
     "save_every",
     "save_keep",
+    "save_dtype",
     "rehearse",
     "report_to",
     "device",
