@@ -67,7 +67,7 @@ def test_all_gpus_are_a_row_each(recipe: NewRecipe) -> None:
     text = printed(report)
     assert all(gpu.name in text for gpu in gpus())
     assert "cost" in text
-    assert "cheapest that finishes within an hour: Tesla T4, 0.00 for" in text
+    assert "cheapest that finishes within an hour: Tesla T4, 0.000 for" in text
     assert f"typical prices of {typical_prices().date} in USD" in text
     written = json.loads(json.dumps(report.to_json()))
     assert len(written["quotes"]) == len(gpus())

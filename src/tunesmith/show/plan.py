@@ -81,7 +81,7 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
         say(f"        {disk.problem}", "red")
     if quote.cost is not None:
         how = f" ({_typical(report.prices)})" if quote.price_is_typical else ""
-        say(f"cost    {quote.cost:,.2f} at {quote.price:g} an hour{how}")
+        say(f"cost    {_money(quote.cost)} at {quote.price:g} an hour{how}")
 
 
 def _plain(value: object) -> str:
@@ -115,7 +115,7 @@ def _print_table(report: PlanReport, console: Console) -> None:
             format_bytes(quote.target.capacity_bytes),
             format_seconds(quote.forecast.time.total_seconds) if fits else "-",
         ]
-        cells.append(f"{quote.cost:,.2f}" if fits and quote.cost is not None else "-")
+        cells.append(_money(quote.cost) if fits and quote.cost is not None else "-")
         cells.append(quote.found.choice.dtype if fits else "-")
         table.add_row(*cells, _how(quote))
     console.print(table, highlight=False)
@@ -124,7 +124,7 @@ def _print_table(report: PlanReport, console: Console) -> None:
         best = report.cheapest(seconds)
         if best is not None and best.cost is not None:
             took = format_seconds(best.forecast.time.total_seconds)
-            say(f"cheapest that finishes within {within}: {best.target.name}, {best.cost:,.2f} for {took}")
+            say(f"cheapest that finishes within {within}: {best.target.name}, {_money(best.cost)} for {took}")
             break
     if any(quote.price_is_typical for quote in report.quotes):
         say(f"Costs are computed from {_typical(report.prices)}.")
@@ -151,6 +151,11 @@ def print_gpus(rows: Sequence[Gpu], prices: Prices, console: Console) -> None:
         )
     console.print(table, highlight=False, markup=False)
     _Say(console)(f"An hour: {_typical(prices)}. Rates are those of the makers' data sheets (--json names them).")
+
+
+def _money(cost: float) -> str:
+    """Runs of less than a cent can still be told apart."""
+    return f"{cost:,.2f}" if cost >= 1 else f"{cost:.3f}"
 
 
 def _typical(prices: Prices) -> str:
