@@ -9,7 +9,9 @@ from itertools import pairwise
 import pytest
 
 from tunesmith.report.charts import Dot, Series, dot_chart, histogram, line_chart, nice_ticks, smooth, strip, thin
+from tunesmith.report.figures import loss_figure
 from tunesmith.report.numbers import by_unit, fixed, percent, short, signed
+from tunesmith.run.artefacts import MetricsLine
 
 HOSTILE = '<script>alert(1)</script>"&'
 
@@ -114,3 +116,15 @@ def test_numbers_read_well() -> None:
         "1.6%",
         "3.052",
     )
+
+
+def test_the_loss_chart_marks_spikes_and_names_their_steps() -> None:
+    calm = [MetricsLine(step=step, epoch=0.0, time=0.0, loss=3.0 + 0.01 * (step % 3)) for step in range(1, 41)]
+    spike = calm[30].model_copy(update={"loss": 5.0})
+    figure, quiet = loss_figure([*calm[:30], spike, *calm[31:]], None), loss_figure(calm, None)
+    assert figure is not None
+    assert quiet is not None
+    assert "Circles mark losses far above those before them: step 31." in figure.caption
+    assert figure.chart.count("<circle") == 1
+    assert "<circle" not in quiet.chart
+    assert "Circles" not in quiet.caption

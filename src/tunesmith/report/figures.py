@@ -11,8 +11,8 @@ from markupsafe import Markup
 from tunesmith.redact import redact
 from tunesmith.report.charts import Dot, Format, Point, Series, dot_chart, histogram, line_chart, smooth, whole
 from tunesmith.report.numbers import fixed, number, short, signed
-from tunesmith.report.spikes import loss_spikes
 from tunesmith.run.artefacts import DataAccount, GroupLoss, MetricsLine, Result
+from tunesmith.run.spikes import loss_spikes
 from tunesmith.units import format_bytes
 
 WIDE = (860.0, 320.0)

@@ -230,9 +230,19 @@ def _result(job: Job, loop: Loop) -> Result:
         eval_seconds=spent.evaluating,
         peak_bytes=peak_bytes(loop.team.device),
         steps=steps,
+        hardware=_hardware(loop.team.size),
+        ended=time.time(),
         stopped=None if finished else (loop.stop.reason or "stopped"),
         events=tuple(loop.recovery.events),
     )
+
+
+def _hardware(num_processes: int) -> str:
+    """`2 x NVIDIA H100 80GB HBM3`, or the processor."""
+    from tunesmith.machine.detect import detect_machine
+
+    machine = detect_machine()
+    return f"{num_processes} x {machine.name}" if num_processes > 1 and machine.device == "cuda" else machine.name
 
 
 def _value(scores: EvalScores | None, name: str) -> float | None:
