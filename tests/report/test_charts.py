@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tunesmith.report.charts import Dot, Series, dot_chart, histogram, line_chart, nice_ticks, smooth, strip, thin
 from tunesmith.report.figures import curve_figures, loss_figure
 from tunesmith.report.numbers import by_unit, fixed, percent, short, signed
-from tunesmith.run.artefacts import MetricsLine
+from tunesmith.run.artefacts import MetricsLine, Result
 
 HOSTILE = '<script>alert(1)</script>"&'
 
@@ -148,3 +149,10 @@ def test_a_measure_with_two_values_is_told_in_words() -> None:
     figures = {figure.heading: figure for figure in curve_figures(lines)}
     assert figures["Token accuracy"].chart == ""
     assert "10.0% at the first evaluation, 30.0% at the last" in figures["Token accuracy"].caption
+
+
+def test_the_last_held_out_loss_is_that_of_the_written_weights(new_result: Callable[..., Result]) -> None:
+    lines = [MetricsLine(step=step, epoch=0.0, time=0.0, eval_loss=5.0 - 0.1 * step) for step in (0, 3, 5)]
+    figure = loss_figure(lines, new_result(eval_loss=4.512, eval_loss_base=5.0))
+    assert figure is not None
+    assert "Held-out loss went from 5.000 (the base) to 4.512" in figure.caption

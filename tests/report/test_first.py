@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tunesmith.machine.prices import typical_prices
 from tunesmith.report import write_report
 from tunesmith.report.artefacts import read_artefacts
 from tunesmith.report.first import QUOTED, First, read_first
@@ -47,6 +50,17 @@ def test_what_it_took_is_said_with_its_date(copied_run: RunDir, change: Change) 
     assert "NVIDIA L4" in write_report(copied_run).read_text(encoding="utf-8")
     change(copied_run, Result, hardware=None, ended=1e30)
     assert {"Trained on", "Date"}.isdisjoint(about(copied_run)), "older runs did not write them"
+
+
+@pytest.mark.parametrize(("hardware", "gpus"), [("NVIDIA L4", 1), ("4 x NVIDIA L4", 4)])
+def test_a_gpu_of_the_table_has_a_cost(copied_run: RunDir, change: Change, hardware: str, gpus: int) -> None:
+    prices = typical_prices()
+    price = prices.of("l4")
+    assert price is not None
+    change(copied_run, Result, hardware=hardware, total_seconds=7200.0)
+    assert about(copied_run)["Cost"] == f"about {2 * gpus * price:.2f} {prices.currency}"
+    change(copied_run, Result, hardware="AMD EPYC, 2 cores")
+    assert "Cost" not in about(copied_run)
 
 
 def test_equal_shares_are_told_by_what_the_model_hesitates_between(copied_run: RunDir, change: Change) -> None:

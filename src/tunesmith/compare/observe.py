@@ -46,9 +46,11 @@ class Arithmetic:
         """That of the run's own evaluations; float32 where there is no plan, or it trained on another device."""
         import torch
 
+        from tunesmith.evaluate import batch_tokens
+
         if plan is None or (plan.device == "cuda") != torch.cuda.is_available():
             return cls()
-        return cls(plan.precision, plan.dtype, plan.micro_batch_tokens)
+        return cls(plan.precision, plan.dtype, batch_tokens(plan))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ def loss_figure(metrics: Sequence[MetricsLine], result: Result | None) -> Figure
     train, held_out = points(metrics, "loss"), points(metrics, "eval_loss")
     if not train and not held_out:
         return None
+    if result is not None and held_out and held_out[-1][0] == result.steps and number(result.eval_loss) is not None:
+        held_out[-1] = (held_out[-1][0], float(result.eval_loss or 0))  # of the weights as they were written
     base = None if result is None else number(result.eval_loss_base)
     if base is None and held_out and held_out[0][0] == 0:
         base = held_out[0][1]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tunesmith.machine.gpus import gpu_of_device
+from tunesmith.machine.prices import typical_prices
 from tunesmith.report.artefacts import Artefacts
 from tunesmith.report.numbers import fixed, number
 from tunesmith.report.tables import Row
@@ -93,11 +96,24 @@ def _about(found: Artefacts) -> Iterator[Row]:
         took = format_seconds(result.total_seconds)
         trained = format_seconds(result.train_seconds)
         yield Row("Took", took, f"{trained} of it in training steps" if trained != took else "")
+        yield from _cost(result)
         ended = number(result.ended)
         if ended is not None and 0 < ended < _LAST_YEAR_SECONDS:
             day = datetime.datetime.fromtimestamp(ended, datetime.UTC)
             yield Row("Date", f"{day.day} {day:%B %Y}")
     yield Row("Next", *_next(found))
+
+
+def _cost(result: Result) -> Iterator[Row]:
+    """By the table of typical prices, where it knows what the run trained on."""
+    prices = typical_prices()
+    gpu = gpu_of_device(result.hardware or "")
+    price = prices.of(gpu.key) if gpu is not None else None
+    if price is None:
+        return
+    several = re.match(r"(\d{1,6}) x ", result.hardware or "")
+    hours = result.total_seconds / 3600 * (int(several[1]) if several else 1)
+    yield Row("Cost", f"about {price * hours:,.2f} {prices.currency}", f"{price:.2f} an hour, typical in {prices.date}")
 
 
 def _next(found: Artefacts) -> tuple[str, str]:

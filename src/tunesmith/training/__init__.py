@@ -36,10 +36,6 @@ if TYPE_CHECKING:
     from tunesmith.training.loop import Loop
 
 
-SCORED_TOKENS = 1024
-"""At least, of a batch of held-out documents: without gradients little is held, and weights are cast once a batch."""
-
-
 @dataclass(frozen=True)
 class Job:
     """Everything that training needs, decided before it starts."""
@@ -117,6 +113,7 @@ def build_model(job: Job) -> Any:
 def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
     import torch
 
+    from tunesmith.evaluate import batch_tokens
     from tunesmith.step import StepSettings, autocast, make_optimizer
     from tunesmith.training.batches import Batches
     from tunesmith.training.clock import Clock
@@ -147,7 +144,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         clock=Clock(plan),
         recovery=Recovery(plan.micro_batch_tokens, recorder.note),
         saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
-        held_out=HeldOut(model, job.data.eval, arithmetic, max(plan.micro_batch_tokens, SCORED_TOKENS), scored),
+        held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored),
         recorder=recorder,
         stop=stop,
     )
