@@ -15,6 +15,7 @@ distributed.py  the processes that train together, and trackers
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
