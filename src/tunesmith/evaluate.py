@@ -29,6 +29,16 @@ from tunesmith.models.load import evaluation_mode
 
 if TYPE_CHECKING:
     from tunesmith.data import TokenizedDocuments
+    from tunesmith.run.artefacts import Plan
+
+
+LEAST_TOKENS = 1024
+"""Of a batch of an evaluation: without gradients little is held, and weights are cast once a batch."""
+
+
+def batch_tokens(plan: Plan) -> int:
+    """Fed tokens of a batch in the evaluations of a run, and in those that are to repeat its numbers."""
+    return max(plan.micro_batch_tokens, LEAST_TOKENS)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+import tunesmith
+from tunesmith import Recipe
 from tunesmith.compare import compare
 from tunesmith.compare.blind import BlindTest, store
 from tunesmith.errors import RunError
-from tunesmith.run.artefacts import Comparison, Result
+from tunesmith.run.artefacts import Comparison, Plan, Result
 from tunesmith.run.directory import COMPARE, RunDir
 
 
@@ -161,3 +164,22 @@ def test_a_part_of_the_held_out_rows_keeps_bytes_and_slices(tiny_run: RunDir, ti
         assert part.slices[number] == documents.slices[original]
     assert part.num_targets == int(part.targets_per_document.sum())
     assert len(some_documents(replace(documents), 1, 0)) == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_held_out_rows_score_as_in_training_whatever_the_arithmetic(
+    tiny_llama: Path, shows_csv: Path, tmp_path: Path, precision: str
+) -> None:
+    recipe = Recipe(
+        model={"name": str(tiny_llama)},
+        data={"path": str(shows_csv), "text": "description", "max_rows": 60, "eval_fraction": 0.3},
+        train={"learning_rate": 5e-3, "precision": precision, "tokens_per_step": 512, "micro_batch_tokens": 200},
+        compare={"num_samples": 2, "max_new_tokens": 2, "prompts": []},
+    )
+    run = tunesmith.train(recipe, out=tmp_path / precision, console=Console(quiet=True))
+    run.compare()
+    result, scores = run.dir.read(Result), run.dir.read(Comparison).scores
+    assert run.dir.read(Plan).precision == precision
+    assert scores["heldout_loss"].tuned.value == pytest.approx(result.eval_loss, abs=1e-6)
+    assert scores["heldout_loss"].base.value == pytest.approx(result.eval_loss_base, abs=1e-6)
+    assert scores["heldout_token_accuracy"].tuned.value == result.eval_token_accuracy

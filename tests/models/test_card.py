@@ -117,3 +117,15 @@ def test_an_adapter_of_the_embedded_model_says_what_puts_it_together(tiny_llama:
     assert header_of(card)["base_model"] == EMBEDDED
     assert "tunesmith generate path/to/model --prompt 'It'\"'\"'s late'" in card
     assert "transformers import" not in card
+
+
+def test_a_dry_run_and_the_test_rows_are_told(tiny_run: RunDir) -> None:
+    recipe, plan, result = tiny_run.recipe(), tiny_run.read(Plan), tiny_run.read(Result)
+    account, source = tiny_run.read(DataAccount), find_model(recipe.model.name)
+    whole = model_card(recipe, plan, source, account, result)
+    assert "dry run" not in whole
+    assert "test rows" not in whole
+    small = account.model_copy(update={"small": True})
+    card = model_card(recipe, plan, source, small, result.model_copy(update={"test_loss": 4.3217}))
+    assert f"This was a {small.dry_run}: it shows that all works" in card
+    assert "| loss on the test rows | not measured | 4.322 |" in card

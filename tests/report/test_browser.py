@@ -53,3 +53,9 @@ def test_the_browser_check_sees_a_page_that_breaks_the_policy(copied_run: RunDir
     dom, console = browse(page, tmp_path / "profile")
     assert "<title>tiny: tunesmith report</title>" in dom
     assert any("Content Security Policy" in line for line in console)
+
+
+def test_the_essentials_fit_four_printed_pages(copied_run: RunDir, tmp_path: Path) -> None:
+    paper = tmp_path / "report.pdf"
+    browse(write_report(copied_run), tmp_path / "profile", f"--print-to-pdf={paper}")
+    assert 1 <= len(re.findall(rb"/Type\s*/Page[^s]", paper.read_bytes())) <= 4

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 
 from tunesmith.report.charts import Dot, Series, dot_chart, histogram, line_chart, nice_ticks, smooth, strip, thin
+from tunesmith.report.figures import curve_figures, loss_figure
 from tunesmith.report.numbers import by_unit, fixed, percent, short, signed
+from tunesmith.run.artefacts import MetricsLine, Result
 
 HOSTILE = '<script>alert(1)</script>"&'
 
@@ -114,3 +117,42 @@ def test_numbers_read_well() -> None:
         "1.6%",
         "3.052",
     )
+
+
+def test_the_loss_chart_marks_spikes_and_names_their_steps() -> None:
+    calm = [MetricsLine(step=step, epoch=0.0, time=0.0, loss=3.0 + 0.01 * (step % 3)) for step in range(1, 41)]
+    spike = calm[30].model_copy(update={"loss": 5.0})
+    figure, quiet = loss_figure([*calm[:30], spike, *calm[31:]], None), loss_figure(calm, None)
+    assert figure is not None
+    assert quiet is not None
+    assert "Circles mark losses far above those before them: step 31." in figure.caption
+    assert figure.chart.count("<circle") == 1
+    assert "<circle" not in quiet.chart
+    assert "Circles" not in quiet.caption
+
+
+@pytest.mark.parametrize("num_points", [1, 2])
+def test_two_points_are_dots_and_no_curve(num_points: int) -> None:
+    points = [(float(step), 1.0 + step) for step in range(num_points)]
+    chart = line_chart([Series("held-out", points, "eval")], title="Loss", description="Falls.", y_format=short)
+    assert "<path" not in chart
+    assert chart.count("<circle") == num_points
+    assert "<path" in line_chart(
+        [Series("", [*points, (9.0, 1.0), (10.0, 2.0)])], title="", description="", y_format=short
+    )
+
+
+def test_a_measure_with_two_values_is_told_in_words() -> None:
+    lines = [
+        MetricsLine(step=step, epoch=0.0, time=0.0, eval_loss=1.0, eval_token_accuracy=0.1 * step) for step in (1, 3)
+    ]
+    figures = {figure.heading: figure for figure in curve_figures(lines)}
+    assert figures["Token accuracy"].chart == ""
+    assert "10.0% at the first evaluation, 30.0% at the last" in figures["Token accuracy"].caption
+
+
+def test_the_last_held_out_loss_is_that_of_the_written_weights(new_result: Callable[..., Result]) -> None:
+    lines = [MetricsLine(step=step, epoch=0.0, time=0.0, eval_loss=5.0 - 0.1 * step) for step in (0, 3, 5)]
+    figure = loss_figure(lines, new_result(eval_loss=4.512, eval_loss_base=5.0))
+    assert figure is not None
+    assert "Held-out loss went from 5.000 (the base) to 4.512" in figure.caption

@@ -273,3 +273,21 @@ def test_damaged_recipe_is_shown_as_text(copied_run: RunDir) -> None:
     page = page_of(copied_run)
     assert "recipe.yaml cannot be read" in page.text
     assert "model: [" in page.text
+
+
+def test_the_test_rows_and_what_is_not_measured_have_tiles(copied_run: RunDir, change: Change) -> None:
+    assert "Test loss" not in page_of(copied_run).text
+    change(copied_run, Result, test_loss=4.3217)
+    assert "Test loss 4.322 scored once, at the end" in page_of(copied_run).text
+    copied_run.file(COMPARE).unlink()
+    change(copied_run, Result, eval_loss=None, eval_loss_base=5.5, stopped="SIGTERM", best_eval_loss=None)
+    text = page_of(copied_run).text
+    assert "Held-out loss not measured base 5.500" in text
+    assert "Its held-out loss is not measured yet" in text
+
+
+def test_a_dry_run_is_named_in_the_head_and_in_the_verdict(copied_run: RunDir, change: Change) -> None:
+    assert "dry run" not in page_of(copied_run).text
+    change(copied_run, DataAccount, small=True)
+    said = copied_run.read(DataAccount).dry_run
+    assert page_of(copied_run).text.count(said) == 2

@@ -9,7 +9,7 @@ import pytest
 
 from tunesmith.report.tables import read_score
 from tunesmith.report.verdict import Verdict, judge
-from tunesmith.run.artefacts import Comparison, Interval, Result, Score
+from tunesmith.run.artefacts import Comparison, DataAccount, Interval, Result, Score
 from tunesmith.run.directory import RunDir
 
 MakeScore = Callable[..., Score]
@@ -142,3 +142,46 @@ def test_readings_follow_direction_and_interval(make_score: MakeScore) -> None:
     assert read_score(make_score("lower", "AUC", 0.9, 0.89, None, 0.02)) == ("no clear change", "note")
     unknown = make_score("lower", "AUC", 0.9, 0.89, None, 0.02).model_copy(update={"base": None, "tuned": None})
     assert read_score(unknown) == ("", "note")
+
+
+def test_the_sentence_carries_the_rows_and_the_interval(
+    result: Result, comparison: Comparison, tiny_run: RunDir
+) -> None:
+    data = tiny_run.read(DataAccount)
+    changed_by = with_change(comparison, "heldout_loss", -1.398, -1.5, -1.3)
+    sentence = judge(result, changed_by, data).sentence
+    assert (
+        f"on {data.splits['eval'].documents} held-out rows, a change of −1.398 (95% interval −1.500 to −1.300)"
+        in sentence
+    )
+    assert f"on {comparison.counts.held_out_documents} held-out rows" in judge(result, changed_by).sentence
+    assert "without an interval until both models are compared" in judge(result, None, data).sentence
+
+
+def test_a_dry_run_says_so_and_is_never_called_good(result: Result, comparison: Comparison, tiny_run: RunDir) -> None:
+    data = tiny_run.read(DataAccount).model_copy(update={"small": True})
+    splits = {"train": data.splits["train"].model_copy(update={"documents": 100})}
+    splits["eval"] = data.splits["eval"].model_copy(update={"documents": 22})
+    verdict = judge(result, comparison, data.model_copy(update={"splits": splits}))
+    assert verdict.sentence.startswith("This was a dry run: 100 rows, 22 held out. The tuned model")
+    assert (verdict.kind, verdict.level) == ("better", "note")
+    assert judge(None, None, data).dry_run
+    assert judge(result, comparison, tiny_run.read(DataAccount)).dry_run == ""
+
+
+@pytest.mark.parametrize("real", [0.59, 0.7, 0.55, 0.3])
+def test_much_copied_text_is_never_good_whatever_real_texts_share(
+    result: Result, comparison: Comparison, make_score: MakeScore, real: float
+) -> None:
+    copies = make_score("at most real", "share", 0.0, 0.59, real, 0.05)
+    verdict = judge(result, with_scores(comparison, copied_texts=copies))
+    assert verdict.level == "note"
+    assert "59% of its texts" in verdict.sentence
+    assert "good" not in levels(verdict, "59%")
+    assert read_score(copies)[1] != "good"
+
+
+def test_a_run_stopped_before_its_first_evaluation_was_not_measured(result: Result) -> None:
+    early = changed(result, stopped="SIGTERM", steps=4, eval_loss=None, best_eval_loss=None, best_step=None)
+    sentence = judge(early, None).sentence
+    assert "Its held-out loss is not measured yet; the base's is 4.450." in sentence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,34 @@ def test_names_in_a_recipe_are_printed_as_they_are(make_run: MakeRun, tmp_path: 
     text = printed(list_runs(tmp_path))
     assert "\x1b" not in text
     assert "[red]" in text
+
+
+@pytest.mark.parametrize("width", [80, 60, 200])
+def test_a_list_fits_the_terminal_without_a_broken_number(make_run: MakeRun, tmp_path: Path, width: int) -> None:
+    make_run(
+        tmp_path / ("a-run-with-a-name-that-is-" + "long-" * 6), 3.021, **{"model.name": "some/very-long-name" * 3}
+    )
+    make_run(tmp_path / "halted", None)
+    stopped = make_run(tmp_path / "early", 3.0, stopped="SIGTERM")
+    stopped.write(stopped.read(Result).model_copy(update={"eval_loss": None}))
+    out = io.StringIO()
+    print_runs(list_runs(tmp_path), Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "4.500 -> 3.021" in out.getvalue()
+    assert "4.500 -> not measured" in out.getvalue()
+    assert ("A wider window and --json also show:" in out.getvalue()) == (width < 200)
+
+
+def test_a_dry_run_is_listed_as_one(make_run: MakeRun, tmp_path: Path) -> None:
+    small = make_run(tmp_path / "shows-small", 3.0)
+    small.write(small.read(DataAccount).model_copy(update={"small": True}))
+    said = small.read(DataAccount).dry_run
+    assert re.fullmatch(r"dry run: \d+ rows, \d+ held out", said)
+    make_run(tmp_path / "shows", 3.0)
+    rows = {row.name: row for row in list_runs(tmp_path).rows}
+    assert rows["shows-small"].dry_run == said
+    assert rows["shows"].dry_run == ""
+    assert f"finished; {said}" in printed(list_runs(tmp_path))
+    together = printed(compare_runs([tmp_path / "shows-small", tmp_path / "shows"]))
+    assert f"shows-small was a {said}." in together

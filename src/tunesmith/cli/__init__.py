@@ -73,7 +73,7 @@ def _main(
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    asked.quiet, asked.verbose, asked.debug = quiet, verbose, debug
+    asked.quiet, asked.verbose, asked.debug, asked.commands = quiet, verbose, debug, tuple(COMMANDS)
 
 
 def _quiet_libraries() -> None:

@@ -29,11 +29,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard
 
 @dataclass
 class Asked:
-    """Options that stand before the command."""
+    """Options that stand before the command, and what else every command may ask."""
 
     quiet: bool = False
     verbose: bool = False
     debug: bool = False
+    commands: tuple[str, ...] = ()
+    """Names of all commands that exist."""
 
 
 asked = Asked()

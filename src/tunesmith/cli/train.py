@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunesmith.cli.options import JsonOption, RecipeArgument, SetOption, console, number, print_json
+from tunesmith.cli.options import JsonOption, RecipeArgument, SetOption, asked, console, number, print_json
 
 if TYPE_CHECKING:
     from tunesmith.run.artefacts import Result
@@ -57,14 +57,15 @@ def train(
     Example: tunesmith train recipes/shows-smollm2.yaml --set train.epochs=2
     """
     from tunesmith import pipeline
-    from tunesmith.run.artefacts import Result
+    from tunesmith.run.artefacts import DataAccount, Result
+    from tunesmith.show.following import following
 
-    asked, path = pipeline.recipe_and_path(recipe, out, set_ or (), small=small)
+    told, path = pipeline.recipe_and_path(recipe, out, set_ or (), small=small)
     if detach:
         _detach(path, [] if out is not None else ["--out", str(path)])
         return
     run_dir = pipeline.train(
-        asked,
+        told,
         path,
         small=small,
         resume=resume,
@@ -80,11 +81,10 @@ def train(
     if as_json:
         print_json(result.to_json())
         return
-    typer.echo(
-        f"{outcome(result)} in {result.train_seconds:.0f} s of training\n"
-        f"{path}/model  {path}/report.html\n"
-        f"Next: tunesmith compare {path}"
-    )
+    typer.echo(f"{outcome(result)} in {result.train_seconds:.0f} s of training\n{path}/model  {path}/report.html")
+    prompts = told.compare.prompts
+    for line in following(path, prompts[0] if prompts else "The", asked.commands, run_dir.find(DataAccount)):
+        typer.echo(line)
 
 
 def _detach(path: Path, more: list[str]) -> None:

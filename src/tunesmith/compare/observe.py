@@ -12,6 +12,7 @@ import numpy as np
 from tunesmith.compare.prompts import Prompt
 from tunesmith.data.tokens.documents import TokenizedDocuments
 from tunesmith.recipe import CompareSection
+from tunesmith.run.artefacts import Plan
 
 if TYPE_CHECKING:
     from tunesmith.evaluate import Scores
@@ -26,7 +27,30 @@ BATCH_SIZE = 96
 """Texts written at once: all of them, with the recipe's defaults. A step of many rows costs little more than of one."""
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 PASS_TOKENS = 2048
-"""Tokens of one forward pass of the evaluation."""
+"""Tokens of one forward pass where there is no plan."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a model is scored: in that of the run, in its batches, so that the same rows have the same loss."""
+
+    precision: str = "fp32"
+    """fp32, or autocast to bf16 or fp16."""
+    dtype: str = "float32"
+    """Type in which the weights are held."""
+    max_tokens: int = PASS_TOKENS
+    """Fed tokens of one forward pass."""
+
+    @classmethod
+    def of(cls, plan: Plan | None) -> Arithmetic:
+        """That of the run's own evaluations; float32 where there is no plan, or it trained on another device."""
+        import torch
+
+        from tunesmith.evaluate import batch_tokens
+
+        if plan is None or (plan.device == "cuda") != torch.cuda.is_available():
+            return cls()
+        return cls(plan.precision, plan.dtype, batch_tokens(plan))
 
 
 @dataclass(frozen=True)
@@ -44,13 +68,12 @@ def observe(
     held_out: TokenizedDocuments | None,
     general: TokenizedDocuments,
     section: CompareSection,
-    *,
-    precision: str = "fp32",
+    arithmetic: Arithmetic,
 ) -> Observation:
-    """Load a model, let it write for all prompts in one batched call, score it, and let it go again.
+    """Load a model, score it, let it write for all prompts in one batched call, and let it go again.
 
-    `precision` is the plan's: on a GPU a run in bf16 or fp16 is compared in that type, so that what could be trained
-    fits. On a CPU both models are float32.
+    Scored in `arithmetic`. It writes in float32 on a CPU, which shows the least of rounding, and on a GPU in the type
+    of the arithmetic, so that what could be trained fits.
     """
     import torch
 
@@ -59,10 +82,19 @@ def observe(
     from tunesmith.generate.text import generate
     from tunesmith.models.load import load_model
     from tunesmith.models.tokenizer import load_tokenizer
+    from tunesmith.step import autocast
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = DTYPES.get(precision, "float32") if device == "cuda" else "float32"
-    model = load_model(source, dtype=dtype, device=device)
+    model = load_model(source, dtype=arithmetic.dtype, device=device)
+    applied = fast.apply(model)
+    with autocast(arithmetic.precision, device):
+        scored = held_out is not None and held_out.num_targets > 0
+        scores = (
+            evaluate(model, held_out, max_tokens=arithmetic.max_tokens) if held_out is not None and scored else None
+        )
+        general_scores = evaluate(model, general, max_tokens=arithmetic.max_tokens)
+    applied.restore()
+    model = model.to(getattr(torch, DTYPES.get(arithmetic.precision, "float32") if device == "cuda" else "float32"))
     generations = generate(
         model,
         load_tokenizer(source),
@@ -73,10 +105,8 @@ def observe(
         seed=section.seed,
         batch_size=BATCH_SIZE,
     )
-    fast.apply(model)
-    scores = evaluate(model, held_out, max_tokens=PASS_TOKENS) if held_out is not None and len(held_out) else None
-    observation = Observation(generations, scores, evaluate(model, general, max_tokens=PASS_TOKENS))
-    del model
+    observation = Observation(generations, scores, general_scores)
+    del model, applied
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()

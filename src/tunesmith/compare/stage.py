@@ -17,7 +17,7 @@ from tunesmith import __version__
 from tunesmith.compare.general import general_documents
 from tunesmith.compare.intervals import interval
 from tunesmith.compare.losses import DocumentLosses, loss_by_group, score_losses
-from tunesmith.compare.observe import MAX_HELD_OUT_TOKENS, Observation, observe, some_documents
+from tunesmith.compare.observe import MAX_HELD_OUT_TOKENS, Arithmetic, Observation, observe, some_documents
 from tunesmith.compare.prompts import Prompt, held_out_prompts, recipe_prompts
 from tunesmith.compare.samples import TrainingRows, collect_samples, writings
 from tunesmith.compare.scores import score_writing
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tunesmith.models.tokenizer import TextTokenizer
 
 LOSS_TOLERANCE = 0.02
-"""Nats by which a held-out loss may differ from training's: bf16 rounds otherwise in other batches."""
+"""Nats by which a held-out loss may differ from training's: other devices round otherwise, as do merged adapters."""
 Say = Callable[..., None]
 """Told what is being done, and where that is counted also (done, total or None)."""
 
@@ -82,12 +82,11 @@ def compare(
         say("reading the data again")
         data = _prepare_again(run_dir, recipe, tokenizer, notes, say)
     texts = _choose_texts(data, tokenizer, recipe, prompts, notes, chat_of(run_dir, tokenizer))
-    plan = run_dir.find(Plan)
-    precision = plan.precision if plan is not None else "fp32"
+    arithmetic = Arithmetic.of(run_dir.find(Plan))
     say(f"base writes {len(texts.prompts)} texts")
-    base = observe(base_source, texts.prompts, texts.held_out, texts.general, recipe.compare, precision=precision)
+    base = observe(base_source, texts.prompts, texts.held_out, texts.general, recipe.compare, arithmetic)
     say(f"tuned writes {len(texts.prompts)} texts")
-    tuned = observe(tuned_source, texts.prompts, texts.held_out, texts.general, recipe.compare, precision=precision)
+    tuned = observe(tuned_source, texts.prompts, texts.held_out, texts.general, recipe.compare, arithmetic)
     say("scoring both")
     rows = TrainingRows(data.train if data is not None else None, tokenizer)
     samples = collect_samples(texts.prompts, base.generations, tuned.generations, rows)

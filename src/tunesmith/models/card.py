@@ -36,7 +36,7 @@ def model_card(recipe: Recipe, plan: Plan, source: ModelSource, account: DataAcc
 
 # {base}, tuned on {data}
 
-Tuned with tunesmith {__version__} ({KINDS[plan.method]}).
+Tuned with tunesmith {__version__} ({KINDS[plan.method]}).{_dry_run(account)}
 
 | held-out | base | tuned |
 |---|---|---|
@@ -92,7 +92,18 @@ def _scores(result: Result) -> list[tuple[str, str, str]]:
         ("perplexity", _number(result.eval_perplexity_base), _number(result.eval_perplexity)),
         ("bits per byte", _number(result.eval_bits_per_byte_base), _number(result.eval_bits_per_byte)),
         ("token accuracy", _number(result.eval_token_accuracy_base), _number(result.eval_token_accuracy)),
+        *(
+            [("loss on the test rows", "not measured", _number(result.test_loss))]
+            if result.test_loss is not None
+            else ()
+        ),
     ]
+
+
+def _dry_run(account: DataAccount) -> str:
+    return f" This was a {account.dry_run}: it shows that all works, not what the data can teach." * bool(
+        account.dry_run
+    )
 
 
 def _number(value: float | None) -> str:

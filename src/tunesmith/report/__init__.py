@@ -1,6 +1,7 @@
 """The run directory -> report.html: one file that works offline, in light and dark, on a phone and on paper.
 
-    artefacts.py   what the run directory holds; every part may be missing
+    artefacts.py   what the run directory holds; every part may be missing; agree.py: one value for one thing
+    first.py       what a reader wants first: a quote, a plain sentence, what it took, what to do next
     verdict.py     one sentence with numbers, and the facts behind it
     figures.py     which charts; charts.py draws them as SVG
     samples.py     texts side by side, copied spans marked

@@ -8,8 +8,10 @@ from typing import TypeVar
 
 from tunesmith.errors import TunesmithError
 from tunesmith.recipe import Recipe
+from tunesmith.report.agree import agreed
 from tunesmith.run.artefacts import Artefact, Comparison, DataAccount, MetricsLine, Plan, Result, Status
 from tunesmith.run.directory import LOG, METRICS, RECIPE, RunDir
+from tunesmith.run.places import Places
 
 LOG_LINES = 60
 LOG_BYTES = 64_000
@@ -22,6 +24,8 @@ class Artefacts:
     """The content of a run directory."""
 
     name: str
+    path: str
+    """By which commands find the run: as it was given; its name where that is a full path."""
     recipe: Recipe | None
     recipe_text: str
     plan: Plan | None
@@ -29,9 +33,12 @@ class Artefacts:
     metrics: Sequence[MetricsLine]
     result: Result | None
     compare: Comparison | None
+    """Its held-out scores have the values of `result`."""
     status: Status | None
     log: str
     """The last lines of log.txt."""
+    places: Places
+    """Full paths of this machine, which are shown by name."""
     problems: list[str] = field(default_factory=list)
     """Artefacts that exist but cannot be read, and parts of them that were left out."""
 
@@ -72,17 +79,20 @@ def read_artefacts(run_dir: RunDir) -> Artefacts:
             problems.append(f"{METRICS}: {lines_are} left out.")
         return lines
 
+    result = salvaged(Result)
     return Artefacts(
         name=run_dir.path.resolve().name,
+        path=run_dir.places.by_name(str(run_dir.path)),
         recipe=attempt(RECIPE, run_dir.recipe, None),
         recipe_text=attempt(RECIPE, lambda: run_dir.file(RECIPE).read_text(encoding="utf-8", errors="replace"), ""),
         plan=salvaged(Plan),
         data=salvaged(DataAccount),
         metrics=attempt(METRICS, metrics, ()),
-        result=salvaged(Result),
-        compare=salvaged(Comparison),
+        result=result,
+        compare=agreed(salvaged(Comparison), result),
         status=salvaged(Status),
         log=attempt(LOG, lambda: _tail(run_dir), ""),
+        places=run_dir.places,
         problems=problems,
     )
 

@@ -15,6 +15,8 @@ from tunesmith.report.numbers import number
 from tunesmith.run.artefacts import Interval
 
 MAX_POINTS = 400
+MIN_CURVE = 3
+"""Points that a line goes through; between two nothing was seen."""
 TICK_TEXT = 11.5
 _CHARACTER = 6.4
 """Width of an average character of the tick labels."""
@@ -266,12 +268,13 @@ def whole(value: float) -> str:
 
 
 def _line(frame: _Frame, line: Series) -> Markup:
-    parts = []
-    if line.faint:
+    parts, curve = [], len(line.points) >= MIN_CURVE
+    if line.faint and curve:
         parts.append(Markup('<path class="line faint {}" d="{}"/>').format(line.look, _path(frame, thin(line.faint))))
     points = thin(line.points)
-    parts.append(Markup('<path class="line {}" d="{}"/>').format(line.look, _path(frame, points)))
-    circled = [*(points if line.markers or len(points) == 1 else ()), *line.marked]
+    if curve:
+        parts.append(Markup('<path class="line {}" d="{}"/>').format(line.look, _path(frame, points)))
+    circled = [*(points if line.markers or not curve else ()), *line.marked]
     parts += [
         Markup('<circle class="dot {}" cx="{}" cy="{}" r="3.2"/>').format(line.look, _n(frame.x(x)), _n(frame.y(y)))
         for x, y in circled

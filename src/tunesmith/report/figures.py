@@ -9,10 +9,21 @@ from functools import partial
 from markupsafe import Markup
 
 from tunesmith.redact import redact
-from tunesmith.report.charts import Dot, Format, Point, Series, dot_chart, histogram, line_chart, smooth, whole
+from tunesmith.report.charts import (
+    MIN_CURVE,
+    Dot,
+    Format,
+    Point,
+    Series,
+    dot_chart,
+    histogram,
+    line_chart,
+    smooth,
+    whole,
+)
 from tunesmith.report.numbers import fixed, number, short, signed
-from tunesmith.report.spikes import loss_spikes
 from tunesmith.run.artefacts import DataAccount, GroupLoss, MetricsLine, Result
+from tunesmith.run.spikes import loss_spikes
 from tunesmith.units import format_bytes
 
 WIDE = (860.0, 320.0)
@@ -36,6 +47,8 @@ def loss_figure(metrics: Sequence[MetricsLine], result: Result | None) -> Figure
     train, held_out = points(metrics, "loss"), points(metrics, "eval_loss")
     if not train and not held_out:
         return None
+    if result is not None and held_out and held_out[-1][0] == result.steps and number(result.eval_loss) is not None:
+        held_out[-1] = (held_out[-1][0], float(result.eval_loss or 0))  # of the weights as they were written
     base = None if result is None else number(result.eval_loss_base)
     if base is None and held_out and held_out[0][0] == 0:
         base = held_out[0][1]
@@ -86,7 +99,7 @@ def _spike_caption(spikes: list[Point]) -> str:
 
 
 def curve_figures(metrics: Sequence[MetricsLine]) -> list[Figure]:
-    """Learning rate, gradient norm, throughput and memory: those that were recorded."""
+    """Learning rate, gradient norm, throughput and memory: those that were recorded, as a curve where it is one."""
     fed = points(metrics, "fed_tokens_per_second")
     wanted: list[tuple[str, str, Format, bool, Callable[[list[Point]], str]]] = [
         ("learning_rate", "Learning rate", short, True, lambda found: f"Highest {short(max(y for _, y in found))}."),
@@ -106,6 +119,9 @@ def curve_figures(metrics: Sequence[MetricsLine]) -> list[Figure]:
     for key, heading, y_format, from_zero, describe in wanted:
         found = points(metrics, key)
         if len(found) < 2:
+            continue
+        if len(found) < MIN_CURVE:
+            figures.append(Figure(heading, describe(found), Markup("")))
             continue
         evaluation = key.startswith("eval_")
         chart = line_chart(

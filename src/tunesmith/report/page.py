@@ -17,8 +17,10 @@ from tunesmith import __version__
 from tunesmith.redact import redact
 from tunesmith.report import figures, samples, tables
 from tunesmith.report.artefacts import Artefacts
+from tunesmith.report.first import First, read_first
 from tunesmith.report.verdict import Verdict, judge
 from tunesmith.run.artefacts import Comparison, DataAccount, GroupLosses
+from tunesmith.run.places import Places
 
 HERE = Path(__file__).parent
 _UNUSABLE = (ValueError, ArithmeticError, LookupError)
@@ -34,7 +36,7 @@ def render(artefacts: Artefacts) -> str:
         loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_without_secrets,
+        finalize=partial(_fit_to_show, artefacts.places),
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -51,9 +53,9 @@ def render(artefacts: Artefacts) -> str:
     return page.encode("utf-8", "replace").decode()  # half a surrogate pair is legal in JSON, but not in a file
 
 
-def _without_secrets(value: Any) -> Any:
-    """What the template does to each value before it escapes it."""
-    return redact(value) if type(value) is str else value
+def _fit_to_show(places: Places, value: Any) -> Any:
+    """What the template does to each value before it escapes it: no secrets, no places of this machine."""
+    return places.by_name(redact(value)) if type(value) is str else value
 
 
 def content_policy(style: str) -> str:
@@ -80,7 +82,8 @@ def _sections(found: Artefacts, problems: list[str]) -> dict[str, object]:
     unjudged = Verdict("unmeasured", "The results of this run could not be read.", ())
     return {
         "trained": found.finished,
-        "verdict": guard("result.json, compare.json", partial(judge, found.result, compare), unjudged),
+        "verdict": guard("result.json, compare.json", partial(judge, found.result, compare, data), unjudged),
+        "first": guard("result.json, compare.json", partial(read_first, found), First()),
         "subtitle": guard("plan.json", partial(subtitle, found), ""),
         "progress": guard("status.json", partial(progress, found), ""),
         "tiles": guard("result.json", partial(tables.tiles, found), []),

@@ -12,6 +12,7 @@ from tunesmith.recipe import LoraSection
 from tunesmith.report.artefacts import Artefacts
 from tunesmith.report.charts import Dot, strip
 from tunesmith.report.numbers import MISSING, by_unit, fixed, number, percent, signed
+from tunesmith.report.verdict import MUCH
 from tunesmith.run.artefacts import Comparison, DataAccount, Finding, GroupLoss, Interval, Plan, Result, Score
 from tunesmith.units import format_bytes, format_seconds
 
@@ -60,6 +61,7 @@ def tiles(artefacts: Artefacts) -> list[Tile]:
         _result_tile(result, scores, "Perplexity", "eval_perplexity", "heldout_perplexity", "tokens"),
         _result_tile(result, scores, "Bits per byte", "eval_bits_per_byte", "heldout_bits_per_byte", "bits"),
         _result_tile(result, scores, "Token accuracy", "eval_token_accuracy", "heldout_token_accuracy", "share"),
+        _test_tile(result),
         _score_tile(scores, "Told from real", "style_auc", "AUC, 0.50 is best"),
         _score_tile(scores, "Texts that copy", "copied_texts", f"real texts: {_value(scores, 'copied_texts', 'real')}"),
     ]
@@ -75,7 +77,15 @@ def _result_tile(result: Result | None, scores: Scores, label: str, key: str, sc
     value, before = (by_unit(getattr(result, name, None), unit) for name in (key, f"{key}_base"))
     value = _value(scores, score, "tuned") if value == MISSING else value
     before = _value(scores, score, "base") if before == MISSING else before
-    return Tile(label, value, before if before != MISSING else "") if value != MISSING else None
+    if value == MISSING:
+        unmeasured = key == "eval_loss" and before != MISSING
+        return Tile(label, "not measured", before) if unmeasured else None
+    return Tile(label, value, before if before != MISSING else "")
+
+
+def _test_tile(result: Result | None) -> Tile | None:
+    loss = None if result is None else number(result.test_loss)
+    return Tile("Test loss", fixed(loss, 3), note="scored once, at the end") if loss is not None else None
 
 
 def _score_tile(scores: Scores, label: str, name: str, note: str) -> Tile | None:
@@ -145,7 +155,7 @@ def read_score(score: Score) -> tuple[str, Level]:
 def _against_real(score: Score, tuned: float, real: float) -> tuple[str, Level]:
     above = number(score.gap.low) if score.gap is not None else None
     if tuned <= real:
-        return "no more than real", "good"
+        return "no more than real", "note" if score.unit == "share" and tuned >= MUCH else "good"
     if above is not None and above > 0:
         return "more than real", "bad"
     return "not clearly more than real", "note"

@@ -7,6 +7,7 @@
     report.html      log.txt                        lock, status.json while it runs
 
 Directories are created 0700 and files 0600. JSON files are replaced whole: a reader sees the old one or the new one.
+Full paths of this machine are written by name (places.py).
 This module imports no torch, so that the report and the command line stay quick.
 """
 
@@ -23,10 +24,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tunesmith.disk import disk_errors, finite, open_private, write_text
-from tunesmith.errors import RunError
+from tunesmith.errors import RunError, TunesmithError
 from tunesmith.recipe import Recipe
 from tunesmith.redact import redact
 from tunesmith.run.artefacts import Artefact, JsonObject, MetricsLine
+from tunesmith.run.places import Places
 
 A = TypeVar("A", bound=Artefact)
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -68,6 +70,7 @@ class RunDir:
         self.path = path
         self.writes = True
         """False in every process but the first of several that train together: its writers do nothing."""
+        self._places: Places | None = None
 
     @classmethod
     def create(cls, out: str | Path) -> RunDir:
@@ -129,9 +132,18 @@ class RunDir:
         """The resolved recipe of the run."""
         return Recipe.load(self.file(RECIPE))
 
+    @property
+    def places(self) -> Places:
+        """Full paths of this machine, which only recipe.yaml may hold."""
+        if self._places is None and self.has(RECIPE):
+            with contextlib.suppress(TunesmithError, OSError):
+                self._places = Places.of(self.path, self.recipe())
+        return self._places or Places.of(self.path, None)
+
     @_by_the_writer
     def write_recipe(self, recipe: Recipe) -> None:
         write_text(self.file(RECIPE), recipe.to_yaml())
+        self._places = Places.of(self.path, recipe)
 
     def read_json(self, name: str) -> JsonObject:
         """An artefact, or RunError that says which command writes it."""
@@ -166,8 +178,9 @@ class RunDir:
 
     @_by_the_writer
     def write_json(self, name: str, value: Mapping[str, object]) -> None:
-        """Replace an artefact in one step. Numbers that are not finite are written as null."""
-        write_text(self.file(name), json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+        """Replace an artefact in one step. Numbers that are not finite are written as null, full paths as names."""
+        values = self.places.by_name(finite(value))
+        write_text(self.file(name), json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     @_by_the_writer
     def append_metrics(self, line: Mapping[str, object]) -> None:
@@ -205,7 +218,7 @@ class RunDir:
     def log(self, message: str) -> None:
         """Append to log.txt."""
         with open_private(self.file(LOG), os.O_APPEND) as file:
-            file.write(redact(message.rstrip("\n")) + "\n")
+            file.write(self.places.by_name(redact(message.rstrip("\n"))) + "\n")
 
     @_by_the_writer
     def remove(self, *names: str) -> None:

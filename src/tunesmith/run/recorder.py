@@ -69,7 +69,8 @@ class Recorder:
     def evaluated(self, line: MetricsLine, scores: EvalScores) -> None:
         """Write the line of an evaluation."""
         self.run_dir.append_metrics(line.to_json())
-        self._eval_loss = scores.eval_loss
+        if line.step > 0:  # the base's loss is not the run's own
+            self._eval_loss = scores.eval_loss
         self.run_dir.log(f"step {line.step}: held-out loss {scores.eval_loss:.3f}")
         self.observer.evaluated(line.step, scores)
 

@@ -49,6 +49,8 @@ class RunRow:
     held_out: str
     """Fingerprint of the held-out rows."""
     tokenizer: str
+    dry_run: str = ""
+    """`dry run: 100 rows, 22 held out`; empty for a run on all rows."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def read_run(path: Path) -> RunRow:
         recipe=recipe,
         held_out=data.splits["eval"].fingerprint if data is not None and "eval" in data.splits else "",
         tokenizer=data.tokenizer if data is not None else "",
+        dry_run=data.dry_run if data is not None else "",
     )
 
 
@@ -180,6 +183,9 @@ def _caveats(rows: Sequence[RunRow]) -> Iterator[str]:
         yield "The runs were scored on different held-out rows: their scores do not compare."
     elif len({row.tokenizer for row in rows}) > 1:
         yield "The runs have different tokenizers: compare bits per byte, not loss or perplexity."
+    for row in rows:
+        if row.dry_run:
+            yield f"{row.name} was a {row.dry_run}."
     waiting = [row.name for row in rows if row.state != "finished"]
     if waiting:
         yield f"Not finished: {', '.join(waiting)}."

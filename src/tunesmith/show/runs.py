@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tunesmith.redact import redact, visible
 from tunesmith.run.standing import Standing
-from tunesmith.run.table import METRICS, RunTable
+from tunesmith.run.table import METRICS, RunRow, RunTable
 from tunesmith.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-LISTED = ("eval_loss_base", "eval_loss", "eval_perplexity", "style_auc", "copied_texts", "train_seconds")
+NARROWEST_NAME = 8
+"""Letters of a run's name or state beside each other; longer ones go on in the next line."""
 
 
 def print_runs(table: RunTable, console: Console) -> None:
@@ -28,11 +31,76 @@ def _print_list(runs: RunTable, console: Console) -> None:
 
     if not runs.rows:
         return
-    table = Table("run", "state", "model", "method", *(METRICS[key] for key in LISTED), box=None, pad_edge=False)
-    for row in runs.rows:
-        values = (show(key, row.metrics.get(key)) for key in LISTED)
-        table.add_row(*(_plain(text) for text in (row.name, row.state, row.model, row.method, *values)))
+    columns, left_out = _fitting(_columns(runs), console.width)
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.title, overflow="fold", no_wrap=column.wanted > 0, min_width=NARROWEST_NAME)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(_plain, cells))
     console.print(table)
+    if left_out:
+        names = ", ".join(column.title for column in left_out)
+        console.print(f"A wider window and --json also show: {names}.", markup=False, highlight=False)
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    cells: tuple[str, ...]
+    wanted: int
+    """0: always there, and broken into lines where it must; else the lower, the longer it stays."""
+
+    @property
+    def width(self) -> int:
+        """Characters of its longest cell, and the space between two."""
+        from rich.cells import cell_len
+
+        return 2 + max(cell_len(visible(text)) for text in (self.title, *self.cells))
+
+
+def _columns(runs: RunTable) -> list[_Column]:
+    def column(title: str, wanted: int, cell: Callable[[RunRow], str]) -> _Column:
+        return _Column(title, tuple(cell(row) for row in runs.rows), wanted)
+
+    def metric(title: str, wanted: int, key: str) -> _Column:
+        return column(title, wanted, lambda row: show(key, row.metrics.get(key)))
+
+    return [
+        column("run", 0, lambda row: row.name),
+        column("state", 0, _state),
+        column("held-out loss", 1, _losses),
+        metric("time", 2, "train_seconds"),
+        metric("copies", 3, "copied_texts"),
+        metric("told from real", 4, "style_auc"),
+        metric("perplexity", 5, "eval_perplexity"),
+        column("method", 6, lambda row: row.method),
+        column("model", 7, lambda row: row.model),
+    ]
+
+
+def _state(row: RunRow) -> str:
+    return f"{row.state}; {row.dry_run}" if row.dry_run else row.state
+
+
+def _losses(row: RunRow) -> str:
+    """`5.588 -> 4.269`, base and tuned."""
+    before, after = (row.metrics.get(key) for key in ("eval_loss_base", "eval_loss"))
+    if before is None:
+        return show("eval_loss", after)
+    return f"{show('eval_loss', before)} -> {'not measured' if after is None else show('eval_loss', after)}"
+
+
+def _fitting(columns: list[_Column], width: int) -> tuple[list[_Column], list[_Column]]:
+    """Those that stand beside each other in `width` without a broken number, and those that do not."""
+    kept, left_out = list(columns), list[_Column]()
+    needed = sum(column.width if column.wanted else min(column.width, 2 * NARROWEST_NAME) for column in kept)
+    for column in sorted(columns, key=lambda column: -column.wanted):
+        if needed <= width or not column.wanted:
+            break
+        kept.remove(column)
+        left_out.insert(0, column)
+        needed -= column.width
+    return kept, left_out
 
 
 def _print_comparison(runs: RunTable, console: Console) -> None:

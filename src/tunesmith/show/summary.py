@@ -26,7 +26,7 @@ def print_summary(run_dir: RunDir, console: Console) -> None:
     from rich.table import Table
 
     found = read_artefacts(run_dir)
-    verdict = judge(found.result, found.compare)
+    verdict = judge(found.result, found.compare, found.data)
     console.print(plain(verdict.sentence, "bold"))
     audited = findings(found.data, fine=False) if found.data is not None else ()
     for line in (*bullets(verdict.facts), *bullets(audited, subject="data")):

@@ -15,6 +15,7 @@ distributed.py  the processes that train together, and trackers
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from tunesmith.plan import Measured
     from tunesmith.training.checkpoint import Checkpoint
     from tunesmith.training.loop import Loop
-
-
-SCORED_TOKENS = 1024
-"""At least, of a batch of held-out documents: without gradients little is held, and weights are cast once a batch."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +114,7 @@ def build_model(job: Job) -> Any:
 def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
     import torch
 
+    from tunesmith.evaluate import batch_tokens
     from tunesmith.step import StepSettings, autocast, make_optimizer
     from tunesmith.training.batches import Batches
     from tunesmith.training.clock import Clock
@@ -147,7 +145,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         clock=Clock(plan),
         recovery=Recovery(plan.micro_batch_tokens, recorder.note),
         saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
-        held_out=HeldOut(model, job.data.eval, arithmetic, max(plan.micro_batch_tokens, SCORED_TOKENS), scored),
+        held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored),
         recorder=recorder,
         stop=stop,
     )
@@ -230,9 +228,19 @@ def _result(job: Job, loop: Loop) -> Result:
         eval_seconds=spent.evaluating,
         peak_bytes=peak_bytes(loop.team.device),
         steps=steps,
+        hardware=_hardware(loop.team.size),
+        ended=time.time(),
         stopped=None if finished else (loop.stop.reason or "stopped"),
         events=tuple(loop.recovery.events),
     )
+
+
+def _hardware(num_processes: int) -> str:
+    """`2 x NVIDIA H100 80GB HBM3`, or the processor."""
+    from tunesmith.machine.detect import detect_machine
+
+    machine = detect_machine()
+    return f"{num_processes} x {machine.name}" if num_processes > 1 and machine.device == "cuda" else machine.name
 
 
 def _value(scores: EvalScores | None, name: str) -> float | None:

@@ -44,9 +44,10 @@ class Team:
         """Inside, gradients stay in this process: those of all but the last micro-batch of a step."""
         return contextlib.nullcontext() if self.size == 1 else self._accelerator.no_sync(model)
 
-    def mean(self, value: torch.Tensor) -> float:
-        """The mean of a scalar over the processes."""
-        return float(value if self.size == 1 else self._accelerator.reduce(value, "mean"))
+    def means(self, values: torch.Tensor) -> list[float]:
+        """The mean of each value over the processes."""
+        found: list[float] = (values if self.size == 1 else self._accelerator.reduce(values, "mean")).tolist()
+        return found
 
     def agree(self, *wishes: bool) -> list[bool]:
         """What any process wishes, all do: clocks and signals differ between them, and some of it needs everybody."""

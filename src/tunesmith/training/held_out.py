@@ -20,6 +20,7 @@ class ScoresSoFar:
 
     base: EvalScores | None = None
     last: EvalScores | None = None
+    """Of the model in training; None before its first evaluation: the base's scores are not its own."""
     best_loss: float | None = None
     best_step: int | None = None
     is_pending: bool = False
@@ -63,9 +64,11 @@ class HeldOut:
     def keep(self, step: int, scores: Scores) -> EvalScores:
         """Remember the scores of a step."""
         found = eval_scores(scores)
-        self.so_far.last, self.so_far.is_pending = found, False
+        self.so_far.is_pending = False
         if step == 0:
             self.so_far.base = found
+            return found
+        self.so_far.last = found
         if self.so_far.best_loss is None or scores.loss < self.so_far.best_loss:
             self.so_far.best_loss, self.so_far.best_step = scores.loss, step
         return found

@@ -67,19 +67,18 @@ class Loop:
     def __post_init__(self) -> None:
         self.wrapped = self.team.wrap(self.model)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._unlogged = torch.zeros((), device=self.team.device)
-        self._logged_step = self.step
+        self._unlogged: list[torch.Tensor] = []
         self._unchecked: tuple[int, torch.Tensor] | None = None
 
     def run(self) -> None:
         """Train from `step` to the end of the plan, or to a stop that was asked for: the last step is saved then."""
-        self._logged_step, self.clock.window = self.step, Window()
+        self.clock.window = Window()
         self._finish_evaluation()
         going = self.step < self.plan.num_steps and not self.stop.requested
         while going:
             documents = self.batches.steps[self.step]
             self.set_learning_rate()
-            self._unlogged += self.forward_backward(documents)
+            self._unlogged.append(self.forward_backward(documents))
             grad_norm = self.clip()
             if self.scaler.is_enabled():
                 self.scaler.step(self.optimizer)
@@ -202,12 +201,13 @@ class Loop:
 
     def _log(self, grad_norm: torch.Tensor) -> None:
         """Write a line of metrics.jsonl, with the mean loss since the last one."""
-        num_steps = self.step - self._logged_step
-        loss = self.team.mean(self._unlogged) / num_steps
+        losses = self.team.means(torch.stack(self._unlogged))
+        self._unlogged.clear()
+        loss = sum(losses) / len(losses)
         check_finite(self.step, self.saves.run_dir.checkpoints, loss=loss)
-        self.counts.loss_sum += loss * num_steps
-        self._unlogged.zero_()
-        self._logged_step = self.step
+        self.counts.loss_sum += sum(losses)
+        for step, of_step in enumerate(losses, start=self.step - len(losses)):
+            self.recovery.look_at_loss(step + 1, of_step, self.batches.steps[step], self.batches)
         tokens_per_second, fed_per_second = self.clock.close_window()
         line = MetricsLine(
             step=self.step,

@@ -1,4 +1,5 @@
-"""What a run survives: memory that runs out, which halves the micro-batch of the same step.
+"""What a run survives: memory that runs out, which halves the micro-batch of the same step; a loss that stands out,
+whose rows are named.
 
 Numbers that went wrong are found here too, within one step, and end it: numbers.py.
 """
@@ -13,7 +14,12 @@ import numpy as np
 from tunesmith.data.tokens.steps import Indices
 from tunesmith.errors import TrainingError
 from tunesmith.run.artefacts import Event
+from tunesmith.run.spikes import Spikes
 from tunesmith.training.batches import Batches
+
+MAX_SPIKES = 20
+"""Loss spikes that are written down; a run with more is told by its first ones."""
+NAMED_ROWS = 5
 
 
 @dataclass
@@ -23,6 +29,7 @@ class Recovery:
     micro_batch_tokens: int
     note: Callable[[str], None]
     events: list[Event] = field(default_factory=list)
+    spikes: Spikes = field(default_factory=Spikes)
 
     def halve_micro_batch(self, step: int, documents: Indices, batches: Batches) -> None:
         """After memory ran out in `step`. Raises TrainingError when one document does not fit even alone."""
@@ -38,3 +45,16 @@ class Recovery:
         told = f"out of memory at step {step}: micro-batch {old} -> {self.micro_batch_tokens} tokens, same step again"
         self.events.append(Event(step=step, kind="out_of_memory", note=told))
         self.note(told)
+
+    def look_at_loss(self, step: int, loss: float, documents: Indices, batches: Batches) -> None:
+        """Where the loss of `step` stands out above those before it, say which rows were in the step."""
+        usual = self.spikes.usual
+        if not self.spikes.stands_out(loss) or usual is None:
+            return
+        if sum(event.kind == "loss_spike" for event in self.events) >= MAX_SPIKES:
+            return
+        names = list(dict.fromkeys(batches.documents.row_name(int(index)) for index in documents))
+        more = f" and {len(names) - NAMED_ROWS} more" if len(names) > NAMED_ROWS else ""
+        told = f"loss {loss:.3f} where {usual:.3f} was usual, on {', '.join(names[:NAMED_ROWS])}{more}"
+        self.events.append(Event(step=step, kind="loss_spike", note=told))
+        self.note(f"step {step}: {told}")

@@ -217,3 +217,14 @@ class DataAccount(RowsRead, Artefact):
     """Of all splits: equal fingerprints train alike."""
     findings: tuple[Finding, ...] = ()
     """Of the audit; empty before it."""
+
+    @property
+    def num_held_out(self) -> int:
+        """Documents that are scored and never trained on, the test's not counted."""
+        return self.splits["eval"].documents if "eval" in self.splits else 0
+
+    @property
+    def dry_run(self) -> str:
+        """`dry run: 100 rows, 22 held out`; empty for a run on all rows."""
+        trained = self.splits["train"].documents if "train" in self.splits else 0
+        return f"dry run: {trained:,} rows, {self.num_held_out:,} held out" if self.small else ""

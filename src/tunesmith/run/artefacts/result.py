@@ -32,12 +32,13 @@ class Result(Artefact):
     FILE: ClassVar[str] = "result.json"
     VERSION: ClassVar[int] = 2
     OLDER: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"version": 1, "fed_tokens_per_second": None, "test_loss": None}
+        {"version": 1, "fed_tokens_per_second": None, "test_loss": None, "hardware": None, "ended": None}
     )
 
     version: int = 2
     train_loss: float | None
     eval_loss: float | None
+    """Of the tuned model on the held-out rows; null before its first evaluation. The arithmetic is the plan's."""
     eval_loss_base: float | None
     eval_perplexity: float | None
     eval_perplexity_base: float | None
@@ -62,6 +63,10 @@ class Result(Artefact):
     eval_seconds: float
     peak_bytes: int
     steps: int
+    hardware: str | None
+    """What it trained on last: the GPU, or the processor and its cores."""
+    ended: float | None
+    """Seconds since 1970."""
     stopped: str | None
     events: tuple[Event, ...]
 
