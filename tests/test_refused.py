@@ -84,7 +84,7 @@ def _recipe(model: Path, shows_csv: Path, **train: object) -> tunesmith.Recipe:
     )
 
 
-@pytest.mark.parametrize("train", [{"method": "qlora"}, {"loop": "reference"}, {"optimizer": "adamw8bit"}])
+@pytest.mark.parametrize("train", [{"method": "qlora"}, {"loop": "reference"}])
 def test_a_refused_plan_leaves_no_folder(
     train: dict[str, object], tmp_path: Path, tiny_llama: Path, shows_csv: Path
 ) -> None:

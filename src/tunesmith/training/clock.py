@@ -12,6 +12,8 @@ from tunesmith.run.artefacts import Plan
 
 LOG_LINES = 200
 """Lines of metrics.jsonl that a run on a GPU writes at least; on a CPU every step has one."""
+WARM_UP_STEPS = 2
+"""Logged steps that say nothing about the others."""
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Clock:
         self._log_every = max(1, plan.num_steps // LOG_LINES) if plan.device == "cuda" else 1
         self._begun = self._last_save = self._last_eval = time.monotonic()
         self._evaluating = self._saving = 0.0
+        self._asked, self._steady = 0, (0.0, 0)
 
     def spent(self) -> Spent:
         """Up to now."""
@@ -56,11 +59,27 @@ class Clock:
         spent = self.spent()
         return max(0.0, spent.total - spent.evaluating - spent.saving)
 
+    def seconds_left(self, fed: int, left: int) -> float | None:
+        """Until `left` tokens more are fed, after `fed`; asked after each logged step.
+
+        By the rate since the second: before it stand self-test and rehearsal, and the first steps are slower than all
+        others. None until there is a third.
+        """
+        now = self.training_seconds()
+        self._asked += 1
+        if self._asked == WARM_UP_STEPS:
+            self._steady = now, fed
+        seconds, before = self._steady
+        if self._asked <= WARM_UP_STEPS or fed <= before:
+            return None if left else 0.0
+        return (now - seconds) / (fed - before) * left
+
     def restore(self, spent: Spent) -> None:
         """Go on from what was spent before."""
         self.before, self._evaluating, self._saving = spent, 0.0, 0.0
         self._begun = self._last_save = self._last_eval = time.monotonic()
         self.window = Window()
+        self._asked, self._steady = 0, (0.0, 0)
 
     def count(self, num_targets: int, num_fed: int) -> None:
         """A step was made of so many tokens."""

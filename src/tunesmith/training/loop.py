@@ -220,15 +220,10 @@ class Loop:
             peak_bytes=peak_bytes(self.team.device),
             time=self.clock.spent().total,
         )
-        self.recorder.stepped(line, self._seconds_left())
-        self.team.track(line.to_json(), self.step)
-
-    def _seconds_left(self) -> float | None:
-        """By the tokens that are still to be fed, at the run's own rate."""
         fed = self.batches.fed_before
         left = int(fed[-1] - fed[self.step])
-        done = self.counts.fed_tokens
-        return self.clock.training_seconds() / done * left if done else None
+        self.recorder.stepped(line, self.clock.seconds_left(self.counts.fed_tokens, left))
+        self.team.track(line.to_json(), self.step)
 
     def evaluate(self) -> bool:
         """Score the held-out documents and write it down; True unless a stop cut it short.
