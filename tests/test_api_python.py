@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import re
 import subprocess
@@ -121,6 +122,18 @@ def test_train_takes_a_dict_and_texts(run: Run) -> None:
     assert run.recipe.data.path == keep(TEXTS)
     account = run.dir.read_json("data.json")
     assert (account["rows_read"], account["files"][0]["path"]) == (20, "data")
+
+
+def test_splits_are_said_while_training(recipe: dict[str, Any], tmp_path: Path) -> None:
+    said = io.StringIO()
+    data = {"train": TEXTS[:15], "test": TEXTS[15:], "dev": ["A text that is held out", "And another one"]}
+    run = tunesmith.train(recipe, data=data, out=tmp_path / "x", console=Console(file=said, width=300))
+    assert "the files' names: train to train on, dev held out, test for test" in said.getvalue()
+    assert {name: split["documents"] for name, split in run.dir.read_json("data.json")["splits"].items()} == {
+        "train": 15,
+        "eval": 2,
+        "test": 5,
+    }
 
 
 def test_a_recipe_file_and_a_recipe_take_data_too(recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tunesmith.errors import DataError
 
 MAX_FIELD_BYTES = 1 << 26
 _SNIFFED_LINES = 500
-_SEPARATOR_LINE = re.compile(r"""(["']?)sep=(.)\1\s*""", re.IGNORECASE | re.DOTALL)
+_SEPARATOR_LINE = re.compile(r"""(["']?)sep=([^\r\n])\1\s*""", re.IGNORECASE)
 """What Excel writes above the header to say the delimiter."""
 _WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 

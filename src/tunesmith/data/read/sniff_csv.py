@@ -108,6 +108,8 @@ def header_doubt(records: list[list[str]]) -> str:
 
     A name is short and appears nowhere below itself; a number, a sentence or a category's value does not name a column.
     """
+    if not records:
+        return ""
     header, rows = records[0], [row for row in records[1:] if len(row) == len(records[0]) and row != records[0]]
     if not rows:
         return ""
