@@ -123,7 +123,7 @@ def test_a_list_shows_every_run_and_its_state(make_run: MakeRun, tiny_run: RunDi
     assert states == {
         "done": "finished",
         "halted": "stopped (SIGTERM)",
-        "begun": "not finished",
+        "begun": "stopped (it did not begin)",
         "broken": "damaged (result.json)",
     }
     text = printed(table)

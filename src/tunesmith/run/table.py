@@ -11,6 +11,7 @@ from tunesmith.errors import RunError, TunesmithError
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import Artefact, Comparison, DataAccount, Plan, Result, Status
 from tunesmith.run.directory import RunDir
+from tunesmith.run.standing import standing
 
 A = TypeVar("A", bound=Artefact)
 
@@ -127,7 +128,8 @@ def read_run(path: Path) -> RunRow:
             problems.append(kind.FILE)
             return None
 
-    result, data, plan, status = read(Result), read(DataAccount), read(Plan), read(Status)
+    result, data, plan = read(Result), read(DataAccount), read(Plan)
+    read(Status)
     comparison, recipe = read(Comparison), dict[str, object]()
     metrics = {**{key: getattr(result, key, None) for key in METRICS}, **_scores(comparison)}
     try:
@@ -137,7 +139,7 @@ def read_run(path: Path) -> RunRow:
     return RunRow(
         name=path.resolve().name,
         path=str(path),
-        state=f"damaged ({', '.join(problems)})" if problems else _state(run_dir, result, plan, status),
+        state=f"damaged ({', '.join(problems)})" if problems else _state(run_dir),
         model=str(recipe.get("model.name", "")),
         method=plan.method if plan is not None else str(recipe.get("train.method", "")),
         metrics={key: float(value) for key, value in metrics.items() if value is not None},
@@ -156,17 +158,12 @@ def _scores(comparison: Comparison | None) -> dict[str, float | None]:
     return {name: interval.value if interval is not None else None for name, interval in found.items()}
 
 
-def _state(run_dir: RunDir, result: Result | None, plan: Plan | None, status: Status | None) -> str:
-    from tunesmith.run.lock import is_held
-
-    step = "?" if status is None else status.step
-    num_steps = next((known.num_steps for known in (status, plan) if known is not None), "?")
-    steps = f"step {step}/{num_steps}"
-    if is_held(run_dir):
-        return f"running, {steps}"
-    if result is not None:
-        return "finished" if result.finished else f"stopped ({result.stopped})"
-    return f"not finished, {steps}" if status else "not finished"
+def _state(run_dir: RunDir) -> str:
+    """`running, step 40/82`, `finished`, `stopped (SIGTERM)`, `crashed (process 4711 on box is gone; ...)`."""
+    found = standing(run_dir)
+    if found.is_alive or found.state == "crashed":
+        return f"{found.state}, step {found.step}/{found.num_steps or '?'}"
+    return found.state if found.state == "finished" or not found.why else f"{found.state} ({found.why})"
 
 
 def _comparable(rows: Sequence[RunRow]) -> tuple[str, ...]:
