@@ -162,3 +162,11 @@ def test_overrides_of_plain_values() -> None:
     values = {"model": {"name": "m"}, "data": {"path": "a.csv"}}
     assert Recipe.parse(values, overrides=["data.text=body", "train.epochs=2"]).train.epochs == 2
     assert values == {"model": {"name": "m"}, "data": {"path": "a.csv"}}
+
+
+def test_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    digits = "9" * 5000
+    with pytest.raises(RecipeError, match="No value of a recipe is so long"):
+        Recipe.load(write(tmp_path, f"model: m\ndata: {{path: a.csv, seed: {digits}}}\n"))
+    with pytest.raises(RecipeError, match=r"data\.seed"):
+        Recipe.load(write(tmp_path, MINIMAL), [f"data.seed={digits}"])

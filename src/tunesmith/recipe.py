@@ -340,6 +340,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise RecipeError(f"{where}: not valid YAML: {problem}.") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise RecipeError(f"{path}: {str(error).split(';')[0]}. No value of a recipe is so long.") from None
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"a {type(values).__name__}"
         raise RecipeError(
@@ -368,7 +370,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: {known or 'expected section.key=value, such as train.epochs=2.'}")
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
+    except (yaml.YAMLError, RecursionError, ValueError):
         value = text
     target = values.setdefault(section, {})
     if not isinstance(target, dict):
