@@ -109,15 +109,15 @@ def kill_at_change(at: int | None = None, count_to: str | None = None, until: st
 
 def kill_in_end(at: int | None = None, count_to: str | None = None) -> None:
     """Kill before the `at`-th change on disk after the last step was saved: final model, result, report."""
-    from tunesmith import training
+    from tunesmith.training import saving
 
-    countdown, original = _Countdown(at, count_to), training._save
+    countdown, original = _Countdown(at, count_to), saving.save_tuned
 
-    def save(*args: Any) -> None:
+    def save(*args: Any) -> Any:
         countdown.arm()
-        original(*args)
+        return original(*args)
 
-    training._save = save
+    saving.save_tuned = save
     _on_exit(countdown.disarm)
 
 
@@ -383,7 +383,7 @@ def _at_place(at: str, nth: int, ring: Callable[[], None]) -> None:
     """Call `ring` once, in the `nth` visit of a place."""
     from tunesmith import training
     from tunesmith.models import tokenizer
-    from tunesmith.training import held_out
+    from tunesmith.training import held_out, saving
     from tunesmith.training.saves import Saves
 
     visits = [0]
@@ -430,7 +430,7 @@ def _at_place(at: str, nth: int, ring: Callable[[], None]) -> None:
     elif at == "save":
         before(Saves, "write_state")
     elif at == "end":
-        before(training, "_save")
+        before(saving, "save_tuned")
     else:
         raise ValueError(at)
 
