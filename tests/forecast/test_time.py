@@ -11,7 +11,7 @@ import torch
 from tunesmith.forecast import roofline
 from tunesmith.forecast.roofline import CpuRates, GpuRates
 from tunesmith.forecast.step import Step, trace_step
-from tunesmith.forecast.time import Measured, StepTime, measure_steps, refit, time_of_run, time_of_step
+from tunesmith.forecast.time import Amounts, Measured, StepTime, measure_steps, refit, time_of_run, time_of_step
 from tunesmith.forecast.trace import Work
 from tunesmith.machine.gpus import find_gpu
 
@@ -57,10 +57,11 @@ def test_a_spent_budget_leaves_the_rest_to_the_mean_rate() -> None:
 
 
 def test_parts_of_a_run_are_priced_apart() -> None:
-    run = time_of_run(
-        FORECAST, num_steps=100, num_tokens=100_000, target_fraction=0.5, eval_tokens=5_000, num_evaluations=4,
+    amounts = Amounts(
+        num_steps=100, num_tokens=100_000, target_fraction=0.5, eval_tokens=5_000, num_evaluations=4,
         checkpoint_bytes=400_000_000, save_interval=60.0, weights_bytes=10**9, device="cpu",
     )  # fmt: skip
+    run = time_of_run(FORECAST, amounts)
     assert run.train_seconds == pytest.approx(100 * 0.1 + 100_000 * 0.002)
     assert run.eval_seconds == pytest.approx(4 * 5_000 * 0.0006)
     assert run.num_saves == 1 + 210 // 60

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_the_lock_says_who_and_goes_with_the_context(run_dir: RunDir) -> None:
     with RunLock(run_dir):
         lock = read_lock(run_dir)
         assert lock is not None
-        assert (lock["pid"], lock["start"]) == (os.getpid(), process_start(os.getpid()))
+        assert (lock.pid, lock.start) == (os.getpid(), process_start(os.getpid()))
         assert stat.S_IMODE(run_dir.file("lock").stat().st_mode) == 0o600
         assert is_held(run_dir)
     assert not run_dir.has("lock")
@@ -74,7 +75,16 @@ def test_a_second_writer_is_told_who_the_first_is(run_dir: RunDir, fork: Callabl
     child = fork(lambda: hold(run_dir))
     with pytest.raises(RunError, match=rf"written by process {child} on .*, started 20.*`kill {child}`"):
         RunLock(run_dir).__enter__()
-    assert read_lock(run_dir)["pid"] == child  # type: ignore[index]
+    assert read_lock(run_dir).pid == child  # type: ignore[union-attr]
+
+
+def test_a_name_that_is_not_utf8_does_not_make_a_lock_unreadable(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tunesmith", "train", os.fsdecode(b"caf\xe9.yaml")])
+    with RunLock(run_dir):
+        assert is_held(run_dir)
+        assert "caf?.yaml" in read_lock(run_dir).command  # type: ignore[union-attr]
 
 
 def test_the_same_process_cannot_hold_it_twice(run_dir: RunDir) -> None:
@@ -93,7 +103,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_with_a_note(run_dir: RunDir) -
     os.waitpid(child, 0)
     notes: list[str] = []
     with RunLock(run_dir, notes.append):
-        assert read_lock(run_dir)["pid"] == os.getpid()  # type: ignore[index]
+        assert read_lock(run_dir).pid == os.getpid()  # type: ignore[union-attr]
     assert len(notes) == 1
     assert f"taken over from process {child}" in notes[0]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tunesmith.forecast.disk import DiskForecast, forecast_disk
 from tunesmith.forecast.forecaster import Fit, Forecaster, Found, Target
 from tunesmith.forecast.memory import MemoryForecast
 from tunesmith.forecast.roofline import CpuRates, GpuRates, Rates, measure_gpu
 from tunesmith.forecast.step import Step
-from tunesmith.forecast.time import StepTime, TimeForecast, save_time, time_of_run, time_of_step
+from tunesmith.forecast.time import Amounts, StepTime, TimeForecast, save_time, time_of_run, time_of_step
 from tunesmith.forecast.trace import Log
 from tunesmith.run.artefacts import Predicted
 
@@ -32,7 +31,7 @@ class Forecast:
     disk: DiskForecast
     evaluation_share: float
     """Arithmetic of one evaluation, as a share of the training's."""
-    _run: dict[str, Any]
+    _amounts: Amounts
 
     @property
     def seconds_of_save(self) -> float:
@@ -41,12 +40,12 @@ class Forecast:
 
     def with_schedule(self, *, num_evaluations: int, save_interval: float | None) -> Forecast:
         """With another number of evaluations, and seconds between saves."""
-        run = {**self._run, "num_evaluations": num_evaluations, "save_interval": save_interval}
-        return replace(self, time=time_of_run(self.step_time, **run), _run=run)
+        amounts = replace(self._amounts, num_evaluations=num_evaluations, save_interval=save_interval)
+        return replace(self, time=time_of_run(self.step_time, amounts), _amounts=amounts)
 
     def with_step_time(self, step_time: StepTime) -> Forecast:
         """With other times of a step, such as those refitted to real steps."""
-        return replace(self, step_time=step_time, time=time_of_run(step_time, **self._run))
+        return replace(self, step_time=step_time, time=time_of_run(step_time, self._amounts))
 
     def predicted(self) -> Predicted:
         """The `predicted` of plan.json. Its first four have the meaning that result.json gives them, so that what was
@@ -79,18 +78,21 @@ def forecast_run(forecaster: Forecaster, target: Target, found: Found, *, num_st
         cache_bytes=forecaster.workload.train.num_tokens * TOKEN_BYTES,
         out=out if target.here else None,
     )
-    run = {
-        "num_steps": num_steps,
-        "num_evaluations": 2,
-        "save_interval": None,
-        "checkpoint_bytes": disk.checkpoint_bytes,
-        "weights_bytes": forecaster.shape.num_parameters * WEIGHT_BYTES[found.choice.dtype],
-        "device": target.device,
-        **_amounts(forecaster, found, step),
-    }
-    time = time_of_run(step_time, **run)
-    share = _evaluation_share(log, step, run)
-    return Forecast(target, found.fit, found.memory, step_time, time, disk, share, run)
+    num_tokens, target_fraction, eval_tokens = _tokens_of_run(forecaster, found, step)
+    amounts = Amounts(
+        num_steps=num_steps,
+        num_tokens=num_tokens,
+        target_fraction=target_fraction,
+        eval_tokens=eval_tokens,
+        num_evaluations=2,
+        checkpoint_bytes=disk.checkpoint_bytes,
+        save_interval=None,
+        weights_bytes=forecaster.shape.num_parameters * WEIGHT_BYTES[found.choice.dtype],
+        device=target.device,
+    )
+    time = time_of_run(step_time, amounts)
+    share = _evaluation_share(log, step, amounts)
+    return Forecast(target, found.fit, found.memory, step_time, time, disk, share, amounts)
 
 
 def _rates(log: Log, target: Target) -> tuple[Rates, str]:
@@ -103,30 +105,24 @@ def _rates(log: Log, target: Target) -> tuple[Rates, str]:
     return GpuRates(measure_gpu(target.name), gemm_share=1.0, bandwidth_share=1.0), "rates measured on this GPU"
 
 
-def _amounts(forecaster: Forecaster, found: Found, step: Step) -> dict[str, Any]:
-    """Tokens of the whole run."""
+def _tokens_of_run(forecaster: Forecaster, found: Found, step: Step) -> tuple[int, float, int]:
+    """Tokens of the whole run, the share of them that is learned, and the tokens of one evaluation."""
     recipe, workload = forecaster.recipe, forecaster.workload
     if step.kind == "reference":
         length = forecaster.max_length
         rows = round(len(workload.train.fed) * recipe.train.epochs)
-        return {
-            "num_tokens": rows * length,
-            "target_fraction": workload.train.num_targets / (len(workload.train.fed) * length),
-            "eval_tokens": len(workload.eval.fed) * length,
-        }
-    return {
-        "num_tokens": forecaster.steps(found.choice.tokens_per_step).num_tokens,
-        "target_fraction": step.target_fraction,
-        "eval_tokens": workload.eval.num_tokens,
-    }
+        target_fraction = workload.train.num_targets / (len(workload.train.fed) * length)
+        return rows * length, target_fraction, len(workload.eval.fed) * length
+    num_tokens = forecaster.steps(found.choice.tokens_per_step).num_tokens
+    return num_tokens, step.target_fraction, workload.eval.num_tokens
 
 
-def _evaluation_share(log: Log, step: Step, run: dict[str, Any]) -> float:
+def _evaluation_share(log: Log, step: Step, run: Amounts) -> float:
     """It is of arithmetic, not of measured time, so that the same recipe gives the same plan on any day."""
     passes = 2 if step.accumulates else 1
 
     def flops(*phases: str) -> float:
         return sum(item.flops * calls for item, calls in log.work(*phases).items())
 
-    train = flops("forward", "backward") / passes / step.num_tokens * run["num_tokens"]
-    return flops("evaluation") / step.num_tokens * run["eval_tokens"] / train if train else 0.0
+    train = flops("forward", "backward") / passes / step.num_tokens * run.num_tokens
+    return flops("evaluation") / step.num_tokens * run.eval_tokens / train if train else 0.0

@@ -89,30 +89,36 @@ def time_of_step(log: Log, step: Step, rates: Rates, origin: str) -> StepTime:
     )
 
 
-def time_of_run(
-    step: StepTime,
-    *,
-    num_steps: int,
-    num_tokens: int,
-    target_fraction: float,
-    eval_tokens: int,
-    num_evaluations: int,
-    checkpoint_bytes: int,
-    save_interval: float | None,
-    weights_bytes: int,
-    device: str,
-) -> TimeForecast:
-    """Seconds of a whole run. save_interval: seconds between saves, or None when only the end is saved."""
-    train_seconds = num_steps * step.step_seconds + num_tokens * step.token_seconds
-    num_saves = 1.0 + (train_seconds // save_interval if save_interval else 0)
+@dataclass(frozen=True)
+class Amounts:
+    """How much of everything a run does."""
+
+    num_steps: int
+    num_tokens: int
+    """Tokens trained on, in the whole run."""
+    target_fraction: float
+    eval_tokens: int
+    """Tokens of one evaluation."""
+    num_evaluations: int
+    checkpoint_bytes: int
+    save_interval: float | None
+    """Seconds between saves, or None when only the end is saved."""
+    weights_bytes: int
+    device: str
+
+
+def time_of_run(step: StepTime, run: Amounts) -> TimeForecast:
+    """Seconds of a whole run."""
+    train_seconds = run.num_steps * step.step_seconds + run.num_tokens * step.token_seconds
+    num_saves = 1.0 + (train_seconds // run.save_interval if run.save_interval else 0)
     return TimeForecast(
         train_seconds=train_seconds,
-        eval_seconds=num_evaluations * eval_tokens * step.eval_token_seconds,
-        num_evaluations=num_evaluations,
-        save_seconds=num_saves * save_time(checkpoint_bytes, device),
+        eval_seconds=run.num_evaluations * run.eval_tokens * step.eval_token_seconds,
+        num_evaluations=run.num_evaluations,
+        save_seconds=num_saves * save_time(run.checkpoint_bytes, run.device),
         num_saves=num_saves,
-        load_seconds=START_SECONDS + weights_bytes / READ_BYTES_PER_SECOND,
-        tokens_per_second=num_tokens * target_fraction / train_seconds if train_seconds else 0.0,
+        load_seconds=START_SECONDS + run.weights_bytes / READ_BYTES_PER_SECOND,
+        tokens_per_second=run.num_tokens * run.target_fraction / train_seconds if train_seconds else 0.0,
         flops_per_token=step.flops_per_token,
         origin=step.origin,
     )

@@ -8,7 +8,6 @@ so that of two processes that both find a stale lock only one wins.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import socket
@@ -17,19 +16,36 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 from filelock import FileLock
+from pydantic import ValidationError
 
 from tunesmith.disk import PLAIN_FILE, disk_errors
 from tunesmith.errors import RunError
 from tunesmith.redact import redact
+from tunesmith.run.artefacts.record import Record
 from tunesmith.run.directory import LOCK, RunDir
 
 MAX_LOCK_BYTES = 100_000
 GUARD = ".lock.guard.tmp"
 """Named as what a killed writer leaves, so that the next one removes it."""
+
+
+class Writer(Record):
+    """The process that holds the lock: the content of the lock file."""
+
+    pid: int
+    host: str
+    start: str | None
+    """As the kernel counts it."""
+    since: str
+    """As people read it."""
+    boot: str
+    space: str
+    """The process id space, which is another in every container."""
+    command: str
 
 
 class RunLock:
@@ -41,7 +57,7 @@ class RunLock:
     def __init__(self, run_dir: RunDir, note: Callable[[str], None] = lambda message: None) -> None:
         self.path = run_dir.file(LOCK)
         self.note = note
-        self._mine: dict[str, Any] | None = None
+        self._mine: Writer | None = None
 
     def __enter__(self) -> RunLock:
         mine = _describe_self()
@@ -54,7 +70,7 @@ class RunLock:
                 descriptor = self._create()
             try:
                 with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    json.dump(mine, file)
+                    file.write(mine.model_dump_json())
                     file.flush()
                     os.fsync(file.fileno())
             except OSError:
@@ -66,7 +82,7 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._mine is None or self._mine["pid"] != os.getpid():
+        if self._mine is None or self._mine.pid != os.getpid():
             return  # a forked child does not end its parent's lock
         with contextlib.suppress(OSError), _guard(self.path.parent):
             if _read(self.path) == self._mine:
@@ -76,30 +92,30 @@ class RunLock:
     def _create(self) -> int:
         return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAIN_FILE, 0o600)
 
-    def _why_stale(self, mine: dict[str, Any]) -> str:
+    def _why_stale(self, mine: Writer) -> str:
         """Why the lock that stands here may be taken over. Raises RunError when it may not."""
         if self.path.is_symlink() or not self.path.is_file():
             raise RunError(f"{self.path}: is not a lock file but a link or a folder. Remove it yourself.")
         other = _read(self.path)
         if other is None:
             return f"{self.path}: taken over; its writer was stopped before it had signed it"
-        who = f"process {other['pid']} on {other['host']}, started {other['since']}"
+        who = f"process {other.pid} on {other.host}, started {other.since}"
         standing = _standing(other, mine)
         if standing == "gone":
             return f"{self.path}: taken over from {who}, which is gone"
         if standing == "unseen":
             raise RunError(
-                f"{self.path}: this run is written by {who} ({other['command']}), which cannot be seen from "
-                f"{mine['host']}. If it has ended, delete {self.path} and run the same command again."
+                f"{self.path}: this run is written by {who} ({other.command}), which cannot be seen from "
+                f"{mine.host}. If it has ended, delete {self.path} and run the same command again."
             )
         raise RunError(
-            f"{self.path}: this run is written by {who} ({other['command']}). Wait for it, stop it with "
-            f"`kill {other['pid']}` (it saves first), or choose another --out."
+            f"{self.path}: this run is written by {who} ({other.command}). Wait for it, stop it with "
+            f"`kill {other.pid}` (it saves first), or choose another --out."
         )
 
 
-def read_lock(run_dir: RunDir) -> dict[str, Any] | None:
-    """Who holds the lock (pid, host, since, command), or None when nobody does."""
+def read_lock(run_dir: RunDir) -> Writer | None:
+    """Who holds the lock, or None when nobody does."""
     return _read(run_dir.file(LOCK))
 
 
@@ -114,15 +130,15 @@ def is_held(run_dir: RunDir) -> bool:
     return writer_of(run_dir) in ("alive", "unseen")
 
 
-def _standing(other: dict[str, Any], mine: dict[str, Any]) -> Literal["alive", "gone", "unseen"]:
+def _standing(other: Writer, mine: Writer) -> Literal["alive", "gone", "unseen"]:
     """What is known here about the process that `other` describes."""
-    if other["host"] != mine["host"]:
+    if other.host != mine.host:
         return "unseen"
-    if other["boot"] != mine["boot"]:
+    if other.boot != mine.boot:
         return "gone"  # this machine was started again
-    if other["space"] != mine["space"]:
+    if other.space != mine.space:
         return "unseen"  # another container on this machine
-    return "alive" if other["start"] == process_start(other["pid"]) else "gone"
+    return "alive" if other.start == process_start(other.pid) else "gone"
 
 
 def process_start(pid: int) -> str | None:
@@ -139,29 +155,25 @@ def process_start(pid: int) -> str | None:
     return None if state in "ZX" else fields[18]
 
 
-def _describe_self() -> dict[str, Any]:
-    return {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "start": process_start(os.getpid()),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "boot": boot_id(),
-        "space": _link_of("/proc/self/ns/pid"),
-        "command": redact(shlex.join(sys.argv))[:200],
-    }
+def _describe_self() -> Writer:
+    return Writer(
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        start=process_start(os.getpid()),
+        since=time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        boot=boot_id(),
+        space=_link_of("/proc/self/ns/pid"),
+        command=redact(shlex.join(sys.argv))[:200].encode("utf-8", "replace").decode("utf-8"),
+    )
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> Writer | None:
     """The content of a lock, or None when there is none or its writer did not finish it."""
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | PLAIN_FILE), "rb") as file:
-            lock = json.loads(file.read(MAX_LOCK_BYTES))
-    except (OSError, ValueError):
+            return Writer.model_validate_json(file.read(MAX_LOCK_BYTES))
+    except (OSError, ValidationError):
         return None
-    names = ("pid", "host", "start", "since", "boot", "space", "command")
-    if not isinstance(lock, dict) or any(name not in lock for name in names) or not isinstance(lock["pid"], int):
-        return None
-    return lock
 
 
 @contextlib.contextmanager

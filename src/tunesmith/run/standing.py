@@ -92,6 +92,6 @@ def _state(run_dir: RunDir, status: Status | None, result: Result | None) -> tup
 
 def _why_crashed(run_dir: RunDir, status: Status) -> str:
     lock = read_lock(run_dir)
-    if lock is not None and lock["host"] == status.host and lock["boot"] != boot_id():
+    if lock is not None and lock.host == status.host and lock.boot != boot_id():
         return f"the machine was started again while it was {status.doing or 'training'}"
     return f"process {status.pid} on {status.host} is gone; it was {status.doing or 'training'}"
