@@ -125,7 +125,7 @@ def test_a_broken_pipe_does_not_end_the_run(lab: Lab, out: Path) -> None:
 def test_a_lost_terminal_does_not_end_the_run(lab: Lab, out: Path) -> None:
     child = lab.train("full", out, fault={"kind": "lose_terminal", "nth": 5})
     assert child.wait() == 0
-    assert f"the terminal went away; the run goes on: tunesmith attach {out}" in (out / "log.txt").read_text()
+    assert f"the terminal went away; the run goes on: tunesmith attach {out.name}" in (out / "log.txt").read_text()
     assert lab.outcome(out) == lab.reference("full")
 
 
