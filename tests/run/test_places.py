@@ -54,7 +54,7 @@ def test_a_path_inside_another_word_or_path_is_left_alone() -> None:
 
 def test_a_home_folder_is_named_neither_as_written_nor_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/anna")
-    assert places("~/work/shows.csv").by_name("~/work/shows.csv is /home/anna/work/shows.csv") == (
+    assert places("~/texts/shows.csv").by_name("~/texts/shows.csv is /home/anna/texts/shows.csv") == (
         "shows.csv is shows.csv"
     )
 
