@@ -16,7 +16,7 @@ import pytest
 from tunesmith.errors import RunError
 from tunesmith.run import lock as module
 from tunesmith.run.directory import RunDir
-from tunesmith.run.lock import RunLock, is_held, process_start, read_lock
+from tunesmith.run.lock import RunLock, process_start, read_lock, writer_of
 
 
 @pytest.fixture
@@ -53,6 +53,10 @@ def fork() -> Iterator[Callable[[Callable[[], object]], int]]:
 
 def hold(run_dir: RunDir) -> None:
     RunLock(run_dir).__enter__()
+
+
+def is_held(run_dir: RunDir) -> bool:
+    return writer_of(run_dir) in ("alive", "unseen")
 
 
 def change(run_dir: RunDir, **values: object) -> None:

@@ -79,11 +79,6 @@ def shape_of(source: ModelSource) -> ModelShape:
     return _shape(source.name, _read_config(file), str(file))
 
 
-def same_shape(name: str) -> bool:
-    """Whether the shape of `name` ships with the package."""
-    return _packaged(name) is not None
-
-
 @cache
 def _table() -> dict[str, Any]:
     text = resources.files("tunesmith").joinpath("assets/shapes.json").read_text(encoding="utf-8")

@@ -17,7 +17,6 @@ from tunesmith.run.artefacts import Interval
 MAX_POINTS = 400
 MIN_CURVE = 3
 """Points that a line goes through; between two nothing was seen."""
-TICK_TEXT = 11.5
 _CHARACTER = 6.4
 """Width of an average character of the tick labels."""
 _LABEL_GAP = 15.0

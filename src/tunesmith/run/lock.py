@@ -125,11 +125,6 @@ def writer_of(run_dir: RunDir) -> Literal["alive", "gone", "unseen", "none"]:
     return "none" if other is None else _standing(other, _describe_self())
 
 
-def is_held(run_dir: RunDir) -> bool:
-    """Whether a live process of this machine holds the lock, or one that cannot be seen from here may."""
-    return writer_of(run_dir) in ("alive", "unseen")
-
-
 def _standing(other: Writer, mine: Writer) -> Literal["alive", "gone", "unseen"]:
     """What is known here about the process that `other` describes."""
     if other.host != mine.host:
