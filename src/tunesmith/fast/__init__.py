@@ -10,6 +10,7 @@ parts listed in `Applied.replaced` get a `forward` of their own on the instance,
 
     device.py          what the device can do
     layout.py          FlatBatch, and the gathers into padded buckets
+    sizes.py           a few sizes that the batches of a run are filled up to; fixed.py: one of them in one place
     families.py        the supported architectures: projections and options of their attention
     layers.py          whole layers, where element-wise chains cost time
     rope.py            rotary embeddings that depend on a document's length

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,15 +21,18 @@ from tunesmith.machine.memory import is_out_of_memory, peak_bytes, release_memor
 from tunesmith.run.artefacts import MetricsLine, Plan
 from tunesmith.run.recorder import Recorder
 from tunesmith.run.signals import StopRequest
-from tunesmith.step import clip_gradients
 from tunesmith.training.batches import Batches
+from tunesmith.training.capture import CallAgain, CudaCapture
 from tunesmith.training.clock import Clock, Window
 from tunesmith.training.distributed import Team
+from tunesmith.training.graphs import Graphs
 from tunesmith.training.held_out import HeldOut
+from tunesmith.training.late import Late
 from tunesmith.training.numbers import check_finite, check_weights
 from tunesmith.training.recovery import Recovery
 from tunesmith.training.saves import Saves
 from tunesmith.training.state import rng_state, set_rng_state
+from tunesmith.training.stepper import Stepper
 
 
 @dataclass
@@ -61,14 +64,30 @@ class Loop:
     held_out: HeldOut
     recorder: Recorder
     stop: StopRequest
+    capture: CallAgain | CudaCapture | None = None
+    """How steps are recorded, where the plan says so."""
     step: int = 0
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
         self.wrapped = self.team.wrap(self.model)
-        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.stepper = Stepper(
+            model=self.wrapped,
+            arithmetic=self.arithmetic,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            trained=tuple(parameter for parameter in self.model.parameters() if parameter.requires_grad),
+            max_grad_norm=self.plan.max_grad_norm,
+        )
+        self.graphs: Graphs | None = None
+        if self.capture is not None:
+            self.graphs = Graphs(self.stepper, self.capture, self.team.device, self.recorder.note)
         self._unlogged: list[torch.Tensor] = []
-        self._unchecked: tuple[int, torch.Tensor] | None = None
+        self._unchecked: tuple[int, Late] | None = None
+
+    def on_stream(self) -> AbstractContextManager[None]:
+        """Inside, work is launched on the stream of recorded steps, where there are such."""
+        return nullcontext() if self.capture is None else self.capture.on_stream()
 
     def run(self) -> None:
         """Train from `step` to the end of the plan, or to a stop that was asked for: the last step is saved then."""
@@ -79,13 +98,7 @@ class Loop:
             documents = self.batches.steps[self.step]
             self.set_learning_rate()
             self._unlogged.append(self.forward_backward(documents))
-            grad_norm = self.clip()
-            if self.scaler.is_enabled():
-                self.scaler.step(self.optimizer)
-                self.scaler.update()
-            else:
-                self.optimizer.step()
-            self.optimizer.zero_grad()
+            grad_norm = self.update()
             self.step += 1
             self._count(documents)
             going = self._after_step(grad_norm)
@@ -103,13 +116,20 @@ class Loop:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.team.size > 1:
                     raise  # with several processes the others already wait for this one's gradients
+            given_up = self.graphs is not None and self.graphs.give_up("memory ran out")
             self.optimizer.zero_grad()
             release_memory()
             set_rng_state(random_state)
+            if given_up:  # without what they held, the same passes may fit
+                self.recovery.gave_up_graphs(self.step + 1)
+                continue
             self.recovery.halve_micro_batch(self.step + 1, documents, self.batches)
 
     def _forward_backward(self, documents: Indices) -> torch.Tensor:
         team, batches = self.team, self.batches
+        size = batches.size_of(documents, self.recovery.micro_batch_tokens)
+        if size is not None and self.graphs is not None:
+            return self.graphs.forward_backward(batches.filled(documents, size), batches.num_targets(documents))
         parts = batches.parts(documents, self.recovery.micro_batch_tokens, team.rank, team.size)
         share = batches.num_targets(documents) / team.size
         if not parts:  # fewer documents than processes: take part in the exchange of gradients, with none
@@ -121,23 +141,29 @@ class Loop:
         return total + self._pass(parts[-1], share)
 
     def _pass(self, part: Indices, share: float) -> torch.Tensor:
-        """Forward and backward of one micro-batch; its graph is gone when this returns, and leaves no gaps."""
-        with self.arithmetic():
-            loss: torch.Tensor = self.wrapped(flat=self.batches.flat(part), denominator=share).loss
-        self.scaler.scale(loss).backward()
-        return loss.detach()
+        return self.stepper.run_pass(self.batches.flat(part), share)
 
-    def clip(self) -> torch.Tensor:
-        """Clip the gradients; returns their norm before. One that is not finite ends the run within a step."""
-        self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients(self._trained, self.plan.max_grad_norm)
+    def update(self) -> torch.Tensor:
+        """Clip the gradients and move the weights; returns the norm before clipping.
+
+        One that is not finite ends the run within a step.
+        """
+        norm = None if self.graphs is None else self.graphs.update()
+        if norm is not None:
+            self._look_at_norm(norm)
+            return norm
+        norm = self.stepper.clip()
+        self._look_at_norm(norm)
+        self.stepper.move()
+        return norm
+
+    def _look_at_norm(self, norm: torch.Tensor) -> None:
         where = self.step + 1
         if self.team.device.type == "cpu":
-            self._check_norm(where, norm)
+            self._check_norm(where, float(norm))
         else:  # read while the next step runs, so that no step waits for the host
             self._check_previous()
-            self._unchecked = (where, norm.detach().to("cpu", non_blocking=True))
-        return norm
+            self._unchecked = (where, Late(norm))
 
     def forget_norm(self) -> None:
         """The step whose norm is not read yet was a rehearsal."""
@@ -145,11 +171,11 @@ class Loop:
 
     def _check_previous(self) -> None:
         if self._unchecked is not None:
-            self._check_norm(*self._unchecked)
+            step, norm = self._unchecked
             self._unchecked = None
+            self._check_norm(step, norm.read()[0])
 
-    def _check_norm(self, step: int, norm: torch.Tensor) -> None:
-        value = float(norm)
+    def _check_norm(self, step: int, value: float) -> None:
         if not math.isfinite(value) and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
             return  # fp16: the step is left out and the scale lowered; below 1 it is no overflow any more
         check_finite(step, self.saves.run_dir.checkpoints, grad_norm=value)
