@@ -172,7 +172,7 @@ def test_replayed_steps_are_the_steps_launched_one_by_one(kind: str, new_loop: C
     assert replayed.graphs is not None
     assert 1 <= replayed.graphs.num_recorded <= len(replayed.batches.sizes) <= 8
     assert counting.recorded == 2 * replayed.graphs.num_recorded
-    assert counting.replayed >= 12, "passes and updates, of most steps"
+    assert counting.replayed >= 8, "passes and updates, of most steps"
     assert launched.graphs is not None
     assert launched.graphs.num_recorded == 0
     (line,) = launched.notes  # type: ignore[attr-defined]

@@ -209,7 +209,8 @@ def flatten(documents: Sequence[Document], multiple: int = 1, size: Size | None 
 
 def _filled(batch: FlatBatch, size: Size) -> FlatBatch:
     """The batch with as many rows for the head and places in cu_seqlens as its size says."""
-    assert batch.num_tokens == size.tokens and batch.num_targets <= size.targets
+    assert batch.num_tokens == size.tokens
+    assert batch.num_targets <= size.targets
     unused = size.documents - len(batch.lengths)
     rows = None
     if size.targets < size.tokens:

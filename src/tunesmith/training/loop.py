@@ -83,6 +83,7 @@ class Loop:
         if self.capture is not None:
             self.graphs = Graphs(self.stepper, self.capture, self.team.device, self.recorder.note)
         self._unlogged: list[torch.Tensor] = []
+        self._unwritten: tuple[MetricsLine, float | None, Late] | None = None
         self._unchecked: tuple[int, Late] | None = None
 
     def on_stream(self) -> AbstractContextManager[None]:
@@ -102,6 +103,7 @@ class Loop:
             self.step += 1
             self._count(documents)
             going = self._after_step(grad_norm)
+        self._write_line()
         self._check_previous()
 
     # ---- one optimizer step ----
@@ -201,6 +203,7 @@ class Loop:
     def _after_step(self, grad_norm: torch.Tensor) -> bool:
         """Log, evaluate and save, as is due; all processes do the same. Returns whether another step follows."""
         clock, last = self.clock, self.step >= self.plan.num_steps
+        self._write_line()  # of the step before: this one's work is on its way
         self._listen()
         stop, score, save = self.team.agree(
             self.stop.requested, clock.eval_is_due(self.step), clock.save_is_due(self.step)
@@ -226,36 +229,46 @@ class Loop:
             self.recorder.note(f"the terminal went away; the run goes on: tunesmith attach {self.saves.run_dir.path}")
 
     def _log(self, grad_norm: torch.Tensor) -> None:
-        """Write a line of metrics.jsonl, with the mean loss since the last one."""
-        losses = self.team.means(torch.stack(self._unlogged))
+        """Take down a line of metrics.jsonl, with the mean loss since the last; on a GPU it is written a step later."""
+        numbers = torch.stack([*self.team.means(torch.stack(self._unlogged)), grad_norm.detach().float()])
         self._unlogged.clear()
-        loss = sum(losses) / len(losses)
-        check_finite(self.step, self.saves.run_dir.checkpoints, loss=loss)
-        self.counts.loss_sum += sum(losses)
-        for step, of_step in enumerate(losses, start=self.step - len(losses)):
-            self.recovery.look_at_loss(step + 1, of_step, self.batches.steps[step], self.batches)
         tokens_per_second, fed_per_second = self.clock.close_window()
+        fed = self.batches.fed_before
         line = MetricsLine(
             step=self.step,
             epoch=self.batches.epoch(self.step),
-            loss=loss,
             learning_rate=self.optimizer.param_groups[0]["lr"],
-            grad_norm=float(grad_norm),
             tokens_per_second=tokens_per_second,
             fed_tokens_per_second=fed_per_second,
             peak_bytes=peak_bytes(self.team.device),
             time=self.clock.spent().total,
         )
-        fed = self.batches.fed_before
-        left = int(fed[-1] - fed[self.step])
-        self.recorder.stepped(line, self.clock.seconds_left(self.counts.fed_tokens, left))
-        self.team.track(line.to_json(), self.step)
+        left = self.clock.seconds_left(self.counts.fed_tokens, int(fed[-1] - fed[self.step]))
+        self._unwritten = line, left, Late(numbers)
+        if self.team.device.type == "cpu":
+            self._write_line()
+
+    def _write_line(self) -> None:
+        """The line that was taken down last, if it is not written yet."""
+        if self._unwritten is None:
+            return
+        (line, seconds_left, numbers), self._unwritten = self._unwritten, None
+        *losses, grad_norm = numbers.read()
+        loss = sum(losses) / len(losses)
+        check_finite(line.step, self.saves.run_dir.checkpoints, loss=loss)
+        self.counts.loss_sum += sum(losses)
+        for step, of_step in enumerate(losses, start=line.step - len(losses)):
+            self.recovery.look_at_loss(step + 1, of_step, self.batches.steps[step], self.batches)
+        line = line.model_copy(update={"loss": loss, "grad_norm": grad_norm})
+        self.recorder.stepped(line, seconds_left)
+        self.team.track(line.to_json(), line.step)
 
     def evaluate(self) -> bool:
         """Score the held-out documents and write it down; True unless a stop cut it short.
 
         The step is then saved, and scored when the run goes on. Where nothing was held out, nothing is done.
         """
+        self._write_line()
         if self.held_out.is_empty:
             return True
         self.held_out.so_far.is_pending = True
@@ -286,6 +299,7 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint of this step. Raises TrainingError when a weight is not finite."""
         with self.clock.saving():
+            self._write_line()
             self._check_previous()
             check_weights(self.step, self.saves.run_dir.checkpoints, self.model)
             if self.team.is_first:
