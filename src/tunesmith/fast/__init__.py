@@ -41,6 +41,7 @@ from tunesmith.errors import ModelError
 from tunesmith.fast.adapters import adapted_forward, can_fuse
 from tunesmith.fast.attention import FlatMask
 from tunesmith.fast.cross_entropy import (
+    Denominator,
     Head,
     Workspace,
     linear_cross_entropy,
@@ -188,7 +189,7 @@ def _model_forward(
     original: Any,
     *args: Any,
     flat: FlatBatch | None = None,
-    denominator: float | None = None,
+    denominator: Denominator | None = None,
     flat_metrics: bool = False,
     **kwargs: Any,
 ) -> Any:
@@ -207,7 +208,7 @@ def _model_forward(
     plain = None
     if type(head) is nn.Linear:
         plain = Head(head.weight if shared is None else head.weight.detach(), head.bias, softcap, shared)
-    over = float(denominator if denominator is not None else max(flat.num_targets, 1))
+    over = denominator if denominator is not None else float(max(flat.num_targets, 1))
     if torch.is_grad_enabled():
         if plain is not None:
             return FlatOutput(loss=linear_cross_entropy(hidden_NE, plain, targets_N, over, workspace))
