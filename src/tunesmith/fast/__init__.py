@@ -10,6 +10,7 @@ parts listed in `Applied.replaced` get a `forward` of their own on the instance,
 
     device.py          what the device can do
     layout.py          FlatBatch, and the gathers into padded buckets
+    untouched.py       a model that another tool has patched is refused
     families.py        the supported architectures: projections and options of their attention
     layers.py          whole layers, where element-wise chains cost time
     rope.py            rotary embeddings that depend on a document's length
@@ -56,6 +57,7 @@ from tunesmith.fast.layout import FlatBatch, flatten
 from tunesmith.fast.linear import linear_forward
 from tunesmith.fast.pointwise import Kernels
 from tunesmith.fast.rope import DocumentRope, rotary_modules
+from tunesmith.fast.untouched import check_untouched
 
 __all__ = ["Applied", "Device", "FlatBatch", "FlatOutput", "apply", "flatten", "fuse_adapters"]
 
@@ -107,6 +109,7 @@ def apply(model: PreTrainedModel, *, compile: bool = False, device: Device | Non
     layers = layer_modules(model, family)
     if isinstance(model.__dict__.get("forward"), functools.partial):
         raise ModelError(f"{type(model).__name__}: the fast path is already applied. Restore it first.")
+    check_untouched(model, layers)
     device = device or _device_of(model)
     kernels = Kernels.compiled(device) if compile else Kernels(device=device)
     applied = Applied(model, [])
