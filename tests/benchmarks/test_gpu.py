@@ -128,7 +128,7 @@ def test_ratios_take_the_best_of_each_setup(benchmarks):
 
 def run_toys(benchmarks, tmp_path, rows, *options):
     out = tmp_path / "gpu.json"
-    command = [sys.executable, benchmarks / "gpu.py", "--toy", "--rows", rows, "--out", out, *options]
+    command = [sys.executable, benchmarks / "gpu.py", "--toy", "--budget", 3000, "--rows", rows, "--out", out, *options]
     finished = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr[-3000:]
     return json.loads(out.read_text()), finished.stdout
