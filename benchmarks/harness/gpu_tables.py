@@ -28,6 +28,8 @@ def print_row(row: Row) -> None:
         "error": "forecast {:+.1%}",
         "device": "{}",
     }
+    for note in row.get("said") or ():
+        print(f"{'':>10}{note}")
     print(what, *(form.format(row[key]) for key, form in shown.items() if row.get(key) is not None), flush=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -74,6 +75,16 @@ class _Marks(StopRequest):
     def ask(self, reason: str) -> None: ...
 
 
+class Noting(Silent):
+    """Keeps what training says, such as that graphs are off."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 def documents_of(arrays: Sequence[np.ndarray]) -> TokenizedDocuments:
     return TokenizedDocuments.from_lists([(ids.tolist(), None) for ids in arrays])
 
@@ -125,7 +136,7 @@ def loop_of(model: Any, plan: Plan, documents: TokenizedDocuments, folder: Path)
     data, marks = _Data(documents, nothing, nothing), _Marks("again")
     made: Any = {"data": data, "source": None, "tokenizer": None, "run_dir": run_dir, "checkpoint": None}
     job = training.Job(recipe=recipe, plan=plan, fingerprints={"data": "", "model": ""}, **made)
-    loop: Any = training._loop(job, model, marks, Recorder(run_dir, plan.num_steps, Silent()))
+    loop: Any = training._loop(job, model, marks, Recorder(run_dir, plan.num_steps, Noting()))
     loop.saves, marks.loop = _NoSaves(run_dir), loop
     return loop
 
@@ -136,7 +147,8 @@ def run_to(loop: Any, step: int) -> tuple[float, int, int]:
     _wait()
     begun = time.perf_counter()
     loop.stop.until = step
-    loop.run()
+    with getattr(loop, "on_stream", nullcontext)():
+        loop.run()
     _wait()
     seconds = time.perf_counter() - begun
     return seconds, loop.counts.tokens - before.tokens, loop.counts.samples - before.samples
@@ -154,6 +166,7 @@ def time_steps(loop: Any, timed: Timed) -> Row:
         "tokens_per_second": median(tokens / seconds for seconds, tokens, _ in found),
         "samples_per_second": median(samples / seconds for seconds, _, samples in found),
         "step_ms": 1e3 * median(seconds for seconds, _, _ in found) / timed.steps,
+        "said": loop.recorder.observer.notes,
     }
     return row | peak_memory()
 

@@ -26,6 +26,7 @@ AHEAD = 3
 GRACE = 1.5
 """A task may take so many times its estimate, and SLACK_SECONDS more, before it is ended."""
 SLACK_SECONDS = 10.0
+LOG_CHARACTERS = 4000
 _POLL_SECONDS = 0.02
 
 
@@ -97,11 +98,14 @@ class Child:
         self.rows += found
         return found
 
+    def last_words(self) -> str:
+        """The end of what it printed."""
+        return self.log.read_text(encoding="utf-8", errors="replace")[-LOG_CHARACTERS:] if self.log.is_file() else ""
+
     def _reason(self) -> str:
         code = self._process.exitcode
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        said = self.log.read_text(encoding="utf-8", errors="replace").split("\n") if self.log.is_file() else []
-        last = next((line.strip() for line in reversed(said) if line.strip()), "nothing said")
+        last = next((line.strip() for line in reversed(self.last_words().split("\n")) if line.strip()), "nothing said")
         return f"died of {how}: {last[:200]}"
 
 
@@ -199,10 +203,10 @@ class Runner:
     def _is_done(self, child: Child, reserve: float) -> bool:
         over = child.is_over
         for row in child.look():
-            self.on_row(child.task, row)
+            self.on_row(child.task, row | ({"log": child.last_words()} if row.get("failed") else {}))
         spent = time.monotonic() - child.begun
         if not over and (spent > GRACE * child.task.seconds + self.slack or self.seconds_left() < 0):
-            self.on_row(child.task, child.end(f"ended after {spent:.0f} s"))
+            self.on_row(child.task, child.end(f"ended after {spent:.0f} s") | {"log": child.last_words()})
             return True
         return over
 

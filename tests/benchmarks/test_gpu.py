@@ -64,9 +64,10 @@ def test_what_fails_is_a_row_and_the_others_go_on(runner):
     found.one_by_one([task("a/b", works, 1), task("crash", crashes), task("error", raises), task("last", works, 5)])
     assert found.seen[:3] == [("a/b", {"value": 1}), ("a/b", {"value": 2}), ("crash", {"value": 1})]
     assert found.seen[3][1]["failed"].startswith("died of SIGKILL")
-    assert found.seen[4] == ("error", {"failed": "RuntimeError: the reason"})
+    name, row = found.seen[4]
+    assert (name, row["failed"]) == ("error", "RuntimeError: the reason")
+    assert row["log"].startswith("a word before\nTraceback")
     assert [row["value"] for name, row in found.seen if name == "last"] == [5, 6]
-    assert "a word before" in (found.folder / "error.log").read_text()
 
 
 def is_running(pid):
