@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kill_resume import hashes
 
@@ -21,6 +23,13 @@ from harness.processes import Row
 from harness.shapes import Shape, build
 
 PROMPTS = ("One fine morning", "A boy and a girl")
+KEPT = (
+    *("train_seconds", "eval_seconds", "save_seconds", "total_seconds"),
+    *("tokens_per_second", "samples_per_second", "peak_bytes", "steps"),
+)
+"""Of result.json."""
+STAGES = 60
+"""Lines of a command's output that are kept."""
 _LOOK_SECONDS = 0.005
 
 
@@ -49,23 +58,50 @@ class Commands:
         changes = [word for value in (*self.options, *values) for word in ("--set", value)]
         return ["train", str(self.folder / "recipe.yaml"), "--out", str(self.folder / run), *changes]
 
-    def start(self, arguments: Sequence[str], cache: str) -> subprocess.Popen[bytes]:
+    def start(self, arguments: Sequence[str], cache: str) -> Running:
         paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
         own = {"PYTHONPATH": os.pathsep.join(paths), "XDG_CACHE_HOME": str(self.folder / cache), "HF_HUB_OFFLINE": "1"}
-        with (self.folder / "commands.log").open("ab") as log:
-            command = [sys.executable, "-m", "tunesmith", *arguments]
-            return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **own})
+        return Running([sys.executable, "-m", "tunesmith", *arguments], {**os.environ, **own})
 
-    def timed(self, arguments: Sequence[str], cache: str) -> float:
-        """Seconds from Enter to the prompt. Raises RuntimeError with the last words of a command that failed."""
-        begun = time.monotonic()
-        self.check(self.start(arguments, cache).wait())
-        return time.monotonic() - begun
+    def timed(self, arguments: Sequence[str], cache: str) -> Running:
+        """A command, from Enter to the prompt. Raises RuntimeError with its last words when it fails."""
+        running = self.start(arguments, cache)
+        running.process.wait()
+        running.ended = running.seconds()
+        running.check()
+        return running
 
-    def check(self, code: int) -> None:
-        if code:
-            said = (self.folder / "commands.log").read_text(encoding="utf-8", errors="replace")
-            raise RuntimeError(f"exit code {code}: {' / '.join(said.strip().splitlines()[-3:])}")
+
+class Running:
+    """A command that goes on, and when it said what."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self.begun = time.monotonic()
+        pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self.process = subprocess.Popen(command, env=environment, text=True, errors="replace", **pipe)
+        self.said: list[tuple[float, str]] = []
+        self.ended = 0.0
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def seconds(self) -> float:
+        """Since Enter."""
+        return time.monotonic() - self.begun
+
+    def check(self) -> None:
+        """After its end."""
+        self._reader.join()
+        if self.process.returncode:
+            last = " / ".join(line for _, line in self.said[-3:])
+            raise RuntimeError(f"exit code {self.process.returncode}: {last}")
+
+    def stages(self) -> list[str]:
+        """What it said first, with the seconds since Enter."""
+        return [f"{seconds:5.1f}  {line[:100]}" for seconds, line in self.said[:STAGES]]
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            self.said.append((self.seconds(), line.rstrip()))
 
 
 def measure_commands(commands: Commands, kinds: Sequence[str]) -> Iterator[Row]:
@@ -78,8 +114,10 @@ def measure_commands(commands: Commands, kinds: Sequence[str]) -> Iterator[Row]:
         yield {"variant": "train", "setting": kind} | _timed_training(commands, kind)
     run = str(commands.folder / kinds[-1])
     asked = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
-    yield {"variant": "generate", "setting": "2 samples", "seconds": commands.timed(["generate", run, *asked], "cache")}
-    yield {"variant": "compare", "setting": "defaults", "seconds": commands.timed(["compare", run], "cache")}
+    for setting, arguments in (("2 samples", ["generate", run, *asked]), ("defaults", ["compare", run])):
+        running = commands.timed(arguments, "cache")
+        row: Row = {"variant": arguments[0], "setting": setting, "seconds": running.ended}
+        yield row | {"stages": running.stages()}
     found = json.loads((Path(run) / "compare.json").read_text(encoding="utf-8"))
     yield {"variant": "compare", "setting": "inside", "seconds": found["seconds"]}
 
@@ -87,31 +125,18 @@ def measure_commands(commands: Commands, kinds: Sequence[str]) -> Iterator[Row]:
 def _timed_training(commands: Commands, run: str) -> Row:
     """Enter to the prompt, Enter to the first line of metrics.jsonl, and what result.json says of the rest."""
     shutil.rmtree(commands.folder / run, ignore_errors=True)
-    begun = time.monotonic()
-    process, first = commands.start(commands.train(run), f"cache-{run}"), None
-    while process.poll() is None:
+    running, first = commands.start(commands.train(run), f"cache-{run}"), None
+    while running.process.poll() is None:
         if first is None and _first_step_is_done(commands.folder / run / "metrics.jsonl"):
-            first = time.monotonic() - begun
+            first = running.seconds()
         time.sleep(_LOOK_SECONDS)
-    seconds = time.monotonic() - begun
-    commands.check(process.returncode)
+    seconds = running.seconds()
+    running.check()
     result = json.loads((commands.folder / run / "result.json").read_text(encoding="utf-8"))
-    plan = json.loads((commands.folder / run / "plan.json").read_text(encoding="utf-8"))
-    kept = (
-        "train_seconds",
-        "eval_seconds",
-        "save_seconds",
-        "total_seconds",
-        "tokens_per_second",
-        "peak_bytes",
-        "steps",
-    )
-    row: Row = {key: result[key] for key in kept}
-    row |= {"seconds": seconds, "first_step_seconds": first, "predicted_seconds": plan["predicted"]["train_seconds"]}
-    return row | {
-        "predicted_peak_bytes": plan["predicted"]["peak_bytes"],
-        "samples_per_second": result["samples_per_second"],
-    }
+    predicted = json.loads((commands.folder / run / "plan.json").read_text(encoding="utf-8"))["predicted"]
+    row: Row = {key: result[key] for key in KEPT}
+    row |= {"seconds": seconds, "first_step_seconds": first, "stages": running.stages()}
+    return row | {f"predicted_{key}": predicted[key] for key in ("train_seconds", "peak_bytes", "tokens_per_second")}
 
 
 def _first_step_is_done(metrics: Path) -> bool:
@@ -138,11 +163,12 @@ def measure_resume(commands: Commands, steps: int, save_every: int) -> Iterator[
     values = (f"train.max_steps={steps}", f"save.every={save_every}")
     commands.timed(commands.train("whole", *values), "cache")
     killed = commands.folder / "killed"
-    process = commands.start(commands.train("killed", *values), "cache")
+    running = commands.start(commands.train("killed", *values), "cache")
+    process = running.process
     while process.poll() is None and not list(killed.glob("checkpoints/step-*/MANIFEST.json")):
         time.sleep(_LOOK_SECONDS)
     if process.poll() is not None:
-        commands.check(process.returncode)
+        running.check()
         raise RuntimeError("the run ended before it could be killed")
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -59,3 +59,33 @@ def test_looking_at_the_machine_takes_nothing_of_a_gpu() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 50_000_000
+
+
+def test_a_machine_without_a_gpu_is_not_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> Any:
+        raise OSError(name)
+
+    monkeypatch.setattr(driver, "_waking", [])
+    monkeypatch.setattr(driver.ctypes, "CDLL", absent)
+    assert not driver.is_awake()
+    driver.wake()
+    driver.wake()
+    assert driver.is_awake()
+    assert len(driver._waking) == 1
+
+
+def test_the_context_is_made_once_on_the_gpu_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def device_get(device: Any, index: int) -> int:
+        asked.append(index)
+        return 0
+
+    cuda = SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGet=device_get, cuDevicePrimaryCtxRetain=lambda *_: 0)
+    monkeypatch.setattr(driver, "_waking", [])
+    monkeypatch.setattr(driver.ctypes, "CDLL", lambda name: cuda)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    driver.wake()
+    driver.wake()
+    assert driver.is_awake()
+    assert asked == [3]

@@ -86,7 +86,7 @@ def _gpu_free_bytes(index: int) -> int:
     import torch
 
     told = None
-    if not torch.cuda.memory_reserved(index):
+    if not driver.is_awake() and not torch.cuda.memory_reserved(index):
         told = driver.free_bytes(str(torch.cuda.get_device_properties(index).uuid))
     return torch.cuda.mem_get_info(index)[0] if told is None else max(0, told - driver.CONTEXT_BYTES)
 
