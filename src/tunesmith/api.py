@@ -98,7 +98,7 @@ class Run:
 
     def compare(self, prompts: list[str] | None = None, *, console: Console | None = None) -> dict[str, Any]:
         """Base against tuned: writes and returns compare.json. What is being done is said on `console`."""
-        with _doing(console) as doing:
+        with _doing(console, wakes=True) as doing:
             from tunesmith.compare import compare
 
             return compare(self.dir, prompts, say=doing).to_json()
@@ -250,7 +250,7 @@ def evaluate_file(
 
     Raises DataError or ModelError for what the user can fix.
     """
-    with _doing(console) as doing:
+    with _doing(console, wakes=True) as doing:
         from tunesmith import fast
         from tunesmith.data import prepare
         from tunesmith.evaluate import evaluate
@@ -295,7 +295,7 @@ def generate(
     How it is decoded, where not given: for a run as its compare section says, otherwise as that section's defaults.
     """
     asked = _compare_section(name)
-    with _doing(console) as doing:
+    with _doing(console, wakes=True) as doing:
         from tunesmith.data.tokens.asked import asked_prompts
         from tunesmith.generate.text import generate as write
         from tunesmith.models.load import load_for_generation
@@ -325,13 +325,16 @@ def _compare_section(name: str) -> CompareSection:
 
 
 @contextmanager
-def _doing(console: Console | None) -> Iterator[Doing]:
-    """Says that the libraries load, and then what it is called with."""
+def _doing(console: Console | None, *, wakes: bool = False) -> Iterator[Doing]:
+    """Says that the libraries load, and then what it is called with. wakes: a GPU is made ready meanwhile."""
     from rich.console import Console
 
+    from tunesmith.machine import driver
     from tunesmith.machine.threads import choose_waiting
     from tunesmith.show.doing import LOADING, Doing
 
+    if wakes:
+        driver.wake()
     choose_waiting()
     with Doing(console or Console(quiet=True)) as doing:
         doing(LOADING)
