@@ -11,6 +11,7 @@ from tunesmith.forecast.simulate import NF4_BYTES
 from tunesmith.forecast.step import Step, trace_step, with_8bit_state
 from tunesmith.forecast.trace import Log
 from tunesmith.forecast.workload import Steps, Workload, reference_rows
+from tunesmith.forecast.workspaces import workspace_bytes
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.gpus import Gpu
 from tunesmith.models.positions import document_length
@@ -43,6 +44,8 @@ class Target:
     num_processes: int = 1
     here: bool = True
     """The machine this runs on, rather than one to be rented."""
+    workspace_bytes: int = 0
+    """What cuBLAS takes there for each thread."""
 
     @classmethod
     def of_machine(cls, machine: Machine, gpu: Gpu | None) -> Target:
@@ -60,16 +63,34 @@ class Target:
             flash=on_gpu and machine.supports_bf16,
             gpu=gpu,
             num_processes=machine.num_processes,
+            workspace_bytes=workspace_bytes(_capability(gpu)) if on_gpu else 0,
         )
 
     @classmethod
     def of_gpu(cls, gpu: Gpu) -> Target:
         """An empty GPU of the table."""
-        return cls(gpu.name, "cuda", gpu.memory_bytes, CONTEXT_BYTES, gpu.bf16, gpu.bf16, gpu, here=False)
+        return cls(
+            name=gpu.name,
+            device="cuda",
+            capacity_bytes=gpu.memory_bytes,
+            base_bytes=CONTEXT_BYTES,
+            bf16=gpu.bf16,
+            flash=gpu.bf16,
+            gpu=gpu,
+            here=False,
+            workspace_bytes=workspace_bytes(gpu.capability),
+        )
 
     def fit(self, memory: MemoryForecast) -> Fit:
         share = memory.peak_bytes / self.capacity_bytes
         return "fits" if share <= FITS else "tight" if share <= TIGHT else "no"
+
+
+def _capability(gpu: Gpu | None) -> tuple[int, int]:
+    """Of a GPU of the table, or of the one that is here."""
+    import torch
+
+    return gpu.capability if gpu is not None else torch.cuda.get_device_capability()
 
 
 @dataclass(frozen=True)
@@ -105,7 +126,7 @@ class Forecaster:
     workload: Workload
     _logs: dict[Step, Log] = field(default_factory=dict, repr=False)
     _steps: dict[int, Steps] = field(default_factory=dict, repr=False)
-    _memory: dict[tuple[Step, Optimizer, int], MemoryForecast] = field(default_factory=dict, repr=False)
+    _memory: dict[tuple[Step, Optimizer, int, int], MemoryForecast] = field(default_factory=dict, repr=False)
 
     @property
     def max_length(self) -> int:
@@ -154,13 +175,17 @@ class Forecaster:
     def memory(self, choice: Choice, target: Target) -> MemoryForecast:
         """What a choice takes on a device."""
         step = self.step(choice, target)
-        key = (step, choice.optimizer, target.base_bytes)
+        key = (step, choice.optimizer, target.base_bytes, target.workspace_bytes)
         if key not in self._memory:
             log = self.log(step)
             if choice.optimizer == "adamw8bit":
                 log = with_8bit_state(log, choice.dtype if choice.method == "full" else "float32")
             self._memory[key] = forecast_memory(
-                log, target.device, precision=choice.precision, base_bytes=target.base_bytes
+                log,
+                target.device,
+                precision=choice.precision,
+                base_bytes=target.base_bytes,
+                workspace_bytes=target.workspace_bytes,
             )
         return self._memory[key]
 

@@ -9,6 +9,7 @@ import psutil
 
 from tunesmith.forecast.allocator import CachingAllocator
 from tunesmith.forecast.trace import Log
+from tunesmith.forecast.workspaces import NEW_BYTES, with_workspaces
 from tunesmith.machine.gpus import GIB
 from tunesmith.run.artefacts import PredictedMemory
 
@@ -53,9 +54,16 @@ def forecast_memory(
     *,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     base_bytes: int | None = None,
+    workspace_bytes: int = NEW_BYTES,
 ) -> MemoryForecast:
-    """Memory of a traced step. base_bytes: of the process on a CPU, default this process; of the context on a GPU."""
-    phases = {phase: size for phase, size in log.phase_peaks().items() if phase not in ("between", "weights")}
+    """Memory of a traced step.
+
+    base_bytes: of the process on a CPU, default this process; of the context on a GPU. workspace_bytes: what cuBLAS
+    takes for a thread, by default on a Hopper.
+    """
+    if device == "cuda":
+        log = with_workspaces(log, workspace_bytes)
+    phases = {phase: size for phase, size in log.phase_peaks().items() if phase not in ("between", "weights", "state")}
     allocated, components = log.peak_bytes(), log.components_at_peak()
     if device == "cuda":
         base = CONTEXT_BYTES if base_bytes is None else base_bytes

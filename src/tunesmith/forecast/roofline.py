@@ -144,6 +144,7 @@ def measure_gpu(name: str) -> Gpu:
         matrix=product_rate(half),
         bandwidth=2 * source.numel() * 4 / best_seconds(copy, repeats=5),
         bf16=half == torch.bfloat16,
+        capability=torch.cuda.get_device_capability(device),
         source="measured here",
         aliases=(),
         device="",

@@ -152,6 +152,9 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
             trace.enter_group(group)
             trace.hold((*tensors.parameters, *tensors.buffers), "weights")
     trace.hold((batch.input_ids, batch.position_ids, batch.targets, batch.cu_seqlens), "temporary")
+    with trace.phase("state"):
+        optimizers = _optimizers(groups, step, trace)
+    trace.name_alive("optimizer", "state")
     trained = [parameter for _, tensors in groups for parameter in tensors.trained]
     for _ in range(2 if step.accumulates else 1):
         with trace.phase("forward"):
@@ -163,13 +166,9 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
         trace.hold((parameter.grad for parameter in trained if parameter.grad is not None), "gradients")
     with trace.phase("optimizer"):
         _clip(trace, groups, step.settings.max_grad_norm)
-        optimizers: list[torch.optim.Optimizer] = []
-        for group, tensors in groups:
+        for group, optimizer in optimizers:
             trace.enter_group(group)
-            if tensors.trained:
-                optimizers.append(make_optimizer(tensors.trained, step.settings))
-                optimizers[-1].step()
-    trace.name_alive("optimizer", "optimizer")
+            optimizer.step()
     with trace.phase("zero_grad"):
         for group, tensors in groups:
             trace.enter_group(group)
@@ -179,6 +178,16 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
         model.eval()
         _forward(model, step, batch)
         model.train()
+
+
+def _optimizers(groups: Groups, step: Step, trace: Trace) -> list[tuple[int | None, torch.optim.Optimizer]]:
+    """One of each group that trains, its state made: in training it is there before the first activation."""
+    made = []
+    for group, tensors in groups:
+        trace.enter_group(group)
+        if tensors.trained:
+            made.append((group, make_optimizer(tensors.trained, step.settings)))
+    return made
 
 
 def _clip(trace: Trace, groups: Groups, max_norm: float) -> None:

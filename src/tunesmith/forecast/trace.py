@@ -20,6 +20,7 @@ import torch
 from torch.utils.flop_counter import flop_registry
 
 from tunesmith.compat import (
+    adds_in_place,
     asks_for_number,
     cpu_attention_operators,
     dispatch_mode,
@@ -28,6 +29,7 @@ from tunesmith.compat import (
     storage_id,
     tensors_in,
 )
+from tunesmith.forecast.inside import taken_inside
 
 aten = torch.ops.aten
 
@@ -188,7 +190,10 @@ class Trace:
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if self.number is not None and asks_for_number(func):
             return self.number
-        out = func(*args, **kwargs)
+        if adds_in_place(func, args):
+            out = aten.add_.Tensor(*args, **kwargs)
+        else:
+            out = func(*args, **kwargs)
         if func.namespace == "prim":  # questions about a tensor's device or layout, not work
             return out
         if isinstance(out, torch.Tensor):
@@ -198,7 +203,14 @@ class Trace:
                 self._see(tensor)
         if not func.is_view:
             self._count(func, args, kwargs, out)
+            self._take_inside(packet_of(func).__name__, args)
         return out
+
+    def _take_inside(self, name: str, args: Any) -> None:
+        """What a kernel takes for itself and gives back before it returns."""
+        taken = [(self._next + number, size) for number, size in enumerate(taken_inside(name, args), start=1)]
+        self._next += len(taken)
+        self._segment.events += [Event(number, size, born) for born in (True, False) for number, size in taken]
 
     def _see(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
