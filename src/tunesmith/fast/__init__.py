@@ -16,6 +16,7 @@ parts listed in `Applied.replaced` get a `forward` of their own on the instance,
     layers.py          whole layers, where element-wise chains cost time
     fused/             whole layers in few launches, on a GPU with Triton; kernels/ holds its kernels
     shadow.py          one narrow copy of each weight a step
+    proof.py           the kernels tried on the user's own model before they are relied on
     rope.py            rotary embeddings that depend on a document's length
     linear.py          float32 products on processors that are not Intel's
     adapters.py        low-rank adapters inside the product of their layer

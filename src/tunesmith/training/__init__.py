@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
     with Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():
             recorder.doing("loading the model")
-            model = build_model(job)
+            model = build_model(job, recorder.note)
             loop = _loop(job, model, stop, recorder)
         _introduce(job, model, recorder)
         run_dir.keep_metrics_until(checkpoint.step if checkpoint else -1)
@@ -102,17 +103,21 @@ def calibrate(job: Job, observer: Observer) -> list[Measured]:
         return time_steps(loop)
 
 
-def build_model(job: Job) -> Any:
-    """The model on its device, made fast, with its adapter; in training mode."""
+def build_model(job: Job, note: Callable[[str], None] = lambda message: None) -> Any:
+    """The model on its device, made fast, with its adapter; in training mode. Told: where kernels cannot be used."""
     import torch
 
+    from tunesmith.fast.proof import proven_device
     from tunesmith.models.load import load_model
-    from tunesmith.step import StepSettings, prepare_model
+    from tunesmith.step import AUTOCAST, StepSettings, prepare_model
 
     plan = job.plan
     torch.manual_seed(plan.seed)
     model = load_model(job.source, dtype=plan.dtype, device=plan.device, quantize=plan.method == "qlora")
-    return prepare_model(model, StepSettings.of(plan))
+    device, why = proven_device(model, AUTOCAST.get(plan.precision, model.dtype))
+    if why:
+        note(why)
+    return prepare_model(model, StepSettings.of(plan), device)
 
 
 def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
