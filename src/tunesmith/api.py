@@ -248,11 +248,13 @@ def evaluate_file(
 ) -> dict[str, float]:
     """Score RUN_OR_MODEL on every row of a file: loss, perplexity, bits per byte, token accuracy, and what was counted.
 
+    A chat template that writes today's date writes for a run the day on which it began, as in training.
     Raises DataError or ModelError for what the user can fix.
     """
     with _doing(console) as doing:
         from tunesmith import fast
         from tunesmith.data import prepare
+        from tunesmith.data.tokens.asked import day_of
         from tunesmith.evaluate import evaluate
         from tunesmith.models.load import load_for_generation
         from tunesmith.recipe import DataSection
@@ -263,7 +265,7 @@ def evaluate_file(
         section = DataSection(
             path=path, text=text, eval_fraction=0, near_duplicates=False, long="truncate", splits="ignore"
         )
-        documents = prepare(section, tokenizer, max_length, progress=doing).train
+        documents = prepare(section, tokenizer, max_length, progress=doing, date=day_of(name)).train
         fast.apply(model)
         scores = evaluate(model, documents, max_tokens=EVAL_TOKENS, progress=partial(doing, "scoring documents"))
     return {

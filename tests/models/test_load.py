@@ -236,6 +236,7 @@ def test_an_adapter_is_saved_alone_and_names_its_base(source: ModelSource, tmp_p
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "generation_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
     }
