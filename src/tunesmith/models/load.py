@@ -82,7 +82,7 @@ def count_parameters(model: Any) -> tuple[int, int]:
 def save_model(model: Any, tokenizer: TextTokenizer, path: str | Path, card: str) -> None:
     """Write a model directory: weights, config, generation config, tokenizer and `card` as README.md.
 
-    Of a model with an adapter only the adapter is written for weights, with the name of its base. The directory appears whole or
+    Of a model with an adapter its weights alone are written, with the name of the base. The directory appears whole or
     not at all, with private files.
     """
     with replace_directory(Path(path)) as staging:
