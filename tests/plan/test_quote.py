@@ -67,6 +67,13 @@ def test_all_gpus_are_a_row_each(recipe: NewRecipe) -> None:
     text = printed(report)
     assert all(gpu.name in text for gpu in gpus())
     assert "cost" in text
+    fitting = [quote for quote in report.quotes if quote.found.fit == "fits"]
+    priced = [quote.cost is not None for quote in fitting]
+    assert True in priced
+    assert False in priced
+    assert priced == sorted(priced, reverse=True), "what has no price stands behind"
+    assert "no price known: --price NAME=X for " in text
+    assert not any(quote.target.gpu and quote.target.gpu.key == "a40" and quote.cost for quote in report.quotes)
     assert "cheapest that finishes within an hour: Tesla T4, 0.000 for" in text
     assert f"typical prices of {typical_prices().date} in USD" in text
     written = json.loads(json.dumps(report.to_json()))
@@ -228,6 +235,13 @@ def test_a_typical_price_is_said_to_be_one(recipe: NewRecipe) -> None:
     assert report.quotes[0].price_is_typical
     assert f"an hour (typical prices of {typical_prices().date} in USD; look yours up" in printed(report)
     assert "typical" not in printed(plan(recipe(), gpu="l4", price=["l4=0.8"]))
+
+
+def test_a_gpu_without_a_price_says_how_to_give_one(recipe: NewRecipe) -> None:
+    report = plan(recipe(), gpu="a40")
+    assert (report.quotes[0].price, report.quotes[0].cost) == (None, None)
+    assert "cost    no price known: --price a40=X" in printed(report)
+    assert "no price known" not in printed(plan(recipe(), gpu="a40", price=0.4))
 
 
 def test_only_this_machine_can_be_timed(recipe: NewRecipe) -> None:

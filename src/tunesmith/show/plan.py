@@ -82,6 +82,8 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
     if quote.cost is not None:
         how = f" ({_typical(report.prices)})" if quote.price_is_typical else ""
         say(f"cost    {_money(quote.cost)} at {quote.price:g} an hour{how}")
+    elif quote.target.gpu is not None:
+        say(f"cost    no price known: --price {quote.target.gpu.key}=X")
 
 
 def _plain(value: object) -> str:
@@ -115,7 +117,7 @@ def _print_table(report: PlanReport, console: Console) -> None:
             format_bytes(quote.target.capacity_bytes),
             format_seconds(quote.forecast.time.total_seconds) if fits else "-",
         ]
-        cells.append(_money(quote.cost) if fits and quote.cost is not None else "-")
+        cells.append("-" if not fits else "no price" if quote.cost is None else _money(quote.cost))
         cells.append(quote.found.choice.dtype if fits else "-")
         table.add_row(*cells, _how(quote))
     console.print(table, highlight=False)
@@ -128,6 +130,9 @@ def _print_table(report: PlanReport, console: Console) -> None:
             break
     if any(quote.price_is_typical for quote in report.quotes):
         say(f"Costs are computed from {_typical(report.prices)}.")
+    unpriced = [quote.target.gpu.key for quote in report.quotes if quote.cost is None and quote.target.gpu is not None]
+    if unpriced:
+        say(f"no price known: --price NAME=X for {', '.join(unpriced)}")
 
 
 def print_gpus(rows: Sequence[Gpu], prices: Prices, console: Console) -> None:
@@ -135,9 +140,9 @@ def print_gpus(rows: Sequence[Gpu], prices: Prices, console: Console) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("--gpu", "nvidia-smi prints"):
-        table.add_column(name, no_wrap=True)
-    for name in ("GiB", "bf16 TFLOP/s", "GB/s", "an hour"):
+    table.add_column("--gpu", no_wrap=True)
+    table.add_column("nvidia-smi prints")  # alone gives way where the terminal is narrow
+    for name in ("GiB", "TFLOP/s", "GB/s", "an hour"):
         table.add_column(name, justify="right", no_wrap=True)
     for gpu in rows:
         price = prices.of(gpu.key)
@@ -150,7 +155,10 @@ def print_gpus(rows: Sequence[Gpu], prices: Prices, console: Console) -> None:
             "-" if price is None else f"{price:.2f}",
         )
     console.print(table, highlight=False, markup=False)
-    _Say(console)(f"An hour: {_typical(prices)}. Rates are those of the makers' data sheets (--json names them).")
+    _Say(console)(
+        f"An hour: {_typical(prices)}. Where no dated source was found there is no price. Rates are in bf16, "
+        "those of the makers' data sheets. --json names every source."
+    )
 
 
 def _money(cost: float) -> str:
