@@ -104,10 +104,12 @@ class Run:
             return compare(self.dir, prompts, say=doing).to_json()
 
     def report(self) -> Path:
-        """Write report.html and return its path."""
+        """Write report.html and return its path; a notebook shows the page itself."""
         from tunesmith.report import write_report
+        from tunesmith.report.short import ReportPath
 
-        return write_report(self.dir)
+        path: Path = ReportPath(write_report(self.dir))
+        return path
 
 
 def train(

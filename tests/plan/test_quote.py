@@ -16,7 +16,7 @@ from tunesmith.forecast.time import Measured
 from tunesmith.machine.gpus import gpus
 from tunesmith.machine.prices import typical_prices
 from tunesmith.plan.quote import PlanReport, plan
-from tunesmith.recipe import Recipe
+from tunesmith.recipe import Recipe, SaveSection
 from tunesmith.show.plan import print_report
 
 NewRecipe = Callable[..., Recipe]
@@ -49,6 +49,17 @@ def test_one_gpu_is_told_in_detail(recipe: NewRecipe) -> None:
     text = printed(report)
     for part in ("memory  needs at least", "nvidia-smi will show", ": fits", "time ", "disk ", "cost ", "not measured"):
         assert part in text
+
+
+def test_what_the_recipe_says_is_told_from_a_default(recipe: NewRecipe) -> None:
+    asked = recipe(schedule="cosine")
+    asked = asked.model_copy(update={"save": SaveSection(keep=3)})
+    rows = {line.split()[0]: line for line in printed(plan(asked, gpu="l4")).splitlines() if line.startswith("  ")}
+    assert rows["schedule"].rstrip().endswith("the recipe says so")
+    assert rows["max_length"].rstrip().endswith("the recipe says so")
+    assert rows["save_keep"].rstrip().endswith("the recipe says so")
+    assert rows["weight_decay"].rstrip().endswith("the default")
+    assert rows["dtype"].rstrip().endswith("small updates would be lost in a shorter type")
 
 
 def test_all_gpus_are_a_row_each(recipe: NewRecipe) -> None:

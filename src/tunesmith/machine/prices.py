@@ -23,7 +23,7 @@ class Typical:
 
 @dataclass(frozen=True)
 class Prices:
-    """Prices per hour. `typical` comes from the table, which is in `currency` and lacks what no source was found for."""
+    """Prices per hour. `typical` comes from the table, in `currency`; it lacks what no source was found for."""
 
     typical: Mapping[str, Typical]
     currency: str

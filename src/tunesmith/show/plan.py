@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from tunesmith.machine.gpus import GIB
 from tunesmith.plan.decide import describe
-from tunesmith.recipe import LoraSection
+from tunesmith.recipe import LoraSection, Recipe
+from tunesmith.run.artefacts import ASKED, Plan
 from tunesmith.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
     say(f"device  {quote.target.name}, {format_bytes(quote.target.capacity_bytes)} to give")
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in quote.plan.decided().items():
-        table.add_row(f"  {name}", _plain(value), quote.plan.reasons.get(name, ""))
+        table.add_row(f"  {name}", _plain(value), _reason(name, quote.plan, report.recipe))
     say("decided")
     say.console.print(table, markup=False, highlight=False)
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in memory.components.items() if size > 5e6)
@@ -84,6 +85,15 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
         say(f"cost    {_money(quote.cost)} at {quote.price:g} an hour{how}")
     elif quote.target.gpu is not None:
         say(f"cost    no price known: --price {quote.target.gpu.key}=X")
+
+
+def _reason(name: str, plan: Plan, recipe: Recipe) -> str:
+    """Why a value was decided so. What a recipe says is told from what it left to a default."""
+    reason = plan.reasons.get(name, "")
+    written = recipe.model.model_fields_set | recipe.train.model_fields_set
+    written |= {f"eval_{key}" for key in recipe.eval.model_fields_set}
+    written |= {f"save_{key}" for key in recipe.save.model_fields_set}
+    return "the default" if reason == ASKED and name not in written else reason
 
 
 def _plain(value: object) -> str:
