@@ -253,20 +253,23 @@ def evaluate_file(
     A chat template that writes today's date writes for a run the day on which it began, as in training.
     Raises DataError or ModelError for what the user can fix.
     """
+    from tunesmith.data.rows.columns import check_columns
+    from tunesmith.recipe import DataSection
+
+    section = DataSection(
+        path=path, text=text, eval_fraction=0, near_duplicates=False, long="truncate", splits="ignore"
+    )
+    check_columns(section)  # before what is slow
     with _doing(console) as doing:
         from tunesmith import fast
         from tunesmith.data import prepare
         from tunesmith.data.tokens.asked import day_of
         from tunesmith.evaluate import evaluate
         from tunesmith.models.load import load_for_generation
-        from tunesmith.recipe import DataSection
 
         doing("loading the model")
         model, tokenizer = load_for_generation(name)
         doing("reading the data")
-        section = DataSection(
-            path=path, text=text, eval_fraction=0, near_duplicates=False, long="truncate", splits="ignore"
-        )
         documents = prepare(section, tokenizer, max_length, progress=doing, date=day_of(name)).train
         fast.apply(model)
         scores = evaluate(model, documents, max_tokens=EVAL_TOKENS, progress=partial(doing, "scoring documents"))
