@@ -41,7 +41,7 @@ FLOORS = [
     {"show"},
     {"init"},
     {"pipeline"},
-    {"watch", "launch"},
+    {"watch", "launch", "sweep"},
     {"api"},
     {"demo"},
     {"cli"},

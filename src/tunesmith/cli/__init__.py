@@ -5,7 +5,7 @@ train.py     demo, train
 look.py      doctor, plan, gpus, data
 use.py       compare, generate, eval, report
 follow.py    runs, watch, status, attach, stop
-many.py      launch
+many.py      sweep, launch
 options.py   what several commands share
 """
 
@@ -53,6 +53,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "generate": use.generate,
     "eval": use.evaluate,
     "report": use.report,
+    "sweep": many.sweep,
     "launch": many.launch,
     "schema": begin.schema,
 }
