@@ -10,6 +10,7 @@ saving.py       the tuned model written, in the type of its base where that lose
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
 rate_range.py   the loss while the learning rate grows
+sharding.py     weights, gradients and optimizer split over processes
 rehearsal.py    the largest batch tried before step 1, then rolled back
 distributed.py  the processes that train together, and trackers
 """
@@ -148,6 +149,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
     plan = job.plan
     team = Team(plan, job.run_dir)
     arithmetic = partial(autocast, plan.precision, plan.device)
+    team.shard(model)
     _seed(plan.seed)
 
     def scored(done: int, total: int) -> None:
@@ -190,7 +192,8 @@ def _begin(job: Job, loop: Loop) -> None:
     from tunesmith.training.rehearsal import rehearse
 
     loop.recorder.doing("checking that batches change nothing that is learned")
-    check_invariance(loop.model, job.data.train, precision=job.plan.precision)
+    if not loop.team.shards:  # it asks for gradients of single parameters, which nobody has whole
+        check_invariance(loop.model, job.data.train, precision=job.plan.precision)
     if job.plan.rehearse:
         loop.recorder.doing("trying the largest step")
         rehearse(loop)

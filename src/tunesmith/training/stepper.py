@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tunesmith.fast.layout import FlatBatch
 from tunesmith.step import ReadyAdamW, clip_gradients
+from tunesmith.training.sharding import whole
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Stepper:
     def clip(self) -> Tensor:
         """Clip the gradients; returns their norm before."""
         self.scaler.unscale_(self.optimizer)
-        return clip_gradients(self.trained, self.max_grad_norm)
+        return whole(clip_gradients(self.trained, self.max_grad_norm))
 
     def move(self) -> None:
         """Move the weights by the gradients, which are gone afterwards."""
