@@ -106,7 +106,8 @@ class CudaCapture:
 
     def _mend_generator(self) -> None:
         """After a recording that failed, the generator would refuse random numbers outside of one."""
-        generator = torch.cuda.default_generators[self._device.index or 0]
+        index = torch.cuda.current_device() if self._device.index is None else self._device.index
+        generator = torch.cuda.default_generators[index]
         generator.graphsafe_set_state(generator.clone_state())
 
 
