@@ -53,10 +53,10 @@ class Stream:
         self.active = False
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """Inside, one flat batch goes through the model."""
+    def open(self, *, weights_changed: bool) -> Iterator[None]:
+        """Inside, one flat batch goes through the model. weights_changed: since the last one, as far as is known."""
         self.active = self.device.fused and self._ready()
-        self._shadow.renew()
+        self._shadow.renew(weights_changed=weights_changed)
         try:
             yield
         finally:
@@ -67,7 +67,7 @@ class Stream:
         """The residual stream [1, T, E] after a layer, without what waits."""
         assert self._found is not None
         found = self._found
-        return found.layers[layer].run(x_1TE[0], self._waiting, mask.flat, arguments, found.dtype)[None]
+        return found.layers[layer].run(x_1TE.flatten(0, 1), self._waiting, mask.flat, arguments, found.dtype)[None]
 
     def last_norm(self, original: Any, x_1TE: Tensor) -> Tensor:
         """The norm behind the last layer, which adds what waits."""
@@ -75,7 +75,7 @@ class Stream:
             return original(x_1TE)  # type: ignore[no-any-return]
         assert self._found is not None
         assert self._found.norm is not None
-        return add_norm(x_1TE[0], *self._waiting.take(), self._found.norm, self._found.dtype)[1][None]
+        return add_norm(x_1TE.flatten(0, 1), *self._waiting.take(), self._found.norm, self._found.dtype)[1][None]
 
     def head_copies(self, head: nn.Linear) -> tuple[Tensor, Tensor | None] | None:
         """The head's matrix and bias in the type of the products, of a multiple of 64 rows, those behind the
