@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tunesmith import fast
-from tunesmith.compat import enable_checkpointing
+from tunesmith.compat import enable_checkpointing, quiet_transformers
 from tunesmith.fast import cross_entropy
 from tunesmith.fast.cross_entropy import Head, Workspace, linear_cross_entropy, plain_logits, token_losses
 from tunesmith.fast.device import Device
@@ -219,3 +219,73 @@ def test_rows_behind_the_vocabulary_change_nothing(vocabulary, bias, softcap, mo
     for one, other in zip(exact[3:], others[3:], strict=True):
         assert one.shape == other.shape
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+def _with_adapters(model, targets, **settings):
+    import peft
+
+    torch.manual_seed(1)
+    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=targets, **settings)
+    with quiet_transformers():
+        adapted = peft.get_peft_model(model, config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    return adapted
+
+
+@pytest.mark.parametrize("name", ["gpt-neo", "llama", "llama-untied-bias", "qwen2"])
+@pytest.mark.parametrize("targets", ["all-linear", "qv"])
+def test_adapters_inside_fused_layers(
+    name, targets, build, documents_of, take_gradients, assert_close_gradients, runs_fused, monkeypatch
+):
+    monkeypatch.setattr(stream, "HALF", (torch.float32,))
+    found = []
+    for device in (EAGER, FUSED):
+        model = build(name)
+        fast.apply(model, device=device)
+        adapted = _with_adapters(model, ["q_proj", "v_proj"] if targets == "qv" else targets)
+        fast.fuse_adapters(adapted, device=device)
+        loss = loss_of(adapted, documents_of(masked=True), bf16=False)
+        loss.backward()
+        found.append((loss.detach(), take_gradients(adapted)))
+    assert len(runs_fused) == 2
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=0)
+    assert_close_gradients(found[1][1], found[0][1])
+
+
+@pytest.mark.parametrize("held", [torch.float32, torch.bfloat16])
+def test_adapters_in_bf16(held, build, documents_of, take_gradients, runs_fused):
+    found = []
+    for device in (EAGER, FUSED):
+        model = build("llama").to(held)
+        fast.apply(model, device=device)
+        adapted = _with_adapters(model, "all-linear")
+        fast.fuse_adapters(adapted, device=device)
+        loss = loss_of(adapted, documents_of(masked=True))
+        loss.backward()
+        found.append((loss.item(), take_gradients(adapted)))
+    assert len(runs_fused) == 2
+    assert found[1][0] == pytest.approx(found[0][0], rel=3e-3)
+    for key, gradient in found[0][1].items():
+        assert (found[1][1][key] - gradient).norm() <= 0.05 * gradient.norm() + 1e-6, key
+
+
+@pytest.mark.parametrize("case", ["disabled", "merged", "dropout"])
+def test_adapters_that_cannot_run_inside_run_as_before(case, build, documents_of, runs_fused):
+    model = build("llama")
+    fast.apply(model, device=FUSED)
+    adapted = _with_adapters(model, "all-linear", lora_dropout=0.1 if case == "dropout" else 0.0)
+    fast.fuse_adapters(adapted, device=FUSED)
+    if case != "dropout":
+        loss_of(adapted, documents_of())
+        assert len(runs_fused) == 2
+    if case == "merged":
+        adapted.merge_adapter()
+    if case == "disabled":
+        with adapted.disable_adapter():
+            loss_of(adapted, documents_of())
+    else:
+        loss_of(adapted, documents_of())
+    assert len(runs_fused) == (0 if case == "dropout" else 2)
