@@ -154,13 +154,10 @@ class Loop:
         if not parts:  # fewer documents than processes: take part in the exchange of gradients, with none
             parts, share = [documents[:1]], math.inf
         total = torch.zeros((), device=team.device)
-        for part in parts[:-1]:
-            with team.alone(self.wrapped):
-                total += self._pass(part, share)
-        return total + self._pass(parts[-1], share)
-
-    def _pass(self, part: Indices, share: float) -> torch.Tensor:
-        return self.stepper.run_pass(self.batches.flat(part), share)
+        for number, part in enumerate(parts):
+            with team.alone(self.wrapped) if number + 1 < len(parts) else nullcontext():
+                total += self.stepper.run_pass(batches.flat(part), share, is_first=number == 0)
+        return total
 
     def update(self) -> torch.Tensor:
         """Clip the gradients and move the weights; returns the norm before clipping.
