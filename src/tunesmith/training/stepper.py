@@ -26,10 +26,13 @@ class Stepper:
     trained: tuple[nn.Parameter, ...]
     max_grad_norm: float
 
-    def run_pass(self, flat: FlatBatch, denominator: float | Tensor) -> Tensor:
-        """Forward and backward of one micro-batch; its graph is gone when this returns, and leaves no gaps."""
+    def run_pass(self, flat: FlatBatch, denominator: float | Tensor, *, is_first: bool = True) -> Tensor:
+        """Forward and backward of one micro-batch; its graph is gone when this returns, and leaves no gaps.
+
+        is_first: of its step, so that the weights may have changed since the last one.
+        """
         with self.arithmetic():
-            loss: Tensor = self.model(flat=flat, denominator=denominator).loss
+            loss: Tensor = self.model(flat=flat, denominator=denominator, weights_changed=is_first).loss
         self.scaler.scale(loss).backward()
         return loss.detach()
 
