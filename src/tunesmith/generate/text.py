@@ -19,6 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import ModelError, TunesmithError
+from tunesmith.generate.decode import Beginning, Decoder, fast_path, recorder
 from tunesmith.models.load import evaluation_mode
 from tunesmith.models.tokenizer import TextTokenizer
 
@@ -255,35 +257,49 @@ def _steps(
     draws_BS = torch.from_numpy(np.stack([request.draws for request in batch])).to(device)
     rows_B = torch.arange(len(batch), device=device)
     ended_B = torch.zeros(len(batch), dtype=torch.bool, device=device)
-    check_every = 1 if device.type == "cpu" else 8  # asking a GPU whether rows ended waits for it
+    check_every = 1 if recorder(device) is None else 8  # asking a GPU whether rows ended waits for it
     options = _accepted(model, {"logits_to_keep": 1})
     with_positions = bool(_accepted(model, {"position_ids": None}))
-    cache, length = None, ids_BL.shape[1]
-    for step in range(num_steps):
-        if with_positions:
-            options["position_ids"] = positions_BL[:, length - ids_BL.shape[1] : length]
-        output = model(
-            input_ids=ids_BL, attention_mask=mask_BL[:, :length], past_key_values=cache, use_cache=True, **options
-        )
-        cache = output.past_key_values
-        logits_BV = output.logits[:, -1]
-        if step == 0 and not torch.isfinite(logits_BV).all():
-            raise ModelError("the model's predictions are not finite numbers: its weights are damaged or diverged.")
-        tokens_B = _choose(logits_BV, draws_BS[:, step], decoding)
-        yield rows_B, tokens_B
-        length += 1
-        ids_BL = tokens_B[:, None]
-        ended_B |= torch.isin(tokens_B, stops) | (positions_BL[:, length - 1] >= last_B)
-        if (step + 1) % check_every == 0:
-            going = (~ended_B).nonzero().flatten()
-            if len(going) == 0:
+    cache, length, decoder = None, ids_BL.shape[1], None
+    with fast_path(model, num_steps):
+        for step in range(num_steps):
+            if with_positions:
+                options["position_ids"] = positions_BL[:, length - ids_BL.shape[1] : length]
+            output = model(
+                input_ids=ids_BL, attention_mask=mask_BL[:, :length], past_key_values=cache, use_cache=True, **options
+            )
+            cache = output.past_key_values
+            logits_BV = output.logits[:, -1]
+            if step == 0 and not torch.isfinite(logits_BV).all():
+                raise ModelError("the model's predictions are not finite numbers: its weights are damaged or diverged.")
+            tokens_B = _choose(logits_BV, draws_BS[:, step], decoding)
+            yield rows_B, tokens_B
+            length += 1
+            ids_BL = tokens_B[:, None]
+            ended_B |= torch.isin(tokens_B, stops) | (positions_BL[:, length - 1] >= last_B)
+            if step == 0:
+                begun = Beginning(cache, tokens_B, positions_BL[:, length - 1], (mask_BL == 0).sum(1), draws_BS)
+                decoder = Decoder.of(model, begun, partial(_choose, decoding=decoding))
+            elif step == 1 and decoder is not None and decoder.takes_over(logits_BV, tokens_B):
+                break
+            if (step + 1) % check_every == 0:
+                going = (~ended_B).nonzero().flatten()
+                if len(going) == 0:
+                    return
+                if len(going) <= SHRINK_AT * len(rows_B):
+                    cache.batch_select_indices(going)
+                    ids_BL, mask_BL, positions_BL, last_B, draws_BS, rows_B, ended_B = (
+                        tensor.index_select(0, going)
+                        for tensor in (ids_BL, mask_BL, positions_BL, last_B, draws_BS, rows_B, ended_B)
+                    )
+        else:
+            return
+        for step, tokens_B in enumerate(decoder.rest(), 2):
+            yield rows_B, tokens_B
+            length += 1
+            ended_B |= torch.isin(tokens_B, stops) | (positions_BL[:, length - 1] >= last_B)
+            if (step + 1) % check_every == 0 and bool(ended_B.all()):
                 return
-            if len(going) <= SHRINK_AT * len(rows_B):
-                cache.batch_select_indices(going)
-                ids_BL, mask_BL, positions_BL, last_B, draws_BS, rows_B, ended_B = (
-                    tensor.index_select(0, going)
-                    for tensor in (ids_BL, mask_BL, positions_BL, last_B, draws_BS, rows_B, ended_B)
-                )
 
 
 def _left_padded(prompts: list[list[int]], pad_id: int, num_steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
