@@ -127,9 +127,9 @@ def all_tasks(options: argparse.Namespace, place: Place, folder: Path) -> tuple[
     resumed = Commands(make_folder(folder, "resume"), options.rows.resolve(), SHAPES["gpt-neo-125m"])
     neo, llama = "gpt-neo-125m", "smollm2-135m"
     alone = [
-        own(neo, "full", 22, profiled=True),
+        own(neo, "full", 35, profiled=True),
         Task("commands", measure_commands, (command, ("cold", "warm")), 90),
-        own(llama, "full", 22, profiled=True),
+        own(llama, "full", 35, profiled=True),
         padded(neo, "hf", 16),
         padded(llama, "hf", 18),
         padded(llama, "liger", 18),

@@ -87,6 +87,7 @@ class Decoder:
         )
         self._number = torch.ones(1, dtype=torch.int64, device=device)
         self._tokens_B = begun.tokens_B.clone()
+        self._replay: Call | None = None
 
     @classmethod
     def of(cls, model: Any, begun: Beginning, choose: Choose) -> Decoder | None:
@@ -100,25 +101,24 @@ class Decoder:
             return None
 
     def takes_over(self, logits_BV: Tensor, tokens_B: Tensor) -> bool:
-        """Whether the second tokens' logits are those of transformers, and the step that follows was recorded.
+        """Whether the second tokens' logits are those of transformers here too, and the step after was recorded.
 
         tokens_B: the second tokens, chosen by these logits.
         """
         try:
             apart = (self._logits().float() - logits_BV.float()).abs().max()
-            if not apart <= TOLERANCE.get(logits_BV.dtype, 0.0) * logits_BV.float().std():
-                return False
-            self._feed(tokens_B)
-            self._replay = self._record(self._advance)
+            if apart <= TOLERANCE.get(logits_BV.dtype, 0.0) * logits_BV.float().std():
+                self._feed(tokens_B)
+                self._replay = self._record(self._advance)
         except (RuntimeError, IndexError, AttributeError, TypeError):  # each is a reason to go on without
-            return False
-        return True
+            pass
+        return self._replay is not None
 
-    def rest(self) -> Iterator[Tensor]:
-        """The tokens from the third on, int64 [B] a step."""
-        for _ in range(2, self._draws_BS.shape[1]):
-            self._replay()
-            yield self._tokens_B.clone()
+    def step(self) -> Tensor:
+        """The next tokens, int64 [B]."""
+        assert self._replay is not None
+        self._replay()
+        return self._tokens_B.clone()
 
     def _advance(self) -> None:
         """One step. Nothing in it waits for the device or asks it anything."""
