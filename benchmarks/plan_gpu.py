@@ -57,7 +57,7 @@ WAYS = [
 TOKENS_PER_PASS = 4096
 TOY_SCALE = 32
 WORKERS = 8
-CASE_SECONDS = 40
+CASE_SECONDS = 15
 CONTEXT_GIGABYTES = 1.0
 ROUGHLY = {"full": (18.0, 6.0), "lora": (3.0, 6.0)}
 """Bytes a weight, and gigabytes besides, that are kept free for a case which was not forecast before."""
