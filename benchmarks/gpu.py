@@ -18,6 +18,7 @@ import tempfile
 import time
 from dataclasses import asdict, replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ from harness.gpu_tasks import (
 from harness.own_steps import Timed
 from harness.processes import SLACK_SECONDS, Row, Runner, Task
 from harness.shapes import SHAPES, flops_per_token
+from plan_gpu import CASE_SECONDS, WAYS, Case, read_forecasts, run_case, summary
 from plan_gpu import MODELS as PLANNED
 from plan_gpu import TOY_MODELS as TOY_PLANNED
-from plan_gpu import WAYS, Case, read_forecasts, run_case, summary
 
 SMALL, LARGE = Timed(1024, 16, 10), Timed(16384, 4, 3)
 BATCHES = (32, 128, 512)
@@ -127,13 +128,13 @@ def all_tasks(options: argparse.Namespace, place: Place, folder: Path) -> tuple[
     resumed = Commands(make_folder(folder, "resume"), options.rows.resolve(), SHAPES["gpt-neo-125m"])
     neo, llama = "gpt-neo-125m", "smollm2-135m"
     alone = [
-        own(neo, "full", 22, profiled=True),
+        own(neo, "full", 35, profiled=True),
         Task("commands", measure_commands, (command, ("cold", "warm")), 90),
-        own(llama, "full", 22, profiled=True),
+        own(llama, "full", 35, profiled=True),
         padded(neo, "hf", 16),
         padded(llama, "hf", 18),
         padded(llama, "liger", 18),
-        trl(llama, 22),
+        trl(llama, 30),
         own(neo, "lora", 14),
         own("gpt-neo-1.3b", "full", 18),
         own("gpt-neo-2.7b", "full", 22),
@@ -153,7 +154,7 @@ def all_tasks(options: argparse.Namespace, place: Place, folder: Path) -> tuple[
         *plan_tasks(options, PLANNED, "cuda"),
         Task("gpt-j-6b/lora", measure_large_lora, (place, "EleutherAI/gpt-j-6b", few), 30, 26),
         Task("falcon-7b/lora", measure_large_lora, (place, "tiiuae/falcon-7b", few), 30, 28),
-        Task("resume", measure_resume, (resumed, 150, 50), 60, 6),
+        Task("resume", measure_resume, (resumed, 150, 50), 75, 6),
     ]
     return alone, beside
 
@@ -170,7 +171,7 @@ def toy_tasks(options: argparse.Namespace, place: Place, folder: Path) -> tuple[
         Task("toy-llama/liger", measure_padded, (place, "toy-llama", "liger", (4,), 8), 30),
         Task("toy-neo/trl", measure_trl, (place, "toy-neo", (4,), 8), 30),
         Task("toy-neo/reference", measure_reference, (place, "toy-neo", 1), 30),
-        Task("commands", measure_commands, (command, ("warm",)), 120),
+        Task("commands", partial(measure_commands, compares=False), (command, ("warm",)), 120),
     ]
     resumed = Commands(make_folder(folder, "resume"), options.rows.resolve(), shape, toy[:1])
     beside = [*plan_tasks(options, TOY_PLANNED, "cpu"), Task("resume", measure_resume, (resumed, 12, 4), 120)]
@@ -181,8 +182,9 @@ def plan_tasks(options: argparse.Namespace, models: list[str], device: str) -> l
     """The cases of plan_gpu.py; of toys two."""
     known = read_forecasts(options.forecasts)
     cases = [Case(model, *way) for model in models for way in WAYS]
+    rooms = {case: case.room(known.get(case.name)) for case in cases}
     return [
-        Task(f"plan/{case.name}", run_case, (case, device, known.get(case.name)), 40, case.room(known.get(case.name)))
+        Task(f"plan/{case.name}", run_case, (case, device, known.get(case.name)), CASE_SECONDS, rooms[case])
         for case in (cases if device == "cuda" else cases[:2])
     ]
 

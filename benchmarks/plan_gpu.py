@@ -33,14 +33,16 @@ import torch
 from harness.processes import Row, Runner, Task
 from harness.shapes import SHAPES, build
 
-MODELS = [
-    "EleutherAI/gpt-neo-125m",
-    "EleutherAI/gpt-neo-1.3B",
-    "EleutherAI/gpt-neo-2.7B",
-    "HuggingFaceTB/SmolLM2-135M",
-    "HuggingFaceTB/SmolLM2-360M",
-    "meta-llama/Llama-3.2-1B",
-]
+BILLIONS = {
+    "EleutherAI/gpt-neo-125m": 0.125,
+    "EleutherAI/gpt-neo-1.3B": 1.32,
+    "EleutherAI/gpt-neo-2.7B": 2.65,
+    "HuggingFaceTB/SmolLM2-135M": 0.135,
+    "HuggingFaceTB/SmolLM2-360M": 0.362,
+    "meta-llama/Llama-3.2-1B": 1.24,
+}
+"""Weights of each model."""
+MODELS = list(BILLIONS)
 TOY_MODELS = ["toy-neo", "toy-llama"]
 WAYS = [
     # method, precision, checkpointing, tokens of a document, accumulates
@@ -55,10 +57,10 @@ WAYS = [
 TOKENS_PER_PASS = 4096
 TOY_SCALE = 32
 WORKERS = 8
-CASE_SECONDS = 40
+CASE_SECONDS = 15
 CONTEXT_GIGABYTES = 1.0
-ROOM_GIGABYTES = 60.0
-"""Taken to be needed where nothing was forecast before."""
+ROUGHLY = {"full": (18.0, 6.0), "lora": (3.0, 6.0)}
+"""Bytes a weight, and gigabytes besides, that are kept free for a case which was not forecast before."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ class Case:
 
     def room(self, predicted: int | None) -> float:
         """Gigabytes of the device to keep free for its process."""
-        return ROOM_GIGABYTES if predicted is None else 1.15 * predicted / 1e9 + CONTEXT_GIGABYTES
+        if predicted is not None:
+            return 1.15 * predicted / 1e9 + CONTEXT_GIGABYTES
+        a_weight, besides = ROUGHLY[self.method]
+        return a_weight * BILLIONS.get(self.model, 0.0) + besides + CONTEXT_GIGABYTES
 
 
 def step_of(case: Case, device: str) -> Any:

@@ -104,7 +104,7 @@ class Running:
             self.said.append((self.seconds(), line.rstrip()))
 
 
-def measure_commands(commands: Commands, kinds: Sequence[str]) -> Iterator[Row]:
+def measure_commands(commands: Commands, kinds: Sequence[str], *, compares: bool = True) -> Iterator[Row]:
     """Training with cold and with warm files, two samples, and the comparison. Each prepares its data anew."""
     commands.prepare()
     for kind in kinds:
@@ -114,12 +114,16 @@ def measure_commands(commands: Commands, kinds: Sequence[str]) -> Iterator[Row]:
         yield {"variant": "train", "setting": kind} | _timed_training(commands, kind)
     run = str(commands.folder / kinds[-1])
     asked = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
-    for setting, arguments in (("2 samples", ["generate", run, *asked]), ("defaults", ["compare", run])):
-        running = commands.timed(arguments, "cache")
-        row: Row = {"variant": arguments[0], "setting": setting, "seconds": running.ended}
-        yield row | {"stages": running.stages()}
-    found = json.loads((Path(run) / "compare.json").read_text(encoding="utf-8"))
-    yield {"variant": "compare", "setting": "inside", "seconds": found["seconds"]}
+    yield _timed(commands, ["generate", run, *asked], "2 samples")
+    if compares:
+        yield _timed(commands, ["compare", run], "defaults")
+        found = json.loads((Path(run) / "compare.json").read_text(encoding="utf-8"))
+        yield {"variant": "compare", "setting": "inside", "seconds": found["seconds"]}
+
+
+def _timed(commands: Commands, arguments: list[str], setting: str) -> Row:
+    running = commands.timed(arguments, "cache")
+    return {"variant": arguments[0], "setting": setting, "seconds": running.ended, "stages": running.stages()}
 
 
 def _timed_training(commands: Commands, run: str) -> Row:

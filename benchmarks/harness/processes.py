@@ -171,8 +171,8 @@ class Runner:
             self._end(children)
 
     def side_by_side(self, tasks: Sequence[Task], *, gigabytes: float, workers: int) -> None:
-        """As many at a time as have room on the device together."""
-        waiting = sorted(tasks, key=lambda task: -task.gigabytes)
+        """As many at a time as have room on the device together; what takes longest begins."""
+        waiting = sorted(tasks, key=lambda task: (-task.seconds, -task.gigabytes))
         running: list[Child] = []
         try:
             while waiting or running:

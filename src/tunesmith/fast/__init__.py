@@ -23,6 +23,7 @@ parts listed in `Applied.replaced` get a `forward` of their own on the instance,
     adapters.py        low-rank adapters inside the product of their layer
     recompute.py       activations that backward computes again
     pointwise.py       norms, rotary embedding and gates in few passes
+    cached.py          one token of several texts, over keys and values in fixed places
     attention.py       causal attention that no document leaves; varlen.py is its CUDA kernel, options.py its settings
     rounding.py        AdamW for weights held in bfloat16; eight_bit.py: with moments of 8 bits
     embedding.py       one gradient for an embedding that is also the head
