@@ -10,6 +10,7 @@ parts listed in `Applied.replaced` get a `forward` of their own on the instance,
 
     device.py          what the device can do
     layout.py          FlatBatch, and the gathers into padded buckets
+    sizes.py           a few sizes that the batches of a run are filled up to; fixed.py: one of them in one place
     families.py        the supported architectures: projections and options of their attention
     layers.py          whole layers, where element-wise chains cost time
     rope.py            rotary embeddings that depend on a document's length
@@ -41,6 +42,7 @@ from tunesmith.errors import ModelError
 from tunesmith.fast.adapters import adapted_forward, can_fuse
 from tunesmith.fast.attention import FlatMask
 from tunesmith.fast.cross_entropy import (
+    Denominator,
     Head,
     Workspace,
     linear_cross_entropy,
@@ -188,7 +190,7 @@ def _model_forward(
     original: Any,
     *args: Any,
     flat: FlatBatch | None = None,
-    denominator: float | None = None,
+    denominator: Denominator | None = None,
     flat_metrics: bool = False,
     **kwargs: Any,
 ) -> Any:
@@ -207,7 +209,7 @@ def _model_forward(
     plain = None
     if type(head) is nn.Linear:
         plain = Head(head.weight if shared is None else head.weight.detach(), head.bias, softcap, shared)
-    over = float(denominator if denominator is not None else max(flat.num_targets, 1))
+    over = denominator if denominator is not None else float(max(flat.num_targets, 1))
     if torch.is_grad_enabled():
         if plain is not None:
             return FlatOutput(loss=linear_cross_entropy(hidden_NE, plain, targets_N, over, workspace))

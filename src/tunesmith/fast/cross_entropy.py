@@ -2,6 +2,9 @@
 
 In training the gradient is computed in the forward pass, chunk by chunk, because the logits are at hand there; backward
 only scales it. Sums over positions are float32 or better in any precision. Nothing here waits for the device.
+
+A position whose target is IGNORED has loss 0 and gradient 0 and counts as not predicted: batches of one shape are
+filled up with such positions. The denominator may be a number on the device, which nothing here looks at.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tunesmith.fast.device import CPU, Device
 from tunesmith.fast.embedding import SharedGradient
+from tunesmith.fast.layout import IGNORED
 from tunesmith.fast.linear import product, wants_onednn
 from tunesmith.fast.pointwise import compute_dtype
 
@@ -29,6 +33,10 @@ CPU_BLOCK = 32
 CUDA_CHUNK_BYTES = 2**28
 """Size of the logits that exist at a time on a GPU."""
 TRITON_BLOCK = 4096
+
+
+Denominator = float | Tensor
+"""A number, or a 0-dim tensor beside the hidden states."""
 
 
 @dataclass
@@ -66,20 +74,20 @@ class Head:
 
 
 def linear_cross_entropy(
-    hidden_NE: Tensor, head: Head, targets_N: Tensor, denominator: float, workspace: Workspace
+    hidden_NE: Tensor, head: Head, targets_N: Tensor, denominator: Denominator, workspace: Workspace
 ) -> Tensor:
     """Sum over positions of the cross entropy of the head's logits against the targets, over `denominator`.
 
     Returns a float32 scalar. Gradients flow to hidden, weight and bias where they require one.
     """
     loss: Tensor = _LinearCrossEntropy.apply(
-        hidden_NE, head.weight_VE, head.bias_V, targets_N, float(denominator), head, workspace
+        hidden_NE, head.weight_VE, head.bias_V, targets_N, denominator, head, workspace
     )
     return loss
 
 
 def module_cross_entropy(
-    hidden_NE: Tensor, head: nn.Module, softcap: float | None, targets_N: Tensor, denominator: float
+    hidden_NE: Tensor, head: nn.Module, softcap: float | None, targets_N: Tensor, denominator: Denominator
 ) -> Tensor:
     """As linear_cross_entropy, for a head that is more than one matrix (an adapter inside): recomputed in backward."""
 
@@ -130,14 +138,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        denominator: float,
+        denominator: Denominator,
         head: Head,
         workspace: Workspace,
     ) -> Tensor:
         dtype = compute_dtype(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             # float16 would round 1 / denominator to nothing: its gradient is scaled in backward.
-            inner = 1.0 if dtype == torch.float16 else denominator
+            inner: Denominator = 1.0 if dtype == torch.float16 else denominator
+            factor = _inverse(inner, hidden, workspace.device)
             totals = _Totals(
                 hidden,
                 weight if ctx.needs_input_grad[1] or head.shared is not None else None,
@@ -149,7 +158,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for rows in _chunks(len(targets), _chunk_rows(matrix, workspace.device)):
                 chunk = hidden[rows].to(dtype)
                 logits = _logits(chunk, matrix, offset, workspace)
-                loss += _gradient_in_place(logits, targets[rows], inner, head.softcap, workspace.device)
+                loss += _gradient_in_place(logits, targets[rows], factor, head.softcap, workspace.device)
                 totals.add(rows, logits, chunk, matrix)
                 del logits  # before the next chunk's
         ctx.totals, ctx.shared, ctx.left = totals, head.shared, inner / denominator
@@ -253,24 +262,31 @@ def _logits(chunk: Tensor, matrix: Tensor, offset: Tensor | None, workspace: Wor
     return torch.addmm(offset, chunk, matrix.t(), out=out)
 
 
-def _gradient_in_place(
-    logits: Tensor, targets: Tensor, denominator: float, softcap: float | None, device: Device
-) -> Tensor:
-    """Replace the logits by the gradient of their summed cross entropy / denominator. Returns the sum (float64)."""
+def _inverse(denominator: Denominator, hidden: Tensor, device: Device) -> Denominator:
+    """1 / denominator; a tensor where a kernel reads it."""
+    if isinstance(denominator, Tensor):
+        return denominator.double().reciprocal()
     if device.triton:
-        losses: Tensor = gradient_in_place_triton(logits, targets, 1.0 / denominator, softcap)
+        return torch.full((), 1.0 / denominator, dtype=torch.float64, device=hidden.device)
+    return 1.0 / denominator
+
+
+def _gradient_in_place(
+    logits: Tensor, targets: Tensor, factor: Denominator, softcap: float | None, device: Device
+) -> Tensor:
+    """Replace the logits by `factor` * gradient of their summed cross entropy. Returns the sum (float64)."""
+    if device.triton:
+        losses: Tensor = gradient_in_place_triton(logits, targets, factor, softcap)
         return losses.sum(dtype=torch.float64)
-    return torch.stack(
-        [_block_gradient(*block, denominator, softcap) for block in _blocks(logits, targets, device)]
-    ).sum()
+    return torch.stack([_block_gradient(*block, factor, softcap) for block in _blocks(logits, targets, device)]).sum()
 
 
-def _block_gradient(logits: Tensor, targets: Tensor, denominator: float, softcap: float | None) -> Tensor:
+def _block_gradient(logits: Tensor, targets: Tensor, factor: Denominator, softcap: float | None) -> Tensor:
     scores = _capped(logits.to(_sum_dtype(logits.dtype)), softcap)
     slope = None if softcap is None else 1.0 - (scores / softcap).square_()
     losses, _ = _softmax_in_place(scores, targets)
-    scores.mul_(1.0 / denominator)
-    scores[_places(targets)] = torch.expm1(-losses).div_(denominator)
+    scores.mul_((targets != IGNORED).to(scores.dtype).mul_(factor)[:, None])
+    scores[_places(targets)] = torch.expm1(-losses).mul_(factor)
     if slope is not None:
         scores.mul_(slope)
     if scores is not logits:
@@ -286,26 +302,28 @@ def _blocks(logits: Tensor, targets: Tensor, device: Device) -> Iterator[tuple[T
 
 def _softmax_in_place(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Replace logits by probabilities. Returns the cross entropy [N], and whether no logit is above the target's."""
-    highest, of_target = scores.amax(1), scores[_places(targets)]
+    highest, of_target, counts = scores.amax(1), scores[_places(targets)], targets != IGNORED
     torch.softmax(scores, 1, out=scores)
     # The largest probability, at least 1 / V, gives the logarithm of the sum that the others were divided by.
-    return highest - scores.amax(1).log_() - of_target, of_target >= highest
+    losses = highest - scores.amax(1).log_() - of_target
+    return losses.masked_fill_(~counts, 0.0), (of_target >= highest) & counts
 
 
 def _places(targets: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.arange(len(targets), device=targets.device), targets
+    """Where the logits of the targets stand; of a position without one, some place in its row."""
+    return torch.arange(len(targets), device=targets.device), targets.clamp_min(0)
 
 
 @torch.library.custom_op(
     "tunesmith::gradient_in_place",
     mutates_args=("logits",),
-    schema="(Tensor(a!) logits, Tensor targets, float factor, float? softcap) -> Tensor",
+    schema="(Tensor(a!) logits, Tensor targets, Tensor factor, float? softcap) -> Tensor",
 )
-def gradient_in_place_triton(logits: Tensor, targets: Tensor, factor: float, softcap: float | None) -> Tensor:
+def gradient_in_place_triton(logits: Tensor, targets: Tensor, factor: Tensor, softcap: float | None) -> Tensor:
     """Replace logits [N, V] by factor * gradient of their cross entropy. Returns the losses, float32 [N].
 
     Two reads and one write of the logits, where the torch version makes about ten passes. It is an operator of torch's,
-    so that a trace without values, and without a GPU, sees what it allocates.
+    so that a trace without values, and without a GPU, sees what it allocates. factor: 0-dim, on the device.
     """
     from tunesmith.fast.triton_kernels import cross_entropy_gradient
 
@@ -318,7 +336,7 @@ def gradient_in_place_triton(logits: Tensor, targets: Tensor, factor: float, sof
 
 
 @gradient_in_place_triton.register_fake
-def _(logits: Tensor, targets: Tensor, factor: float, softcap: float | None) -> Tensor:
+def _(logits: Tensor, targets: Tensor, factor: Tensor, softcap: float | None) -> Tensor:
     return logits.new_empty(len(targets), dtype=torch.float32)
 
 

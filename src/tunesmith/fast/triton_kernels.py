@@ -18,10 +18,15 @@ def _score(x, softcap, CAPPED: tl.constexpr):  # type: ignore[no-untyped-def]
 def cross_entropy_gradient(  # type: ignore[no-untyped-def]
     logits, stride, targets, losses, size, factor, softcap, CAPPED: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """One row of logits a program: its loss, and factor * gradient in its place. Softmax in one pass (online)."""
+    """One row of logits a program: its loss, and factor * gradient in its place. Softmax in one pass (online).
+
+    A negative target counts for nothing: loss 0, gradient 0.
+    """
     row = tl.program_id(0).to(tl.int64)
     begin = logits + row * stride
     target = tl.load(targets + row)
+    counts = target >= 0
+    scale = tl.where(counts, tl.load(factor).to(tl.float32), 0.0)
     columns = tl.arange(0, BLOCK)
     highest = -float("inf")
     total = 0.0
@@ -32,8 +37,8 @@ def cross_entropy_gradient(  # type: ignore[no-untyped-def]
         above = tl.maximum(highest, tl.max(x, 0))
         total = total * tl.exp(highest - above) + tl.sum(tl.exp(x - above), 0)
         highest = above
-    of_target = _score(tl.load(begin + target), softcap, CAPPED)
-    tl.store(losses + row, tl.log(total) + highest - of_target)
+    of_target = _score(tl.load(begin + tl.maximum(target, 0)), softcap, CAPPED)
+    tl.store(losses + row, tl.where(counts, tl.log(total) + highest - of_target, 0.0))
     tl.debug_barrier()
     for offset in range(0, size, BLOCK):
         inside = offset + columns < size
@@ -41,4 +46,4 @@ def cross_entropy_gradient(  # type: ignore[no-untyped-def]
         slope = tl.exp(x - highest) / total - tl.where(offset + columns == target, 1.0, 0.0)
         if CAPPED:
             slope = slope * (1.0 - (x / softcap) * (x / softcap))
-        tl.store(begin + offset + columns, (slope * factor).to(logits.dtype.element_ty), mask=inside)
+        tl.store(begin + offset + columns, (slope * scale).to(logits.dtype.element_ty), mask=inside)

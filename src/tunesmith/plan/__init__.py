@@ -2,7 +2,7 @@
 
 decide.py     recipe + data + machine -> Plan; what training uses, and nothing downstream decides again
 quote.py      what it will take and cost on this machine, one GPU or all; view.py prints it
-search.py     what fits a device and is fastest
+search.py     what fits a device and is fastest; graphs.py: whether its steps are recorded as CUDA graphs
 forecast.py   memory, time and disk of one way to train: memory.py, timing.py, disk.py
 trace.py step.py simulate.py splice.py    one exact optimizer step from a config alone, allocation by allocation
 allocator.py roofline.py                  what a GPU reserves for it; how long it takes

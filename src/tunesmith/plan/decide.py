@@ -14,6 +14,7 @@ from tunesmith.forecast.shapes import find_shape, shape_of
 from tunesmith.forecast.workload import Workload, reference_rows
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.gpus import gpu_of_device
+from tunesmith.plan.graphs import choose_graphs
 from tunesmith.plan.search import alternatives, dtype_of, larger_gpu, precision_of, search
 from tunesmith.recipe import Every, LoraSection, Recipe, duration_seconds
 from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan, Schedule
@@ -90,6 +91,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         micro_batch_tokens=choice.micro_batch_tokens,
         gradient_checkpointing=choice.gradient_checkpointing,
         compile=_compile(recipe, reasons),
+        cuda_graphs=choose_graphs(forecaster, target, choice, _num_passes(forecaster, target, choice), reasons),
         lora=_lora(recipe, choice.method, reasons),
         eval_every=eval_every,
         save_every=save_every,
@@ -252,6 +254,12 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
         reasons["micro_batch_tokens"] = f"{scarce}; a step takes {passes} passes"
     reasons["device"] = target.name
     reasons["num_processes"] = "one process" if target.num_processes == 1 else "started by the launcher"
+
+
+def _num_passes(forecaster: Forecaster, target: Target, choice: Choice) -> int:
+    """Of the largest step."""
+    share = math.ceil(forecaster.steps(choice.tokens_per_step).largest / target.num_processes)
+    return math.ceil(share / choice.micro_batch_tokens)
 
 
 def _num_steps(forecaster: Forecaster, tokens_per_step: int, reasons: dict[str, str]) -> int:

@@ -2,7 +2,8 @@
 
 loop.py         the loop: one turn is one optimizer step, retried after out of memory
 batches.py      documents -> steps -> flat batches; first_batch.py: the first in words
-clock.py        seconds, and what is due
+stepper.py      forward, backward, clipping and update; graphs.py: started as a whole, recorded by capture.py
+clock.py        seconds, and what is due; late.py: numbers of the device, read when they are there
 recovery.py numbers.py    what is survived, and what ends a run at once
 held_out.py     scores of the held-out documents
 saving.py       the tuned model written, in the type of its base where that loses nothing
@@ -70,15 +71,16 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
             loop = _loop(job, model, stop, recorder)
         _introduce(job, model, recorder)
         run_dir.keep_metrics_until(checkpoint.step if checkpoint else -1)
-        if checkpoint is None:
-            recorder.note(describe_first_batch(loop.batches, job.tokenizer))
-            _begin(job, loop)
-        else:
-            recorder.doing("reading the checkpoint")
-            loop.saves.restore(loop, checkpoint)
-        recorder.started(loop.step)
-        loop.team.start_trackers(job.recipe.model_dump(mode="json"))
-        loop.run()
+        with loop.on_stream():
+            if checkpoint is None:
+                recorder.note(describe_first_batch(loop.batches, job.tokenizer))
+                _begin(job, loop)
+            else:
+                recorder.doing("reading the checkpoint")
+                loop.saves.restore(loop, checkpoint)
+            recorder.started(loop.step)
+            loop.team.start_trackers(job.recipe.model_dump(mode="json"))
+            loop.run()
         loop.team.end_trackers()
         result = _result(job, loop)
         if result.stopped is not None:
@@ -95,7 +97,9 @@ def calibrate(job: Job, observer: Observer) -> list[Measured]:
     from tunesmith.training.rehearsal import time_steps
 
     recorder = Recorder(job.run_dir, job.plan.num_steps, observer)
-    return time_steps(_loop(job, build_model(job), StopRequest("the same command"), recorder))
+    loop = _loop(job, build_model(job), StopRequest("the same command"), recorder)
+    with loop.on_stream():
+        return time_steps(loop)
 
 
 def build_model(job: Job) -> Any:
@@ -117,6 +121,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
     from tunesmith.evaluate import batch_tokens
     from tunesmith.step import StepSettings, autocast, make_optimizer
     from tunesmith.training.batches import Batches
+    from tunesmith.training.capture import capture_on
     from tunesmith.training.clock import Clock
     from tunesmith.training.distributed import Team
     from tunesmith.training.held_out import HeldOut
@@ -148,6 +153,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored),
         recorder=recorder,
         stop=stop,
+        capture=capture_on(team.device) if plan.cuda_graphs else None,
     )
 
 

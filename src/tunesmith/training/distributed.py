@@ -44,9 +44,9 @@ class Team:
         """Inside, gradients stay in this process: those of all but the last micro-batch of a step."""
         return contextlib.nullcontext() if self.size == 1 else self._accelerator.no_sync(model)
 
-    def means(self, values: torch.Tensor) -> list[float]:
+    def means(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of each value over the processes."""
-        found: list[float] = (values if self.size == 1 else self._accelerator.reduce(values, "mean")).tolist()
+        found: torch.Tensor = values if self.size == 1 else self._accelerator.reduce(values, "mean")
         return found
 
     def agree(self, *wishes: bool) -> list[bool]:

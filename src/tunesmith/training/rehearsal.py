@@ -45,11 +45,17 @@ def rehearse(loop: Loop) -> bool:
 
 
 def time_steps(loop: Loop) -> list[Measured]:
-    """Time real optimizer steps, whole ones and half ones in turns, and an evaluation, without changing a weight."""
+    """Time real optimizer steps, whole ones and half ones in turns, and an evaluation, without changing a weight.
+
+    Where steps are recorded they are timed as replays, and whole ones only: parts of them would not be.
+    """
     batches = loop.batches
     spread = batches.steps[:: max(1, len(batches.steps) // STEPS_TIMED)][:STEPS_TIMED]
-    steps = [part for step in spread for part in (step[: max(1, len(step) // 2)], step)]
+    recorded = loop.graphs is not None
+    steps = spread if recorded else [part for step in spread for part in (step[: max(1, len(step) // 2)], step)]
     with _rolled_back(loop):
+        for step in [*steps, *steps] if recorded else ():
+            _still_step(loop, step)
         measured = measure_steps(
             lambda number: _still_step(loop, steps[number]), [batches.num_fed(step) for step in steps]
         )
@@ -59,11 +65,9 @@ def time_steps(loop: Loop) -> list[Measured]:
 def _still_step(loop: Loop, documents: Indices) -> None:
     """One optimizer step that leaves every weight as it is."""
     loop.forward_backward(documents)
-    loop.clip()
     for group in loop.optimizer.param_groups:
         group["lr"] = 0.0
-    loop.optimizer.step()
-    loop.optimizer.zero_grad()
+    loop.update()
     _wait(loop)
 
 

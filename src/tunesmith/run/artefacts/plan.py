@@ -120,6 +120,8 @@ class Plan(Artefact):
     """Longest document in tokens, its start and end included."""
     gradient_checkpointing: bool
     compile: bool
+    cuda_graphs: bool = False
+    """Steps of one pass are filled up to a few sizes, and on a GPU each of these is recorded and replayed."""
     lora: LoraSection | None
     """Of an adapter; None where all weights train."""
     eval_every: Every
