@@ -28,7 +28,10 @@ def test_gradient_in_place_equals_torch(softcap, dtype, monkeypatch):
     scores = leaf if softcap is None else torch.tanh(leaf / softcap) * softcap
     expected = F.cross_entropy(scores, targets, reduction="none")
     (gradient,) = torch.autograd.grad(expected.sum() * 0.1, leaf)
-    losses = gradient_in_place_triton(logits, targets, torch.tensor(0.1, device=device), softcap)
+    padded = torch.nn.functional.pad(logits, (0, 42), value=7.0)
+    losses = gradient_in_place_triton(padded, targets, torch.tensor(0.1, device=device), 150, softcap)
+    assert torch.count_nonzero(padded[:, 150:]) == 0
+    logits = padded[:, :150]
     torch.testing.assert_close(losses, expected.detach(), rtol=1e-5, atol=1e-5)
     tolerance = 1e-6 if dtype == torch.float32 else 1e-3
     torch.testing.assert_close(logits.float(), gradient, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=tolerance)

@@ -47,7 +47,7 @@ def attend(
     """Each token's attention over the tokens of its own document up to itself. Returns [T, H, D]."""
     dtype, wanted = attention_dtype(q_THD, device), compute_dtype(v_TGD)
     q_THD, k_TGD, v_TGD = q_THD.to(dtype), k_TGD.to(dtype), v_TGD.to(dtype)
-    if varlen_fits(q_THD, options, device):
+    if varlen_fits(dtype, q_THD.shape[-1], options, device):
         return attend_varlen(q_THD, k_TGD, v_TGD, flat, options)
     with torch.autocast(q_THD.device.type, enabled=False):
         return _attend_padded(q_THD, k_TGD, v_TGD, flat, options).to(wanted)

@@ -60,16 +60,20 @@ class Workspace:
 class Head:
     """A linear head. softcap: logits become softcap * tanh(logits / softcap) (Gemma 2).
 
-    With `shared`, the weight's gradient goes there instead of to autograd.
+    With `shared`, the weight's gradient goes there instead of to autograd. aligned: matrix and bias in the type of the
+    products, with rows of zeros behind the vocabulary: the products see them, softmax and gradient do not.
     """
 
     weight_VE: Tensor
     bias_V: Tensor | None = None
     softcap: float | None = None
     shared: SharedGradient | None = None
+    aligned: tuple[Tensor, Tensor | None] | None = None
 
     def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Weight and bias in the type of the matrix products."""
+        if self.aligned is not None and self.aligned[0].dtype == dtype:
+            return self.aligned
         return self.weight_VE.to(dtype), None if self.bias_V is None else self.bias_V.to(dtype)
 
 
@@ -127,7 +131,7 @@ def plain_logits(hidden_NE: Tensor, head: Head, workspace: Workspace) -> Tensor:
     dtype = compute_dtype(hidden_NE)
     with torch.autocast(hidden_NE.device.type, enabled=False):
         matrix, offset = head.matrices(dtype)
-        return _logits(hidden_NE.to(dtype), matrix, offset, workspace)
+        return _logits(hidden_NE.to(dtype), matrix, offset, workspace)[:, : len(head.weight_VE)]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -147,18 +151,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
             # float16 would round 1 / denominator to nothing: its gradient is scaled in backward.
             inner: Denominator = 1.0 if dtype == torch.float16 else denominator
             factor = _inverse(inner, hidden, workspace.device)
+            loss = hidden.new_zeros((), dtype=torch.float64)
+            matrix, offset = head.matrices(dtype)
             totals = _Totals(
                 hidden,
                 weight if ctx.needs_input_grad[1] or head.shared is not None else None,
                 bias if ctx.needs_input_grad[2] else None,
+                len(matrix),
                 workspace.device,
             )
-            loss = hidden.new_zeros((), dtype=torch.float64)
-            matrix, offset = head.matrices(dtype)
             for rows in _chunks(len(targets), _chunk_rows(matrix, workspace.device)):
                 chunk = hidden[rows].to(dtype)
                 logits = _logits(chunk, matrix, offset, workspace)
-                loss += _gradient_in_place(logits, targets[rows], factor, head.softcap, workspace.device)
+                loss += _gradient_in_place(logits, targets[rows], factor, len(weight), head.softcap, workspace.device)
                 totals.add(rows, logits, chunk, matrix)
                 del logits  # before the next chunk's
         ctx.totals, ctx.shared, ctx.left = totals, head.shared, inner / denominator
@@ -180,16 +185,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 class _Totals:
-    """The gradients of hidden, weight and bias, as they grow chunk by chunk."""
+    """The gradients of hidden, weight and bias, as they grow chunk by chunk; the last two with the matrix's rows."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None, device: Device) -> None:
+    def __init__(
+        self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None, num_rows: int, device: Device
+    ) -> None:
         self.hidden: Tensor | None = torch.empty_like(hidden)
-        self.weight: Tensor | None = (
-            None if weight is None else torch.empty_like(weight, dtype=_sum_dtype(weight.dtype))
-        )
-        self.bias: Tensor | None = None if bias is None else torch.zeros_like(bias, dtype=_sum_dtype(bias.dtype))
-        self._dtypes = (None if weight is None else weight.dtype, None if bias is None else bias.dtype)
-        self._empty, self._device = True, device
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
+        self._of_weight, self._of_bias = weight, bias
+        self._num_rows, self._device = num_rows, device
 
     def add(self, rows: slice, d_logits: Tensor, chunk: Tensor, matrix: Tensor) -> None:
         assert self.hidden is not None
@@ -199,41 +204,37 @@ class _Totals:
             torch.mm(d_logits, matrix, out=self.hidden[rows])
         else:
             self.hidden[rows] = d_logits @ matrix
-        if self.weight is not None:
-            self._add_weight(d_logits.t(), chunk)
-        if self.bias is not None:
-            self.bias += d_logits.sum(0, dtype=self.bias.dtype)
-        self._empty = False
+        if self._of_weight is not None:
+            self._add_weight(d_logits.t(), chunk, _sum_dtype(self._of_weight.dtype))
+        if self._of_bias is not None:
+            total = d_logits.sum(0, dtype=_sum_dtype(self._of_bias.dtype))
+            self.bias = total if self.bias is None else self.bias.add_(total)
 
-    def _add_weight(self, left: Tensor, right: Tensor) -> None:
-        assert self.weight is not None
-        if left.dtype == self.weight.dtype:
-            if self._empty:
-                torch.mm(left, right, out=self.weight)
-            else:
-                self.weight.addmm_(left, right)
+    def _add_weight(self, left: Tensor, right: Tensor, dtype: torch.dtype) -> None:
+        if left.dtype == dtype:
+            self.weight = left @ right if self.weight is None else self.weight.addmm_(left, right)
             return
-        product = torch.mm(left, right, out_dtype=torch.float32) if self._device.is_cuda else left @ right
-        if self._empty:
-            self.weight.copy_(product)
+        if self._device.is_cuda:
+            product = torch.mm(left, right, out_dtype=torch.float32)
         else:
-            self.weight.add_(product)
+            product = (left @ right).to(dtype)
+        self.weight = product if self.weight is None else self.weight.add_(product)
 
     def scale(self, factor: Tensor) -> None:
         """Multiply by the gradient of the loss, which mostly is 1. On a GPU looking at it would wait for it."""
-        if self._empty:
-            for total in (self.weight, self.bias):
-                if total is not None:
-                    total.zero_()
-        if self._device.type != "cpu" or factor.item() != 1.0:
+        looked_at = self._device.type == "cpu" and factor.item() == 1.0
+        if not looked_at:
             for total in (self.hidden, self.weight, self.bias):
                 if total is not None:
                     total.mul_(factor)
-        weight_dtype, bias_dtype = self._dtypes
-        if self.weight is not None and weight_dtype is not None:
-            self.weight = self.weight.to(weight_dtype)
-        if self.bias is not None and bias_dtype is not None:
-            self.bias = self.bias.to(bias_dtype)
+        self.weight, self.bias = _finished(self.weight, self._of_weight), _finished(self.bias, self._of_bias)
+
+
+def _finished(total: Tensor | None, of: Tensor | None) -> Tensor | None:
+    """A gradient's rows that belong to a parameter, in its type."""
+    if of is None:
+        return None
+    return torch.zeros_like(of) if total is None else total[: len(of)].to(of.dtype)
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -272,12 +273,18 @@ def _inverse(denominator: Denominator, hidden: Tensor, device: Device) -> Denomi
 
 
 def _gradient_in_place(
-    logits: Tensor, targets: Tensor, factor: Denominator, softcap: float | None, device: Device
+    logits: Tensor, targets: Tensor, factor: Denominator, size: int, softcap: float | None, device: Device
 ) -> Tensor:
-    """Replace the logits by `factor` * gradient of their summed cross entropy. Returns the sum (float64)."""
+    """Replace the logits by `factor` * gradient of their summed cross entropy. Returns the sum (float64).
+
+    Columns from `size` on are no logits; they get the gradient zero.
+    """
     if device.triton:
-        losses: Tensor = gradient_in_place_triton(logits, targets, factor, softcap)
+        losses: Tensor = gradient_in_place_triton(logits, targets, factor, size, softcap)
         return losses.sum(dtype=torch.float64)
+    if logits.shape[1] > size:
+        logits[:, size:].zero_()
+        logits = logits[:, :size]
     return torch.stack([_block_gradient(*block, factor, softcap) for block in _blocks(logits, targets, device)]).sum()
 
 
@@ -317,26 +324,37 @@ def _places(targets: Tensor) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op(
     "tunesmith::gradient_in_place",
     mutates_args=("logits",),
-    schema="(Tensor(a!) logits, Tensor targets, Tensor factor, float? softcap) -> Tensor",
+    schema="(Tensor(a!) logits, Tensor targets, Tensor factor, int size, float? softcap) -> Tensor",
 )
-def gradient_in_place_triton(logits: Tensor, targets: Tensor, factor: Tensor, softcap: float | None) -> Tensor:
+def gradient_in_place_triton(
+    logits: Tensor, targets: Tensor, factor: Tensor, size: int, softcap: float | None
+) -> Tensor:
     """Replace logits [N, V] by factor * gradient of their cross entropy. Returns the losses, float32 [N].
 
     Two reads and one write of the logits, where the torch version makes about ten passes. It is an operator of torch's,
-    so that a trace without values, and without a GPU, sees what it allocates. factor: 0-dim, on the device.
+    so that a trace without values, and without a GPU, sees what it allocates. factor: 0-dim, on the device. size: the
+    columns that are logits; the others get zero.
     """
-    from tunesmith.fast.triton_kernels import cross_entropy_gradient
+    from tunesmith.fast.kernels.loss import cross_entropy_gradient
 
     losses = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
-    size, capped = logits.shape[1], softcap is not None
     cross_entropy_gradient[(len(targets),)](
-        logits, logits.stride(0), targets, losses, size, factor, softcap or 1.0, CAPPED=capped, BLOCK=TRITON_BLOCK
+        logits,
+        logits.stride(0),
+        targets,
+        losses,
+        size,
+        logits.shape[1],
+        factor,
+        softcap or 1.0,
+        CAPPED=softcap is not None,
+        BLOCK=TRITON_BLOCK,
     )
     return losses
 
 
 @gradient_in_place_triton.register_fake
-def _(logits: Tensor, targets: Tensor, factor: Tensor, softcap: float | None) -> Tensor:
+def _(logits: Tensor, targets: Tensor, factor: Tensor, size: int, softcap: float | None) -> Tensor:
     return logits.new_empty(len(targets), dtype=torch.float32)
 
 

@@ -30,17 +30,25 @@ def _arguments() -> frozenset[str]:
     return frozenset(inspect.signature(varlen_attn).parameters)
 
 
-def varlen_fits(q_THD: Tensor, options: AttentionOptions, device: Device) -> bool:
+def varlen_fits(dtype: torch.dtype, size: int, options: AttentionOptions, device: Device) -> bool:
     """Whether flash attention computes exactly this: 16 bits, no dropout, no capped scores, a supported head size."""
     return (
         device.flash_attention
-        and q_THD.dtype in (torch.float16, torch.bfloat16)
+        and dtype in (torch.float16, torch.bfloat16)
         and options.dropout == 0
         and options.softcap is None
-        and q_THD.shape[-1] % 8 == 0
-        and q_THD.shape[-1] <= MAX_HEAD_DIM
+        and size % 8 == 0
+        and size <= MAX_HEAD_DIM
         and {"scale", "window_size"} <= _arguments()
     )
+
+
+def repeats_for(
+    dtype: torch.dtype, num_heads: int, num_groups: int, size: int, options: AttentionOptions, device: Device
+) -> int:
+    """How often each key and value head must be given: H / G where the kernel would repeat them, else once."""
+    repeated = varlen_fits(dtype, size, options, device) and "enable_gqa" not in _arguments()
+    return num_heads // num_groups if repeated else 1
 
 
 def attend_varlen(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, flat: FlatBatch, options: AttentionOptions) -> Tensor:
