@@ -208,6 +208,26 @@ def has_forward_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+_VARLEN = ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k", "is_causal", "scale", "window_size"]
+_VARLEN_BACKWARD = ["grad_out", *_VARLEN[:3], "out", "lse", *_VARLEN[3:8], "rng_state", *_VARLEN[8:]]
+
+
+@private(
+    "torch.ops.torch_attn._varlen_attn",
+    "Variable-length attention without the zeros that torch's own function takes for gradients nobody has.",
+)
+def varlen_operators() -> tuple[Any, Any] | None:
+    """The operators behind varlen_attn, forward and backward; None where they take other arguments."""
+    import torch
+    import torch.nn.attention.varlen
+
+    forward = torch.ops.torch_attn._varlen_attn.default
+    backward = torch.ops.torch_attn._varlen_attn_backward.default
+    named = [[argument.name for argument in operator._schema.arguments] for operator in (forward, backward)]
+    known = named[0][: len(_VARLEN)] == _VARLEN and named[1] == _VARLEN_BACKWARD
+    return (forward, backward) if known else None
+
+
 @private(
     "torch.ops.mkldnn._is_mkldnn_bf16_supported",
     "Whether oneDNN multiplies bf16 matrices on this processor at all; where it does, the rate is measured.",

@@ -5,6 +5,7 @@
     model(flat=batch, denominator=num_targets).loss.backward()
     applied.restore()
 
+Further passes of a step that accumulates may say weights_changed=False: copies of the weights are not made again.
 Every other call of the model, generation with a cache included, behaves as before. Nothing in a library is patched: the
 parts listed in `Applied.replaced` get a `forward` of their own on the instance, and `restore` takes it away.
 
@@ -209,6 +210,7 @@ def _model_forward(
     flat: FlatBatch | None = None,
     denominator: Denominator | None = None,
     flat_metrics: bool = False,
+    weights_changed: bool = True,
     **kwargs: Any,
 ) -> Any:
     if flat is None:
@@ -220,7 +222,7 @@ def _model_forward(
         )
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     shared = SharedGradient() if torch.is_grad_enabled() and can_share(embedding, head) else None
-    with rope.of(flat), stream.open():
+    with rope.of(flat), stream.open(weights_changed=weights_changed):
         hidden_NE, targets_N = _hidden_of_targets(model, flat, shared, workspace.device)
     softcap = getattr(model.config, "final_logit_softcapping", None)
     plain = None
@@ -252,7 +254,7 @@ def _hidden_of_targets(
     output = model.base_model(
         **inputs, position_ids=flat.position_ids[None], attention_mask=FlatMask.of(flat), use_cache=False
     )
-    hidden_TE, rows = output.last_hidden_state[0], flat.target_rows
+    hidden_TE, rows = output.last_hidden_state.flatten(0, 1), flat.target_rows
     if rows is None:
         return hidden_TE, flat.targets
     return hidden_TE.index_select(0, rows), flat.targets.index_select(0, rows)

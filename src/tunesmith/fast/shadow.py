@@ -1,11 +1,12 @@
 """One narrow copy of each weight a step, where autocast would make one for each product of each micro-batch.
 
 Weights that a product takes together (q, k, v; gate, up) lie side by side in one buffer. The copies are renewed
-together, in a few launches, at the start of the first pass after the weights have changed. The weights are what the
+together, in a few launches, at the start of the first pass of each step. The weights are what the
 model holds: whatever does not go through the flat path reads them, and never a copy.
 
-A replayed CUDA graph changes weights without torch's knowledge. So once a pass has been captured, every pass renews the
-copies of what trains, the captured one among them.
+torch does not tell whether a weight has changed: its fused optimizer and a replayed CUDA graph leave the version as it
+was. So every pass renews the copies of what trains, but those that are told that no weight has changed since the last
+one: the further passes of a step that accumulates. Copies of frozen weights are renewed when the version changes.
 """
 
 from __future__ import annotations
@@ -78,7 +79,6 @@ class Shadow:
     def __init__(self, device: Device) -> None:
         self.device = device
         self._copies: list[Copy] = []
-        self._captured = False
 
     def copy(self, weights: Sequence[Tensor], dtype: torch.dtype, rows: int | None = None) -> Copy:
         """A new copy, renewed from its first use on."""
@@ -86,12 +86,10 @@ class Shadow:
         self._copies.append(made)
         return made
 
-    def renew(self) -> None:
-        """Write the copies of the weights that have changed."""
-        if self.device.is_cuda and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            self._captured = True
+    def renew(self, *, weights_changed: bool = True) -> None:
+        """Write the copies of the weights that may have changed since the last pass."""
         known = [copy for copy in self._copies if copy.exists]
-        changed = [copy for copy in known if (self._captured and copy.is_trained) or copy.is_stale]
+        changed = [copy for copy in known if (weights_changed and copy.is_trained) or copy.is_stale]
         if changed:
             _write(changed)
 

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from tunesmith.fast.fused import gates, norm, rotary
+from tunesmith.fast.fused import gates, norm, rotary, rows
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
@@ -20,6 +20,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALF = torch.bfloat16 if torch.cuda.is_available() else torch.float16
 """The interpreter cuts bfloat16 off where a GPU rounds."""
 ROWS = 5
+WIDTHS = [32, 100, *([576, 768, 2048, 2560, 4096] if torch.cuda.is_available() else [])]
+HEADS = [(4, 4, 16), (6, 2, 12), (3, 1, 8), (9, 3, 64)]
+if torch.cuda.is_available():
+    HEADS += [(32, 32, 96), (32, 8, 128), (8, 1, 256), (15, 5, 64)]
 
 
 def random(*shape, dtype=torch.float32):
@@ -39,7 +43,7 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("width", [32, 100])
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("stream", [torch.float32, HALF])
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("added", ["nothing", "values", "values and bias"])
@@ -52,7 +56,7 @@ def test_add_norm(width, stream, centred, added):
     assert_near(norm._forward_kernel(*arguments), norm._forward_reference(*arguments))
 
 
-@pytest.mark.parametrize("width", [32, 100])
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("stream", [torch.float32, HALF])
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("outer", [False, True])
@@ -73,7 +77,7 @@ def test_add_norm_backward(width, stream, centred, outer, trained, summed, progr
         assert_near([parts.sum(0)], [expected[2][0]])
 
 
-@pytest.mark.parametrize(("num_heads", "num_groups", "size"), [(4, 4, 16), (6, 2, 12), (3, 1, 8), (9, 3, 64)])
+@pytest.mark.parametrize(("num_heads", "num_groups", "size"), HEADS)
 @pytest.mark.parametrize("repeated", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_turned_heads(num_heads, num_groups, size, repeated, dtype):
@@ -93,9 +97,20 @@ def test_turned_heads(num_heads, num_groups, size, repeated, dtype):
 @pytest.mark.parametrize("shape", [(3, 16), (5, 1000), (7, 333)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gates(shape, dtype):
-    rows, size = shape
-    both, grad = random(rows, 2 * size, dtype=dtype), random(rows, size, dtype=dtype)
+    number, size = shape
+    both, grad = random(number, 2 * size, dtype=dtype), random(number, size, dtype=dtype)
     assert_near([gates._swiglu_kernel(both)], [gates._swiglu_reference(both)])
     assert_near(gates._swiglu_backward_kernel(grad, both), gates._swiglu_backward_reference(grad, both))
-    x = random(rows, size, dtype=dtype)
+    x = random(number, size, dtype=dtype)
     assert_near(gates._gelu_backward_kernel(grad, x), gates._gelu_backward_reference(grad, x))
+
+
+@pytest.mark.parametrize("searched", [4, 64])
+def test_add_rows(searched, monkeypatch):
+    monkeypatch.setattr(rows, "_SEARCHED", searched)
+    numbers = torch.tensor([3, 0, 3, 3, 6, 1, 0, 3, 5, 3], device=DEVICE)
+    total, added = random(7, 20), random(len(numbers), 20)
+    expected = total.clone()
+    rows._reference(expected, added, numbers)
+    rows._kernel(total, added, numbers)
+    torch.testing.assert_close(total, expected)

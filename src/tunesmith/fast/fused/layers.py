@@ -6,7 +6,7 @@ its way. Biases in front of a residual sum are added there as well, and get thei
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunesmith.fast.adapters import can_fuse
 from tunesmith.fast.attention import attend
 from tunesmith.fast.device import Device
+from tunesmith.fast.fused.adapted import AdaptedProduct, adapted_product
 from tunesmith.fast.fused.gates import Activation
 from tunesmith.fast.fused.norm import Norm, add_norm
 from tunesmith.fast.fused.products import Product, activated_linear, linear, product_of
@@ -25,6 +27,8 @@ from tunesmith.fast.layout import FlatBatch
 from tunesmith.fast.options import AttentionOptions, gpt2_options, gpt_neo_options, llama_options
 from tunesmith.fast.shadow import Shadow
 from tunesmith.fast.varlen import repeats_for
+
+AnyProduct = Product | AdaptedProduct
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Waiting:
 class Branch:
     """What ends a branch of the residual stream: a product. The next norm adds its bias, unless dropout is between."""
 
-    product: Product
+    product: AnyProduct
     bias: Tensor | None
     dropout: nn.Module | None
 
@@ -77,11 +81,11 @@ class Layer:
     """A layer's parts, in the order in which they run."""
 
     first_norm: Norm
-    qkv: Product
+    qkv: AnyProduct
     attention: Attention
     attended: Branch
     second_norm: Norm
-    inner: Product
+    inner: AnyProduct
     activation: Activation
     outer: Branch
 
@@ -109,11 +113,11 @@ def llama_parts(layer: Any, attention: Any, shadow: Shadow, dtype: torch.dtype) 
     heads = Heads(attention.q_proj.out_features // size, attention.k_proj.out_features // size, size)
     return _layer(
         first,
-        product_of((attention.q_proj, attention.k_proj, attention.v_proj), shadow, dtype),
+        _product((attention.q_proj, attention.k_proj, attention.v_proj), shadow, dtype),
         Attention(heads, True, partial(llama_options, attention)),
         _branch(attention.o_proj, None, shadow, dtype),
         second,
-        product_of((mlp.gate_proj, mlp.up_proj), shadow, dtype),
+        _product((mlp.gate_proj, mlp.up_proj), shadow, dtype),
         "swiglu",
         _branch(mlp.down_proj, None, shadow, dtype),
     )
@@ -147,11 +151,11 @@ def _gpt(
         return None
     return _layer(
         first,
-        product_of(projections, shadow, dtype),
+        _product(projections, shadow, dtype),
         Attention(Heads(attention.num_heads, attention.num_heads, attention.head_dim), False, options),
         _branch(out, attention.resid_dropout, shadow, dtype),
         second,
-        product_of((mlp.c_fc,), shadow, dtype),
+        _product((mlp.c_fc,), shadow, dtype),
         "gelu",
         _branch(mlp.c_proj, mlp.dropout, shadow, dtype),
     )
@@ -159,11 +163,11 @@ def _gpt(
 
 def _layer(
     first: Norm,
-    qkv: Product | None,
+    qkv: AnyProduct | None,
     attention: Attention,
     attended: Branch | None,
     second: Norm,
-    inner: Product | None,
+    inner: AnyProduct | None,
     activation: Activation,
     outer: Branch | None,
 ) -> Layer | None:
@@ -172,12 +176,28 @@ def _layer(
     return Layer(first, qkv, attention, attended, second, inner, activation, outer)
 
 
+def _product(
+    modules: Sequence[Any], shadow: Shadow, dtype: torch.dtype, *, with_bias: bool = True
+) -> AnyProduct | None:
+    """The product of linear layers of the same input, some of which may have adapters."""
+    adapted = [is_adapted(module) for module in modules]
+    plain = [module.base_layer if has else module for module, has in zip(modules, adapted, strict=True)]
+    product = product_of(plain, shadow, dtype, with_bias=with_bias)
+    return adapted_product(product, modules, shadow, dtype) if product is not None and any(adapted) else product
+
+
+def is_adapted(module: Any) -> bool:
+    """Whether a module is an adapter that runs inside the product of its layer now."""
+    return can_fuse(module) and len(module.active_adapters) == 1 and not (module.disable_adapters or module.merged)
+
+
 def _branch(projection: Any, dropout: Any, shadow: Shadow, dtype: torch.dtype) -> Branch | None:
     drops = dropout is not None and dropout.p > 0
-    product = product_of((projection,), shadow, dtype, with_bias=drops)
+    product = _product((projection,), shadow, dtype, with_bias=drops)
     if product is None:
         return None
-    return Branch(product, None if drops else projection.bias, dropout if drops else None)
+    bias = (projection.base_layer if is_adapted(projection) else projection).bias
+    return Branch(product, None if drops else bias, dropout if drops else None)
 
 
 def _rms_norm(module: Any) -> Norm | None:

@@ -2,7 +2,7 @@
 
 float32 weights that train are read from their narrow copies (shadow.py), side by side in one buffer: one product makes
 q, k and v, one their input's gradient, one all three weights' gradients, in float32. Weights held in 16 bits are read
-where they are, one product each.
+where they are, one product each, but in small models, where launches cost more than the memory of a copy.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tunesmith.fast.device import Device
 from tunesmith.fast.fused.gates import Activation, activated, activation_backward
 from tunesmith.fast.shadow import Copy, Shadow
+from tunesmith.fast.varlen import SMALL_WIDTH
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,8 @@ def product_of(
     if (with_bias and biases and len(biases) < len(modules)) or not _alike(weights) or not _alike(biases):
         return None
     biases = biases if with_bias else ()
-    narrow = weights[0].dtype == dtype
-    if not narrow and weights[0].dtype != torch.float32:
+    narrow = weights[0].dtype == dtype and (len(weights) == 1 or weights[0].shape[1] > SMALL_WIDTH)
+    if weights[0].dtype != dtype and weights[0].dtype != torch.float32:
         return None
     return Product(
         weights,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tunesmith.compat import has_forward_hooks
 from tunesmith.fast.attention import FlatMask
 from tunesmith.fast.device import Device
-from tunesmith.fast.fused.layers import FINAL_NORMS, PLANNERS, Layer, Waiting, norm_of
+from tunesmith.fast.fused.layers import FINAL_NORMS, PLANNERS, Layer, Waiting, is_adapted, norm_of
 from tunesmith.fast.fused.norm import Norm, add_norm
 from tunesmith.fast.shadow import Copy, Shadow
 
@@ -32,6 +32,8 @@ class Found:
     norm: Norm | None
     modules: list[nn.Module]
     """Modules whose forward is not called: none of them may have hooks."""
+    adapters: list[Any]
+    """Modules with an adapter, which may be switched off or merged."""
     parameters: list[tuple[Tensor, bool]]
     """Every parameter of the model and whether it trains."""
 
@@ -53,10 +55,10 @@ class Stream:
         self.active = False
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """Inside, one flat batch goes through the model."""
+    def open(self, *, weights_changed: bool) -> Iterator[None]:
+        """Inside, one flat batch goes through the model. weights_changed: since the last one, as far as is known."""
         self.active = self.device.fused and self._ready()
-        self._shadow.renew()
+        self._shadow.renew(weights_changed=weights_changed)
         try:
             yield
         finally:
@@ -67,7 +69,7 @@ class Stream:
         """The residual stream [1, T, E] after a layer, without what waits."""
         assert self._found is not None
         found = self._found
-        return found.layers[layer].run(x_1TE[0], self._waiting, mask.flat, arguments, found.dtype)[None]
+        return found.layers[layer].run(x_1TE.flatten(0, 1), self._waiting, mask.flat, arguments, found.dtype)[None]
 
     def last_norm(self, original: Any, x_1TE: Tensor) -> Tensor:
         """The norm behind the last layer, which adds what waits."""
@@ -75,7 +77,7 @@ class Stream:
             return original(x_1TE)  # type: ignore[no-any-return]
         assert self._found is not None
         assert self._found.norm is not None
-        return add_norm(x_1TE[0], *self._waiting.take(), self._found.norm, self._found.dtype)[1][None]
+        return add_norm(x_1TE.flatten(0, 1), *self._waiting.take(), self._found.norm, self._found.dtype)[1][None]
 
     def head_copies(self, head: nn.Linear) -> tuple[Tensor, Tensor | None] | None:
         """The head's matrix and bias in the type of the products, of a multiple of 64 rows, those behind the
@@ -103,7 +105,12 @@ class Stream:
             self._shadow.clear()
             self._found = self._find(dtype)
         assert self._found is not None
-        return bool(self._found.layers) and not any(map(has_forward_hooks, self._found.modules))
+        found = self._found
+        return (
+            bool(found.layers)
+            and not any(map(has_forward_hooks, found.modules))
+            and not any(adapter.disable_adapters or adapter.merged for adapter in found.adapters)
+        )
 
     def _is_current(self, dtype: torch.dtype) -> bool:
         found = self._found
@@ -128,7 +135,7 @@ class Stream:
             layers[layer] = parts
         inside = [module for layer in layers for module in layer.modules() if module is not layer]
         parameters = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        return Found(dtype, layers, norm, inside, parameters)
+        return Found(dtype, layers, norm, inside, list(filter(is_adapted, inside)), parameters)
 
 
 def last_norm_of(model: Any) -> tuple[str, nn.Module] | None:
