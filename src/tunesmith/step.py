@@ -98,7 +98,8 @@ def prepare_model(model: Any, settings: StepSettings, device: Device | None = No
 
 def has_dropout(config: Any, lora: LoraSection | None = None) -> bool:
     """Whether a model of this configuration, or its adapter, draws random numbers in training."""
-    values = (value for name, value in vars(config).items() if "drop" in name)
+    others = ("classifier", "summary")  # of heads that a causal language model has not
+    values = (value for name, value in vars(config).items() if "drop" in name and not name.startswith(others))
     return any(isinstance(value, float) and value > 0 for value in values) or (lora is not None and lora.dropout > 0)
 
 
@@ -210,7 +211,7 @@ class ReadyAdamW(ReadyState, torch.optim.AdamW):
             super().step()
             return
         held = [group["lr"] for group in self.param_groups]
-        capturing = torch.cuda.is_current_stream_capturing()
+        capturing = self._rates[0].is_cuda and torch.cuda.is_current_stream_capturing()
         try:
             for group, rate in zip(self.param_groups, self._rates, strict=True):
                 group.update(lr=rate, capturable=capturing)  # torch warns of a capturable update that is not captured

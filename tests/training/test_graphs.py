@@ -45,7 +45,7 @@ class Notes(Silent):
 class Never(CallAgain):
     """A device that records nothing."""
 
-    def record(self, call: Call) -> Call:
+    def record(self, call: Call, *, apart: bool = False) -> Call:
         raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
 
     def record_pass(self, call: Call, trained: Any) -> Call:
@@ -58,7 +58,7 @@ class Counting(CallAgain):
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
 
-    def record(self, call: Call) -> Call:
+    def record(self, call: Call, *, apart: bool = False) -> Call:
         self.recorded += 1
 
         def replay() -> torch.Tensor:
@@ -83,8 +83,15 @@ class Wrong(CallAgain):
         return replay
 
 
+class HalfOnly(CallAgain):
+    """Passes are recorded, updates are not."""
+
+    def record(self, call: Call, *, apart: bool = False) -> Call:
+        raise RuntimeError("no such luck")
+
+
 class Full(CallAgain):
-    """Memory runs out when the second size is recorded, or in a replay."""
+    """Memory runs out in a replay: when recordings are checked, or in a step."""
 
     def __init__(self, replays: int) -> None:
         self.left = replays
@@ -170,9 +177,9 @@ def test_replayed_steps_are_the_steps_launched_one_by_one(kind: str, new_loop: C
     launched = new_loop(kind, Never())
     assert_same(end(launched), expected)
     assert replayed.graphs is not None
-    assert 1 <= replayed.graphs.num_recorded <= len(replayed.batches.sizes) <= 8
-    assert counting.recorded == 2 * replayed.graphs.num_recorded
-    assert counting.replayed >= 8, "passes and updates, of most steps"
+    assert 1 <= replayed.graphs.num_recorded == len(replayed.batches.sizes) <= 8
+    assert counting.recorded == 2 * replayed.graphs.num_recorded, "a pass and an update of each size"
+    assert counting.replayed >= 12, "passes and updates, of most steps"
     assert launched.graphs is not None
     assert launched.graphs.num_recorded == 0
     (line,) = launched.notes  # type: ignore[attr-defined]
@@ -192,6 +199,13 @@ def test_a_replay_that_is_merely_close_is_not_used(new_loop: Callable[..., Loop]
     assert_same(end(close), end(new_loop("full", Never())))
     (line,) = close.notes  # type: ignore[attr-defined]
     assert "a replay's gradients are" in line
+
+
+def test_an_update_that_cannot_be_recorded_is_launched(new_loop: Callable[..., Loop]) -> None:
+    half = new_loop("dropout", HalfOnly())
+    assert_same(end(half), end(new_loop("dropout", Never())))
+    (line,) = half.notes  # type: ignore[attr-defined]
+    assert "an update cannot be recorded here (no such luck)" in line
 
 
 @pytest.mark.parametrize("replays", [0, 3])
@@ -245,7 +259,7 @@ def test_a_rehearsal_and_timed_steps_leave_no_trace(
 class NeverOnCuda(CudaCapture):
     """The stream of recordings, and none."""
 
-    def record(self, call: Call) -> Call:
+    def record(self, call: Call, *, apart: bool = False) -> Call:
         raise RuntimeError("nothing is recorded in this test")
 
 

@@ -84,6 +84,17 @@ class Batches:
         """A whole step filled up to a size, on the CPU."""
         return flatten([self.documents[int(index)] for index in step], size=size)
 
+    def examples(self, first: int, max_tokens: int) -> list[tuple[FlatBatch, float]]:
+        """Of each size that the steps from `first` on have, the first step: filled up, and its number of targets."""
+        found: dict[Size, Indices] = {}
+        for step in self.steps[first:] if self.sizes else ():
+            size = self.size_of(step, max_tokens)
+            if size is not None:
+                found.setdefault(size, step)
+            if len(found) == len(self.sizes):
+                break
+        return [(self.filled(step, size), self.num_targets(step)) for size, step in found.items()]
+
     def _is_one_pass(self, step: Indices, max_tokens: int) -> bool:
         return self.num_fed(step) <= max_tokens or len(step) == 1
 

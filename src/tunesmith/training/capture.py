@@ -22,7 +22,7 @@ class CallAgain:
 
     is_recording = False
 
-    def record(self, call: Call) -> Call:
+    def record(self, call: Call, *, apart: bool = False) -> Call:
         return call
 
     def record_pass(self, call: Call, trained: Sequence[nn.Parameter]) -> Call:
@@ -43,20 +43,21 @@ class CudaCapture:
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._graphs: list[torch.cuda.CUDAGraph] = []
-        self._pool: Any = None
+        self._pools: dict[bool, Any] = {}
 
-    def record(self, call: Call) -> Call:
+    def record(self, call: Call, *, apart: bool = False) -> Call:
         """What `call` launches, without running it. The result launches it again and returns the same tensor.
 
-        Raises what `call` raises, and RuntimeError when it waits for the device or does what cannot be recorded.
+        apart: it reads what another recording left behind, so its memory must not lie in the same place. Raises what
+        `call` raises, and RuntimeError when it waits for the device or does what cannot be recorded.
         """
         graph = torch.cuda.CUDAGraph()
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+        if apart not in self._pools:
+            self._pools[apart] = torch.cuda.graph_pool_handle()
         self.is_recording = True
         try:
             # thread_local: what other threads of the process do with their own streams is no harm.
-            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self._pools[apart], self._stream, capture_error_mode="thread_local"):
                 output = call()
         except BaseException:
             self._mend_generator()
@@ -91,7 +92,7 @@ class CudaCapture:
         for graph in self._graphs:
             graph.reset()
         self._graphs.clear()
-        self._pool = None
+        self._pools.clear()
 
     @contextlib.contextmanager
     def on_stream(self) -> Iterator[None]:
@@ -106,7 +107,8 @@ class CudaCapture:
 
     def _mend_generator(self) -> None:
         """After a recording that failed, the generator would refuse random numbers outside of one."""
-        generator = torch.cuda.default_generators[self._device.index or 0]
+        index = torch.cuda.current_device() if self._device.index is None else self._device.index
+        generator = torch.cuda.default_generators[index]
         generator.graphsafe_set_state(generator.clone_state())
 
 

@@ -1,10 +1,10 @@
 """Steps that are started as a whole: recorded once for each size of a batch, checked, and replayed.
 
-Steps of one pass are filled up to a few sizes (fast/sizes.py). The first step of a size runs operation by operation;
-the second does too, and is then recorded and replayed on the same batch. Only when loss and gradients are the same, bit
-for bit, is the recording used; where the GPU's own kernels do not repeat themselves, replay and step may differ as two
-runs of the step do. A filled step has the same numbers recorded or not, so that a run which goes on equals one that was
-never stopped, whenever each records.
+Steps of one pass are filled up to a few sizes (fast/sizes.py). Before the first step, one step of each size is run
+operation by operation; then all sizes are recorded, the largest first, and replayed on the same batches. Only when loss
+and gradients are the same, bit for bit, is a recording used. Where the GPU's kernels do not repeat themselves, replay
+and step may differ as two runs of the step do. A filled step has the same numbers recorded or not, so that a run which
+goes on equals one that was never stopped, whatever each could record.
 
 What cannot be recorded runs as it is: several passes a step, several processes, a scaled loss (fp16). Memory that runs
 out gives up the recordings, and the step is tried again without them.
@@ -12,9 +12,10 @@ out gives up the recordings, and the step is tried again without them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +39,12 @@ class _Slot:
     """One size: its batch, and what was recorded of it."""
 
     batch: FixedBatch
-    num_steps: int = 0
     replay_pass: Call | None = None
     replay_update: Call | None = None
+
+
+Example = tuple[FlatBatch, float]
+"""A step: its batch, filled up and on the CPU, and the number of its targets."""
 
 
 @dataclass
@@ -55,36 +59,68 @@ class Graphs:
     """Why nothing is recorded any more; empty while steps are."""
     _slots: dict[Size, _Slot] = field(default_factory=dict, repr=False)
     _current: _Slot | None = field(default=None, repr=False)
+    _num_updates: int = 0
+    _failed: str = ""
 
     @property
     def num_recorded(self) -> int:
         """Sizes that are replayed."""
         return sum(slot.replay_pass is not None for slot in self._slots.values())
 
-    def forward_backward(self, batch: FlatBatch, denominator: float) -> Tensor:
-        """The gradients of one step, and its loss. batch: filled up, on the CPU."""
-        assert batch.size is not None
+    def prepare(self, examples: Sequence[Example]) -> None:
+        """Record a size for each example, largest first. Weights, gradients and random numbers are as before.
+
+        All examples are run before the first is recorded: what they take, the recordings take over. Raises
+        OutOfMemoryError.
+        """
+        random_state = rng_state()
+        examples = sorted(examples, key=lambda example: -example[0].num_tokens)
+        try:
+            steps = [self._tried(example, random_state) for example in examples]
+            for example in examples:
+                slot = self._slot(example)
+                slot.replay_pass = self.capture.record_pass(partial(self._pass, slot), self.stepper.trained)
+                self.stepper.optimizer.zero_grad()
+            for example, step in zip(examples, steps, strict=True):
+                if problem := self._difference(example, step, random_state):
+                    self.give_up(problem)
+                    break
+        except (RuntimeError, MemoryError, ValueError, IndexError, TunesmithError) as error:
+            if is_out_of_memory(error) or (error.__context__ is not None and is_out_of_memory(error.__context__)):
+                raise torch.OutOfMemoryError("out of memory while steps were recorded") from error
+            self.give_up(f"steps cannot be recorded here ({_first_line(error)})")
+        finally:
+            self.stepper.optimizer.zero_grad()
+            set_rng_state(random_state)
+
+    def forward_backward(self, example: Example) -> Tensor:
+        """The gradients of one step, and its loss."""
         self._current = None
-        slot = self._slots.get(batch.size)
-        if slot is None:
-            slot = self._slots[batch.size] = _Slot(FixedBatch(batch.size, self.device))
-        slot.batch.load(batch, denominator)
-        slot.num_steps += 1
-        if self.off or slot.num_steps == 1:
-            return self._pass(slot)
+        if self._failed:
+            self.give_up(self._failed)
+        slot = self._slot(example)
+        slot.batch.load(*example)
         if slot.replay_pass is None:
-            return self._record(slot)
+            return self._pass(slot)
         self._current = slot
         return slot.replay_pass().clone()  # the next replay writes to the same place
 
     def update(self) -> Tensor | None:
-        """Clip and move the weights by a replay; None where this step's update was not recorded.
+        """Clip and move the weights by a replay; None where this step's update is not recorded.
 
-        Returns the norm of the gradients before, which are gone afterwards.
+        Returns the norm of the gradients before, which are gone afterwards. The first update of a run is launched, so
+        that all it needs is loaded.
         """
         slot, self._current = self._current, None
-        if slot is None or slot.replay_update is None:
+        self._num_updates += 1
+        if slot is None or self._num_updates == 1 or not self.stepper.update_can_be_recorded:
             return None
+        if slot.replay_update is None:
+            try:
+                slot.replay_update = self.capture.record(self.stepper.launch_update, apart=True)
+            except RuntimeError as error:  # the gradients are still needed, and lie in what would be let go of
+                self._failed = f"an update cannot be recorded here ({_first_line(error)})"
+                return None
         self.stepper.load_rates()
         norm = slot.replay_update().clone()
         self.stepper.optimizer.zero_grad()
@@ -106,47 +142,37 @@ class Graphs:
         self.note(f"CUDA graphs are off from here on, steps are launched operation by operation: {why}")
         return True
 
+    def _slot(self, example: Example) -> _Slot:
+        size = example[0].size
+        assert size is not None
+        if size not in self._slots:
+            self._slots[size] = _Slot(FixedBatch(size, self.device))
+        return self._slots[size]
+
     def _pass(self, slot: _Slot) -> Tensor:
         batch = slot.batch
         return self.stepper.run_pass(batch.blind if self.capture.is_recording else batch.flat, batch.denominator)
 
-    def _record(self, slot: _Slot) -> Tensor:
-        """The step run, recorded and replayed; the replay counts when it is the same, else the step."""
-        stepper, random_state = self.stepper, rng_state()
-        step = Outcome.of(self._pass(slot), stepper.trained)
+    def _tried(self, example: Example, random_state: dict[str, Any], call: Call | None = None) -> Outcome:
+        """What `call` makes of an example; the step itself, launched operation by operation, where there is none."""
+        slot = self._slot(example)
+        slot.batch.load(*example)
+        set_rng_state(random_state)
+        loss = self._pass(slot) if call is None else call()
+        outcome = Outcome.of(loss, self.stepper.trained)
+        self.stepper.optimizer.zero_grad()
+        return outcome
 
-        def again(call: Call) -> Tensor:
-            stepper.optimizer.zero_grad()
-            set_rng_state(random_state)
-            return call()
-
-        try:
-            stepper.optimizer.zero_grad()
-            self._record_calls(slot)
-            assert slot.replay_pass is not None
-            loss = again(slot.replay_pass).clone()
-            replayed = Outcome.of(loss, stepper.trained)
-            if replayed.equals(step):
-                self._current = slot
-                return loss
-            apart = replayed.distance(step)
-            allowed = MARGIN * Outcome.of(again(partial(self._pass, slot)), stepper.trained).distance(step)
-            if apart <= allowed:
-                self._current = slot
-                return again(slot.replay_pass).clone()
-            self.give_up(f"a replay's gradients are {apart:.1e} from those of the step itself (at most {allowed:.1e})")
-        except (RuntimeError, ValueError, IndexError, TunesmithError) as error:
-            if is_out_of_memory(error) or is_out_of_memory(error.__context__ or error):
-                raise torch.OutOfMemoryError("out of memory while a step was recorded") from error
-            self.give_up(f"this step cannot be recorded ({str(error).strip().splitlines()[0]})")
-        return again(partial(self._pass, slot))
-
-    def _record_calls(self, slot: _Slot) -> None:
-        """The update right after the pass, whose gradients lie in the pool that both share."""
-        stepper = self.stepper
-        slot.replay_pass = self.capture.record_pass(partial(self._pass, slot), stepper.trained)
-        if stepper.update_can_be_recorded:
-            slot.replay_update = self.capture.record(stepper.launch_update)
+    def _difference(self, example: Example, step: Outcome, random_state: dict[str, Any]) -> str:
+        """Why the recording of an example is not what was run; empty where it is."""
+        replayed = self._tried(example, random_state, self._slot(example).replay_pass)
+        if replayed.equals(step):
+            return ""
+        apart = replayed.distance(step)
+        allowed = MARGIN * self._tried(example, random_state).distance(step)
+        if apart <= allowed:
+            return ""
+        return f"a replay's gradients are {apart:.1e} from those of the step itself (at most {allowed:.1e})"
 
 
 @dataclass(frozen=True)
@@ -175,6 +201,10 @@ class Outcome:
             return float("inf")
         found = float(torch.dist(self.sample, other.sample) / torch.linalg.vector_norm(other.sample).clamp_min(1e-30))
         return found if found == found else float("inf")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -94,6 +94,7 @@ class Loop:
         """Train from `step` to the end of the plan, or to a stop that was asked for: the last step is saved then."""
         self.clock.window = Window()
         self._finish_evaluation()
+        self.record_steps()
         going = self.step < self.plan.num_steps and not self.stop.requested
         while going:
             documents = self.batches.steps[self.step]
@@ -118,20 +119,36 @@ class Loop:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.team.size > 1:
                     raise  # with several processes the others already wait for this one's gradients
-            given_up = self.graphs is not None and self.graphs.give_up("memory ran out")
             self.optimizer.zero_grad()
             release_memory()
             set_rng_state(random_state)
-            if given_up:  # without what they held, the same passes may fit
-                self.recovery.gave_up_graphs(self.step + 1)
+            if self._give_up_graphs():  # without what they held, the same passes may fit
                 continue
             self.recovery.halve_micro_batch(self.step + 1, documents, self.batches)
+
+    def record_steps(self) -> None:
+        """Record what the steps to come are replayed from, one of each size; nothing where the plan says so."""
+        if self.graphs is None or self.graphs.off:
+            return
+        self.wrapped.train()
+        try:
+            self.graphs.prepare(self.batches.examples(self.step, self.recovery.micro_batch_tokens))
+        except torch.OutOfMemoryError:
+            self._give_up_graphs()
+
+    def _give_up_graphs(self) -> bool:
+        """After memory ran out; whether that gave some back."""
+        if self.graphs is None or not self.graphs.give_up("memory ran out"):
+            return False
+        release_memory()
+        self.recovery.gave_up_graphs(self.step + 1)
+        return True
 
     def _forward_backward(self, documents: Indices) -> torch.Tensor:
         team, batches = self.team, self.batches
         size = batches.size_of(documents, self.recovery.micro_batch_tokens)
         if size is not None and self.graphs is not None:
-            return self.graphs.forward_backward(batches.filled(documents, size), batches.num_targets(documents))
+            return self.graphs.forward_backward((batches.filled(documents, size), batches.num_targets(documents)))
         parts = batches.parts(documents, self.recovery.micro_batch_tokens, team.rank, team.size)
         share = batches.num_targets(documents) / team.size
         if not parts:  # fewer documents than processes: take part in the exchange of gradients, with none

@@ -60,8 +60,7 @@ def time_steps(loop: Loop) -> list[Measured]:
     recorded = loop.graphs is not None
     steps = spread if recorded else [part for step in spread for part in (step[: max(1, len(step) // 2)], step)]
     with _rolled_back(loop):
-        for step in [*steps, *steps] if recorded else ():
-            _still_step(loop, step)
+        loop.record_steps()
         measured = measure_steps(
             lambda number: _still_step(loop, steps[number]), [batches.num_fed(step) for step in steps]
         )
