@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -46,6 +47,8 @@ class Target:
     """The machine this runs on, rather than one to be rented."""
     workspace_bytes: int = 0
     """What cuBLAS takes there for each thread."""
+    fused: bool = True
+    """A GPU has Triton, so that layers run in few launches."""
 
     @classmethod
     def of_machine(cls, machine: Machine, gpu: Gpu | None) -> Target:
@@ -64,6 +67,7 @@ class Target:
             gpu=gpu,
             num_processes=machine.num_processes,
             workspace_bytes=workspace_bytes(_capability(gpu)) if on_gpu else 0,
+            fused=importlib.util.find_spec("triton") is not None,
         )
 
     @classmethod
@@ -147,6 +151,7 @@ class Forecaster:
             "gradient_checkpointing": choice.gradient_checkpointing,
             "device": target.device,
             "flash": target.flash,
+            "fused": target.fused or target.device == "cpu",
             "lora": self.recipe.lora,
         }
         if self.recipe.train.loop == "reference":

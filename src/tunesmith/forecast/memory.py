@@ -44,6 +44,16 @@ class MemoryForecast:
     phases: dict[str, int]
     """Most allocated in each phase."""
 
+    def recorded(self) -> MemoryForecast:
+        """Where steps are CUDA graphs: the most that a run can take, one whose steps have one size takes less.
+
+        What a recorded step holds while it runs, gradients included, stays in a pool of its own. Steps of a size that
+        is not recorded yet, and evaluation, run beside it. Not measured.
+        """
+        held = self.components["weights"] + self.components["optimizer"]
+        pool = max(0, max(self.phases.get(name, 0) for name in ("forward", "backward")) - held)
+        return replace(self, peak_bytes=self.peak_bytes + pool, reserved_bytes=self.reserved_bytes + pool)
+
     def record(self) -> PredictedMemory:
         return PredictedMemory(**asdict(self))
 

@@ -58,6 +58,8 @@ class Step:
     lora: LoraSection = field(default_factory=LoraSection)
     target_fraction: float = 1.0
     """Share of the fed tokens that are supervised."""
+    fused: bool = True
+    """On a GPU layers run in few launches, which takes Triton."""
 
     @property
     def num_tokens(self) -> int:
@@ -79,7 +81,7 @@ class Step:
     def fast_device(self) -> Device:
         """What the fast path is told of the device: this processor, or a GPU that need not be here."""
         if self.device == "cuda":
-            return Device.pretended_gpu(flash_attention=self.flash)
+            return Device.pretended_gpu(flash_attention=self.flash, fused=self.fused)
         return Device.of(torch.device("cpu"))
 
 
@@ -164,8 +166,9 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
             loss.backward()
         del loss
         trace.hold((parameter.grad for parameter in trained if parameter.grad is not None), "gradients")
-    with trace.phase("optimizer"):
+    with trace.phase("clip"):
         _clip(trace, groups, step.settings.max_grad_norm)
+    with trace.phase("optimizer"):
         for group, optimizer in optimizers:
             trace.enter_group(group)
             optimizer.step()
@@ -317,7 +320,7 @@ def _twice(log: Log) -> Log:
 
     It is the first step again, beside what that one left: the optimizer's state.
     """
-    names = ("forward", "backward", "optimizer", "zero_grad")
+    names = ("forward", "backward", "clip", "optimizer", "zero_grad")
     first = [segment for segment in log.segments if segment.phase in names]
     dying = {event.storage for segment in first for event in segment.events if not event.born}
     last = max(event.storage for event in log.events())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
@@ -73,7 +74,10 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     found = _choose(forecaster, target, tokens_per_step, reasons)
     choice = found.choice
     num_steps = _num_steps(forecaster, tokens_per_step, reasons)
-    forecast = forecast_run(forecaster, target, found, num_steps=num_steps, out=out)
+    recorded = choose_graphs(forecaster, target, choice, _num_passes(forecaster, target, choice), reasons)
+    if recorded:
+        found, recorded = _with_graphs(recipe, target, found, reasons)
+    forecast = forecast_run(forecaster, target, found, num_steps=num_steps, out=out, recorded=recorded)
     eval_every, num_evaluations = _eval_every(recipe, forecast, num_steps, reasons)
     save_every = _save_every(recipe, forecast, reasons)
     forecast = forecast.with_schedule(
@@ -91,7 +95,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         micro_batch_tokens=choice.micro_batch_tokens,
         gradient_checkpointing=choice.gradient_checkpointing,
         compile=_compile(recipe, reasons),
-        cuda_graphs=choose_graphs(forecaster, target, choice, _num_passes(forecaster, target, choice), reasons),
+        cuda_graphs=recorded,
         lora=_lora(recipe, choice.method, reasons),
         eval_every=eval_every,
         save_every=save_every,
@@ -255,6 +259,17 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
         reasons["micro_batch_tokens"] = f"{scarce}; a step takes {passes} passes"
     reasons["device"] = target.name
     reasons["num_processes"] = "one process" if target.num_processes == 1 else "started by the launcher"
+
+
+def _with_graphs(recipe: Recipe, target: Target, found: Found, reasons: dict[str, str]) -> tuple[Found, bool]:
+    """What recorded steps take, and whether to record them: only where that fits as well, unless it is asked for."""
+    memory = found.memory.recorded()
+    more = replace(found, memory=memory, fit=target.fit(memory))
+    if recipe.train.cuda_graphs is True or more.fit == "fits":
+        return more, True
+    needed, has = format_bytes(memory.peak_bytes), format_bytes(target.capacity_bytes)
+    reasons["cuda_graphs"] = f"memory: recorded steps may take {needed} of {has}"
+    return found, False
 
 
 def _num_passes(forecaster: Forecaster, target: Target, choice: Choice) -> int:

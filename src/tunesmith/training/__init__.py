@@ -188,8 +188,9 @@ def _seed(seed: int) -> None:
 def _begin(job: Job, loop: Loop) -> None:
     """What happens once, before step 1: prove the batches right, rehearse the largest, score the base model."""
     from tunesmith.machine.memory import release_memory
+    from tunesmith.plan.measured import refit_predicted
     from tunesmith.selftest import check_invariance
-    from tunesmith.training.rehearsal import rehearse
+    from tunesmith.training.rehearsal import rehearse, time_usual_steps
 
     loop.recorder.doing("checking that batches change nothing that is learned")
     if not loop.team.shards:  # it asks for gradients of single parameters, which nobody has whole
@@ -197,6 +198,8 @@ def _begin(job: Job, loop: Loop) -> None:
     if job.plan.rehearse:
         loop.recorder.doing("trying the largest step")
         rehearse(loop)
+        if job.plan.device == "cuda":
+            refit_predicted(job.run_dir, time_usual_steps(loop), int(loop.batches.fed_before[-1]))
     release_memory()
     if not loop.stop.requested:
         loop.evaluate()
