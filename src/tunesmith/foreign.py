@@ -103,7 +103,7 @@ _dtype = _one_of(
     auto="auto", float32="float32", fp32="float32", bfloat16="bfloat16", bf16="bfloat16", float16="float16",
     fp16="float16", half="float16",
 )  # fmt: skip
-_method = _one_of(full="full", lora="lora", qlora="qlora", true="lora", none="full", false="full")
+_method = _one_of(full="full", lora="lora", dora="dora", qlora="qlora", true="lora", none="full", false="full")
 
 
 def _optimizer(value: object) -> object:

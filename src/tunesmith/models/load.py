@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.compat import quiet_transformers
 from tunesmith.disk import replace_directory, write_text
 from tunesmith.errors import ModelError
-from tunesmith.models.adapters import merge_adapter
+from tunesmith.models.adapters import merge_adapter, save_adapter
 from tunesmith.models.find import ModelSource, find_model
 from tunesmith.models.gguf import forget_quantisation
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
@@ -88,9 +88,9 @@ def save_model(model: Any, tokenizer: TextTokenizer, path: str | Path, card: str
     with replace_directory(Path(path)) as staging:
         with quiet_transformers():
             if hasattr(model, "get_base_model"):  # peft's; its import alone takes a second
-                model.save_pretrained(staging, save_embedding_layers=False)
+                save_adapter(model, staging)
             else:
-                _save_whole(model, tokenizer, staging)
+                save_whole(model, tokenizer, staging)
         tokenizer.save(staging)
         write_text(staging / "README.md", card)
 
@@ -170,10 +170,11 @@ def _name_base(model: Any, source: ModelSource) -> None:
     """How an adapter trained on this model will cite it: a name that is found elsewhere too, or an absolute path."""
     model.name_or_path = source.base_name
     model.config.name_or_path = source.base_name
-    model.base_revision = source.revision
+    model.base_revision, model.base_path = source.revision, source.path
 
 
-def _save_whole(model: Any, tokenizer: TextTokenizer, path: Path) -> None:
+def save_whole(model: Any, tokenizer: TextTokenizer, path: Path, **options: Any) -> None:
+    """Weights, config and generation config, which names every token that ends a text. options: of save_pretrained."""
     generation = model.generation_config
     values = {key: value for key, value in generation.to_dict().items() if not key.startswith("_")}
     own = type(generation).from_dict(values)  # a copy that no longer counts as derived from the model's config
@@ -186,6 +187,6 @@ def _save_whole(model: Any, tokenizer: TextTokenizer, path: Path) -> None:
     use_cache, model.config.use_cache = model.config.use_cache, True
     model.generation_config = own
     try:
-        model.save_pretrained(path)
+        model.save_pretrained(path, **options)
     finally:
         model.generation_config, model.config.use_cache = generation, use_cache

@@ -189,8 +189,11 @@ def _choose(forecaster: Forecaster, target: Target, tokens_per_step: int, reason
             "train.optimizer: adamw8bit needs bitsandbytes, which is not installed. "
             "Run: pip install 'tunesmith[qlora]', or use adamw."
         )
-    if train.method == "qlora" and target.device == "cpu":
-        raise PlanError("train.method: qlora needs a CUDA GPU, found none. Use lora.")
+    if train.method == "qlora" and target.here and not has_bitsandbytes():
+        raise PlanError(
+            "train.method: qlora needs bitsandbytes, which is not installed. "
+            "Run: pip install 'tunesmith[qlora]', or use lora."
+        )
     precision, reasons["precision"] = precision_of(recipe, forecaster.shape, target)
     largest_step = forecaster.steps(tokens_per_step).largest
     share = math.ceil(largest_step / target.num_processes)
