@@ -62,7 +62,9 @@ def load_model(
     model.get_input_embeddings().padding_idx = None
     if source.adapter is not None:
         model = merge_adapter(model, source)
-    if not quantize:
+    if quantize:
+        _keep_gradients(model)
+    else:
         forget_quantisation(model)
         model = model.to(device)
     return model.eval()
@@ -132,6 +134,14 @@ def _nf4(compute_dtype: Any) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
     )
+
+
+def _keep_gradients(model: Any) -> None:
+    """On processors with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation for a kernel without a
+    backward pass; training that goes on afterwards would get no gradient through these layers, and no error."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _explain_failure(source: ModelSource, error: Exception) -> Exception:

@@ -28,6 +28,8 @@ PACKAGE = "xllamacpp"
 BIAS = 10_000.0
 TIMEOUT_SECONDS = 3600
 NUM_PROBABILITIES = 2
+SMALL_BYTES = 50_000_000
+"""A smaller file is run by one thread: several would wait for one another longer than they compute."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class _LlamaCpp:
         params.model.path = request.file
         params.n_ctx = request.context
         params.n_parallel = 1
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2) // 1)
+        threads = 1 if Path(request.file).stat().st_size < SMALL_BYTES else os.cpu_count() or 1
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.warmup, params.verbosity, params.fit_params = False, -1, False
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
