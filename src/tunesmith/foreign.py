@@ -115,6 +115,15 @@ def _optimizer(value: object) -> object:
     raise NoCounterpart(f"{value} has no counterpart; auto takes AdamW")
 
 
+def _lora_init(value: object) -> object:
+    word = str(value).lower()
+    if word.startswith("pissa"):
+        return "pissa"
+    if word in ("true", "none"):
+        return "zero"
+    raise NoCounterpart(f"{value} has no counterpart; zero begins as the base model")
+
+
 def _modules(value: object) -> object:
     if isinstance(value, list):
         return value
@@ -233,6 +242,10 @@ FOREIGN = (
     Foreign(("lora_r", "lora_rank", "r"), "lora.rank", "the same value", number),
     Foreign(("lora_alpha",), "lora.alpha", "the same value", number),
     Foreign(("lora_dropout",), "lora.dropout", "the same value", number),
+    Foreign(("use_rslora", "lora_use_rslora", "peft_use_rslora"), "lora.rslora", "the same value", is_on),
+    Foreign(("use_dora", "peft_use_dora"), "train.method", "dora", _when_set("dora", "switched off")),
+    Foreign(("init_lora_weights", "peft_init_lora_weights"), "lora.init", "zero or pissa", _lora_init),
+    Foreign(("pissa_init",), "lora.init", "pissa", _when_set("pissa", "switched off")),
     Foreign(
         ("lora_target_modules", "target_modules", "lora_target", "lora_target_linear"),
         "lora.target",

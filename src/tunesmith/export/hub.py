@@ -56,7 +56,8 @@ def push(folder: Path, repo: str, run_dir: RunDir, recipe: Recipe, base: ModelSo
         there = set(api.list_repo_files(repo))
     except Exception as error:  # as above
         raise ModelError(
-            f"export --repo {repo}: the hub refused it ({first_line(error)}). The token needs the right to write there."
+            f"export --repo {repo}: the hub refused it ({first_line(error)}). Give a token that "
+            "may write there, and run the same command again with --force."
         ) from None
     missing = sorted({str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} - there)
     if missing:

@@ -31,7 +31,8 @@ def merge(tuned: Any) -> tuple[Any, float]:
     after = dict(model.named_modules())
     change = norm = 0.0
     for name, weight in before.items():
-        change += float((after[name.removeprefix("base_model.model.")].weight - weight).double().square().sum())
+        new = after[name.removeprefix("base_model.model.")].weight.detach()
+        change += float((new - weight).double().square().sum())
         norm += float(weight.double().square().sum())
     if change == 0.0:
         raise ModelError(
@@ -47,7 +48,7 @@ def change_of(model: Any, base: ModelSource) -> float:
     Raises ModelError when nothing changed.
     """
     change = norm = 0.0
-    before = dict(load_model(base).named_parameters())
+    before = {name: weight.detach() for name, weight in load_model(base).named_parameters()}
     for name, weight in model.named_parameters():
         start = before.get(name)
         if start is None or start.shape != weight.shape:

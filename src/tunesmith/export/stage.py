@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.disk import finite, replace_directory, write_text
 from tunesmith.errors import ModelError, RunError
@@ -29,6 +29,9 @@ from tunesmith.recipe import ExportSection, Recipe
 from tunesmith.run.artefacts import DataAccount, Export, FileEntry, Quant
 from tunesmith.run.directory import EXPORTS, RunDir, check_run_path
 from tunesmith.units import format_bytes
+
+if TYPE_CHECKING:
+    from tunesmith.export.tuned import Weights
 
 BITS: dict[Quant, float] = {
     "f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q5_1": 6, "q4_0": 4.5, "q4_k_m": 4.9,
@@ -66,6 +69,8 @@ def export(run_dir: RunDir, asked: Asked, say: Say = lambda stage, done=0, total
         tuned = load_tuned(run_dir, weights)
         job = _job(run_dir, recipe, asked, folder, tokenizer, tuned, say, weights.base.licence)
         proof, change = _write(job, tuned, weights.base)
+        del tuned
+        _compare_with_quantised(job, run_dir, weights)
         record = Export(
             format=asked.format,
             quant=proof.quant,
@@ -189,6 +194,21 @@ def _write(job: Job, tuned: Any, base: Any) -> tuple[Proof, float | None]:
     from tunesmith.export.directory import export_directory
 
     return export_directory(job, model), change
+
+
+def _compare_with_quantised(job: Job, run_dir: RunDir, weights: Weights) -> None:
+    """A note on what the rows lose on the base in 4 bits that a QLoRA run trained on."""
+    from tunesmith.export.tuned import load_quantised
+
+    model = load_quantised(run_dir, weights)
+    if model is None:
+        return
+    job.say("scoring it on the base in 4 bits")
+    loss = observe(model, job.rows).loss
+    job.notes.append(
+        f"Trained on a base in 4 bits (loss {loss:.4f} on these rows); exported on the base in full precision "
+        f"({job.tuned.loss:.4f}, {job.tuned.loss - loss:+.4f})."
+    )
 
 
 def _job(

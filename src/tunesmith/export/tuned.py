@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -85,6 +86,16 @@ def load_tuned(run_dir: RunDir, weights: Weights) -> Any:
         model = attach_lora(model, plan.lora, "lora" if plan.method == "qlora" else plan.method)
     load_trainable(model, run_dir.file(weights.where) / MODEL_STATE)
     return model.float().eval()
+
+
+def load_quantised(run_dir: RunDir, weights: Weights) -> Any | None:
+    """The tuned model of a QLoRA run on its base in 4 bits; None for other runs, or without bitsandbytes."""
+    if weights.plan.method != "qlora" or weights.where != "model":
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return None
+    source = find_model(str(run_dir.path))
+    return put_on(load_model(replace(source, adapter=None), quantize=True), source)
 
 
 def load_own_tokenizer(run_dir: RunDir, weights: Weights) -> TextTokenizer:

@@ -312,7 +312,13 @@ def _lora(recipe: Recipe, method: str, reasons: dict[str, str]) -> LoraSection |
     if method == "full":
         reasons["lora"] = "all weights train"
         return None
-    return _asked(recipe.lora, "lora", reasons)
+    lora = recipe.lora
+    scale = "alpha / sqrt(rank)" if lora.rslora else "alpha / rank"
+    reasons["lora"] = (
+        f"{ASKED}; rank {lora.rank} learns {lora.rank} directions of each weight, times {scale}, so that the best rate "
+        "hardly depends on the rank"
+    )
+    return lora
 
 
 def _asked_of_training(recipe: Recipe, reasons: dict[str, str]) -> _AskedOfTraining:
