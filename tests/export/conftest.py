@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,21 @@ def tune(shows_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 
 @pytest.fixture(scope="session")
-def lora_run(tune: Callable[..., RunDir], tiny_llama: Path) -> RunDir:
-    """An adapter of the tiny Llama. For reading alone, but for its export folder."""
-    return tune(tiny_llama)
+def loud_llama(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama with weights so large that its attention decides what it predicts."""
+    from safetensors.torch import load_file, save_file
+
+    path = Path(shutil.copytree(tiny_llama, tmp_path_factory.mktemp("loud") / "model"))
+    weights = load_file(path / "model.safetensors")
+    louder = {name: weight * (8 if weight.dim() > 1 else 1) for name, weight in weights.items()}
+    save_file(louder, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def lora_run(tune: Callable[..., RunDir], loud_llama: Path) -> RunDir:
+    """An adapter of the loud Llama. For reading alone."""
+    return tune(loud_llama)
 
 
 @pytest.fixture

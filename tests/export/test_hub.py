@@ -18,6 +18,7 @@ from tunesmith.run.directory import RunDir
 
 Leave = Callable[..., Exported]
 TOKEN = "hf_" + "x" * 34
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the hub's library of its own
 
 
 class Hub(ThreadingHTTPServer):
@@ -111,7 +112,8 @@ class Answers(BaseHTTPRequestHandler):
         return {**one, "actions": {"upload": {"href": f"{self.server.address}/store/{one['oid']}"}}}
 
     def _commit(self, path: str, lines: list[dict[str, Any]]) -> None:
-        files = self.server.repos["/".join(path.split("/")[3:5])]["files"]
+        name = "/".join(path.split("/")[3:5])
+        files = self.server.repos[name]["files"]
         for line in lines:
             value = line["value"]
             if line["key"] == "file":
@@ -119,7 +121,7 @@ class Answers(BaseHTTPRequestHandler):
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.stored[value["oid"]]
         files.pop(self.server.loses, None)
-        self._send({"commitUrl": f"{self.server.address}/commit/1", "commitOid": "1" * 40, "success": True})
+        self._send({"commitUrl": f"{self.server.address}/{name}/commit/1", "commitOid": "1" * 40, "success": True})
 
 
 def _mode(file: dict[str, Any]) -> str:

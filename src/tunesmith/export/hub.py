@@ -58,7 +58,7 @@ def push(folder: Path, repo: str, run_dir: RunDir, recipe: Recipe, base: ModelSo
         raise ModelError(
             f"export --repo {repo}: the hub refused it ({first_line(error)}). Give a token that "
             "may write there, and run the same command again with --force."
-        ) from None
+        ) from error
     missing = sorted({str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} - there)
     if missing:
         raise ModelError(f"export --repo {repo}: {', '.join(missing[:3])} did not arrive. Run the same command again.")

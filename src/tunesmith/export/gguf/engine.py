@@ -83,7 +83,7 @@ def ask(request: Request) -> Answer:
     )
     if done.returncode != 0:
         words = [line for line in done.stderr.splitlines() if line.strip()]
-        told = next((line for line in words if "error" in line.lower()), words[-1] if words else "no message")
+        told = words[-1] if words else f"it ended with status {done.returncode} and no message"
         raise ModelError(
             f"export: llama.cpp cannot run {Path(request.file).name} ({told.strip()[:300]}). Nothing was written; "
             "export safetensors instead, and please report it with the model's name."
@@ -97,6 +97,7 @@ class _LlamaCpp:
     def __init__(self, request: Request) -> None:
         import xllamacpp
 
+        self.context = request.context
         params = xllamacpp.CommonParams()
         params.model.path = request.file
         params.n_ctx = request.context
@@ -126,7 +127,7 @@ class _LlamaCpp:
             }
         )
         if "choices" not in answer:
-            raise ValueError(f"error: {json.dumps(answer)[:300]}")
+            raise ValueError(json.dumps(answer)[:300])
         return list((answer["choices"][0].get("logprobs") or {}).get("content") or ())
 
     def score(self, ids: Sequence[int], target: int) -> tuple[float | None, int | None]:
@@ -142,7 +143,7 @@ class _LlamaCpp:
     def write(self, ids: Sequence[int], num_tokens: int) -> list[int]:
         """The likeliest tokens, one at a time, so that none is missing from a list; an end token ends it."""
         new = list[int]()
-        for _ in range(num_tokens):
+        for _ in range(min(num_tokens, self.context - len(ids))):
             listed = self.complete([*ids, *new], 1)
             if len(listed) != 1:
                 break
