@@ -42,7 +42,7 @@ FLOORS = [
     {"show"},
     {"init"},
     {"pipeline"},
-    {"watch"},
+    {"watch", "launch", "sweep"},
     {"api"},
     {"demo"},
     {"cli"},

@@ -84,13 +84,14 @@ def count_parameters(model: Any) -> tuple[int, int]:
 def save_model(model: Any, tokenizer: TextTokenizer, path: str | Path, card: str) -> None:
     """Write a model directory: weights, config, generation config, tokenizer and `card` as README.md.
 
-    Of a model with an adapter only the adapter is written, with the name of its base. The directory appears whole or
+    Of a model with an adapter its weights alone are written, with the name of the base. The directory appears whole or
     not at all, with private files.
     """
     with replace_directory(Path(path)) as staging:
         with quiet_transformers():
             if hasattr(model, "get_base_model"):  # peft's; its import alone takes a second
                 save_adapter(model, staging)
+                _generation_config(model.get_base_model().generation_config, tokenizer).save_pretrained(staging)
             else:
                 save_whole(model, tokenizer, staging)
         tokenizer.save(staging)
@@ -185,7 +186,16 @@ def _name_base(model: Any, source: ModelSource) -> None:
 
 def save_whole(model: Any, tokenizer: TextTokenizer, path: Path, **options: Any) -> None:
     """Weights, config and generation config, which names every token that ends a text. options: of save_pretrained."""
-    generation = model.generation_config
+    generation, use_cache = model.generation_config, model.config.use_cache
+    model.generation_config, model.config.use_cache = _generation_config(generation, tokenizer), True
+    try:
+        model.save_pretrained(path, **options)
+    finally:
+        model.generation_config, model.config.use_cache = generation, use_cache
+
+
+def _generation_config(generation: Any, tokenizer: TextTokenizer) -> Any:
+    """A model's generation config with the tokenizer's start and pad, and every end: of a document, and of a turn."""
     values = {key: value for key, value in generation.to_dict().items() if not key.startswith("_")}
     own = type(generation).from_dict(values)  # a copy that no longer counts as derived from the model's config
     also = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
@@ -194,9 +204,4 @@ def save_whole(model: Any, tokenizer: TextTokenizer, path: Path, **options: Any)
     own.bos_token_id, own.pad_token_id, own.use_cache = tokenizer.start_id, tokenizer.pad_id, True
     if own.temperature not in (None, 1.0) or own.top_p not in (None, 1.0):
         own.do_sample = True  # some published files set one without the other, which is refused when saving
-    use_cache, model.config.use_cache = model.config.use_cache, True
-    model.generation_config = own
-    try:
-        model.save_pretrained(path, **options)
-    finally:
-        model.generation_config, model.config.use_cache = generation, use_cache
+    return own
