@@ -89,7 +89,8 @@ class Answers(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             values = json.loads(body)
             name = f"{values.get('organization') or 'anna'}/{values['name']}"
-            self.server.repos.setdefault(name, {"private": values.get("private"), "files": {}})
+            private = values.get("private", values.get("visibility") == "private")  # of older and newer libraries
+            self.server.repos.setdefault(name, {"private": private, "files": {}})
             self._send({"url": f"{self.server.address}/{name}", "name": name})
         elif path == "/api/validate-yaml":
             self._send({"errors": [], "warnings": []})
@@ -158,11 +159,18 @@ def test_a_private_repository_with_card_recipe_and_report(tiny_run: RunDir, leav
 
 
 def test_a_repository_that_exists(tiny_run: RunDir, leave: Leave, hub: Hub) -> None:
-    hub.repos["anna/shows"] = {"private": False, "files": {"old.txt": b"kept"}}
+    hub.repos["anna/shows"] = {"private": True, "files": {"old.txt": b"kept"}}
     with pytest.raises(RunError, match=r"anna/shows: exists already. Write over it with --force"):
         leave(tiny_run, "hub", repo="anna/shows")
     leave(tiny_run, "hub", repo="anna/shows", force=True)
     assert "model.safetensors" in hub.repos["anna/shows"]["files"]
+
+
+def test_a_repository_that_all_can_see(tiny_run: RunDir, leave: Leave, hub: Hub) -> None:
+    hub.repos["anna/shows"] = {"private": False, "files": {}}
+    with pytest.raises(RunError, match=r"anna/shows: all can see it. Say so with --public"):
+        leave(tiny_run, "hub", repo="anna/shows", force=True)
+    assert hub.repos["anna/shows"]["files"] == {}
 
 
 def test_for_all_to_see(tiny_run: RunDir, leave: Leave, hub: Hub) -> None:

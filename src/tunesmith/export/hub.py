@@ -23,15 +23,17 @@ def address(repo: str) -> str:
     return f"{endpoint()}/{repo}"
 
 
-def check(repo: str, *, force: bool) -> None:
-    """Before any work: there is a token, the name is free, or its content may be replaced.
+def check(repo: str, *, force: bool, public: bool) -> None:
+    """Before any work: there is a token, the name is free, or its content may be replaced and is as private as asked.
 
     Raises ModelError or RunError with what to do.
     """
     from huggingface_hub.errors import HFValidationError
 
+    api = _api()
     try:
-        exists = _api().repo_exists(repo)
+        exists = api.repo_exists(repo)
+        is_open = exists and api.repo_info(repo).private is False
     except HFValidationError as error:
         raise RunError(f"export --repo {repo}: expected OWNER/NAME ({first_line(error)}).") from None
     except Exception as error:  # its kinds of exception change with the release
@@ -40,6 +42,8 @@ def check(repo: str, *, force: bool) -> None:
         raise RunError(f"export --repo {repo}: expected OWNER/NAME.")
     if exists and not force:
         raise RunError(f"export --repo {repo}: exists already. Write over it with --force, or choose another name.")
+    if is_open and not public:
+        raise RunError(f"export --repo {repo}: all can see it. Say so with --public, or choose another name.")
 
 
 def push(folder: Path, repo: str, run_dir: RunDir, recipe: Recipe, base: ModelSource, *, public: bool) -> None:

@@ -61,7 +61,7 @@ def export(run_dir: RunDir, asked: Asked, say: Say = lambda stage, done=0, total
     target = _target(run_dir, asked)
     if asked.repo is not None:
         say("asking the hub")
-        hub.check(asked.repo, force=asked.force)
+        hub.check(asked.repo, force=asked.force, public=asked.public)
     tokenizer = load_own_tokenizer(run_dir, weights)
     _check_room(target, weights.base.path, asked)
     with replace_directory(target, "Nothing was exported.") as folder:
