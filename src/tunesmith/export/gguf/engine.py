@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import ModelError
+from tunesmith.machine.threads import is_busy
 
 PACKAGE = "xllamacpp"
 BIAS = 10_000.0
 TIMEOUT_SECONDS = 3600
 NUM_PROBABILITIES = 2
 SMALL_BYTES = 50_000_000
-"""A smaller file is run by one thread: several would wait for one another longer than they compute."""
+"""A smaller file is run by one thread, and any on a busy machine: several would spin while one waits for another."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class _LlamaCpp:
         params.model.path = request.file
         params.n_ctx = request.context
         params.n_parallel = 1
-        threads = 1 if Path(request.file).stat().st_size < SMALL_BYTES else os.cpu_count() or 1
+        alone = Path(request.file).stat().st_size < SMALL_BYTES or is_busy()
+        threads = 1 if alone else os.cpu_count() or 1
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.warmup, params.verbosity, params.fit_params = False, -1, False
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
