@@ -37,6 +37,7 @@ FLOORS = [
     {"selftest", "doctor"},
     {"compare"},
     {"training"},
+    {"export"},
     {"report"},
     {"show"},
     {"init"},

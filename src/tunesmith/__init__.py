@@ -10,6 +10,7 @@ The pipeline, one room a stage, one artefact each in the run directory:
     evaluate.py    held-out loss, perplexity, bits per byte, token accuracy         result.json
     compare/       base against tuned: same prompts, same seeds; scores             compare.json
     report/        the run directory -> one HTML file                               report.html
+    export/        the tuned model for other engines, proved there                  export/
 
     cli/ api.py demo.py            the commands and the Python API; pipeline.py tells the story in one function
     init/ schema.py                a first recipe; every key of one

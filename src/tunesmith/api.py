@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
     from tunesmith.audit.findings import AuditReport
     from tunesmith.doctor import Examination
+    from tunesmith.export.stage import Exported
     from tunesmith.generate.text import Generation
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured, PlanReport
-    from tunesmith.run.artefacts import EvalScores, MetricsLine
+    from tunesmith.run.artefacts import EvalScores, ExportFormat, MetricsLine, Quant
     from tunesmith.show.doing import Doing
 
     LoadedModel = tuple[PreTrainedModel, TextTokenizer]
@@ -110,6 +111,43 @@ class Run:
 
         path: Path = ReportPath(write_report(self.dir))
         return path
+
+    def export(
+        self,
+        format: ExportFormat,
+        *,
+        quant: Quant | None = None,
+        out: str | Path | None = None,
+        repo: str | None = None,
+        force: bool = False,
+        public: bool = False,
+        adapter: bool = False,
+        fold: bool = False,
+        console: Console | None = None,
+    ) -> Exported:
+        """Write the tuned model as safetensors, gguf, onnx or to the hub, load it again and compare.
+
+        quant: type of the weights. out: a folder, RUN/export/NAME unless given. repo: OWNER/NAME on the hub, private
+        unless `public`. adapter: the adapter alone as GGUF. fold: GPT-Neo and GPT-J as GPT-2 and Phi. force: replace
+        an export, write over a repository, or take the checkpoint of a run that did not end.
+
+        Raises TunesmithError with what differed, or what the user can do.
+        """
+        from tunesmith.export.job import Asked
+        from tunesmith.export.stage import export
+
+        asked = Asked(
+            format,
+            quant,
+            None if out is None else Path(out),
+            repo,
+            force=force,
+            public=public,
+            adapter=adapter,
+            fold=fold,
+        )
+        with _doing(console) as doing:
+            return export(self.dir, asked, doing)
 
 
 def train(
