@@ -4,7 +4,7 @@ loop.py         the loop: one turn is one optimizer step, retried after out of m
 batches.py      documents -> steps -> flat batches; first_batch.py: the first in words
 clock.py        seconds, and what is due
 recovery.py numbers.py    what is survived, and what ends a run at once
-held_out.py     scores of the held-out documents
+held_out.py     scores of the held-out documents; samples.py: texts written beside them
 saving.py       the tuned model written, in the type of its base where that loses nothing
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tunesmith.plan import Measured
     from tunesmith.training.checkpoint import Checkpoint
     from tunesmith.training.loop import Loop
+    from tunesmith.training.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
             model = build_model(job)
             loop = _loop(job, model, stop, recorder)
         _introduce(job, model, recorder)
-        run_dir.keep_metrics_until(checkpoint.step if checkpoint else -1)
+        run_dir.keep_lines_until(checkpoint.step if checkpoint else -1)
         if checkpoint is None:
             recorder.note(describe_first_batch(loop.batches, job.tokenizer))
             _begin(job, loop)
@@ -146,9 +148,19 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         recovery=Recovery(plan.micro_batch_tokens, recorder.note),
         saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
         held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored),
+        samples=_samples(job, model, arithmetic, recorder),
         recorder=recorder,
         stop=stop,
     )
+
+
+def _samples(job: Job, model: Any, arithmetic: Callable[[], Any], recorder: Recorder) -> Samples:
+    from tunesmith.data.tokens.asked import chat_of
+    from tunesmith.training.samples import Samples
+
+    section, chat = job.recipe.compare, chat_of(job.run_dir, job.tokenizer)
+    prompts = section.prompts[: job.recipe.eval.samples]
+    return Samples(model, job.tokenizer, prompts, section, chat, arithmetic, recorder.note)
 
 
 def _seed(seed: int) -> None:

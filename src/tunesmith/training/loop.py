@@ -18,7 +18,7 @@ import torch
 from tunesmith.data.tokens.steps import Indices
 from tunesmith.errors import Stopped
 from tunesmith.machine.memory import is_out_of_memory, peak_bytes, release_memory
-from tunesmith.run.artefacts import MetricsLine, Plan
+from tunesmith.run.artefacts import MetricsLine, Plan, SamplesLine
 from tunesmith.run.recorder import Recorder
 from tunesmith.run.signals import StopRequest
 from tunesmith.step import clip_gradients
@@ -28,6 +28,7 @@ from tunesmith.training.distributed import Team
 from tunesmith.training.held_out import HeldOut
 from tunesmith.training.numbers import check_finite, check_weights
 from tunesmith.training.recovery import Recovery
+from tunesmith.training.samples import Samples
 from tunesmith.training.saves import Saves
 from tunesmith.training.state import rng_state, set_rng_state
 
@@ -59,6 +60,7 @@ class Loop:
     recovery: Recovery
     saves: Saves
     held_out: HeldOut
+    samples: Samples
     recorder: Recorder
     stop: StopRequest
     step: int = 0
@@ -250,7 +252,14 @@ class Loop:
         )
         self.recorder.evaluated(line, found)
         self.team.track(line.to_json(), self.step)
+        self._write_samples()
         return True
+
+    def _write_samples(self) -> None:
+        with self.clock.evaluating():
+            texts = self.samples.write() if self.team.is_first else ()
+        if texts:
+            self.recorder.wrote(SamplesLine(step=self.step, texts=texts))
 
     def _finish_evaluation(self) -> None:
         """Make the evaluation that a stop cut short."""

@@ -5,7 +5,8 @@ fills what an older version did not write (`OLDER`) and ignores what it does not
 has an unexpected shape and says so. docs/run-directory.md is made from these classes.
 
 record.py       what every artefact is
-plan.py data.py result.py comparison.py manifest.py    the artefacts; result.py also holds metrics lines and the status
+plan.py data.py result.py comparison.py manifest.py    the artefacts
+                result.py also holds the lines of metrics and samples, and the status
 """
 
 from __future__ import annotations
@@ -73,8 +74,10 @@ from tunesmith.run.artefacts.result import (
     Event,
     MetricsLine,
     Result,
+    SamplesLine,
     State,
     Status,
+    WrittenText,
 )
 
 ARTEFACTS: tuple[type[Artefact], ...] = (Plan, DataAccount, Result, Comparison, Status, Manifest)
@@ -127,12 +130,14 @@ __all__ = [
     "SEVERITIES",
     "STEPS_TO_COME",
     "Sample",
+    "SamplesLine",
     "Schedule",
     "Score",
     "Severity",
     "SplitAccount",
     "State",
     "Status",
+    "WrittenText",
     "Wrote",
     "numbered",
 ]
