@@ -194,7 +194,7 @@ class TrainSection(_Section):
     rehearse: bool = True
     """Try the largest batch (forward, backward, step, evaluation, save) before step 1, then roll back."""
     report_to: Texts = ()
-    """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ..."""
+    """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ... One that fails ends nothing."""
     seed: int = Field(default=7, ge=0, lt=2**32)
 
 
@@ -241,7 +241,7 @@ class CompareSection(_Section):
 
 
 class NotifySection(_Section):
-    """Who is told when a run ends, by itself, by a stop or by a failure."""
+    """Who is told when a run ends, by itself, by a stop or by a failure, and when its loss stands out meanwhile."""
 
     url: str | None = None
     """A webhook that gets JSON (Slack, Discord, Mattermost, ntfy, your own). $NAME in it is read from the environment

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from tunesmith.errors import Stopped, TunesmithError
 from tunesmith.redact import visible
-from tunesmith.run.artefacts import EvalScores, MetricsLine, SamplesLine, State, Status
+from tunesmith.run.artefacts import EvalScores, Event, MetricsLine, SamplesLine, State, Status
 from tunesmith.run.directory import STOP, RunDir
 from tunesmith.run.lock import boot_id
 from tunesmith.run.observer import Observer
@@ -58,6 +58,10 @@ class Recorder:
         self.run_dir.log(message)
         self.observer.note(message)
 
+    def happened(self, event: Event) -> None:
+        """Something that the run survived and has noted."""
+        self.observer.happened(event)
+
     def stepped(self, line: MetricsLine, seconds_left: float | None) -> None:
         """Write a line of metrics.jsonl."""
         self.run_dir.append_metrics(line.to_json())
@@ -76,6 +80,9 @@ class Recorder:
             self._eval_loss = scores.eval_loss
         self.run_dir.log(f"step {line.step}: held-out loss {scores.eval_loss:.3f}")
         self.observer.evaluated(line.step, scores)
+
+    def saved(self, step: int) -> None:
+        self.run_dir.log(f"step {step}: checkpoint saved")
 
     def wrote(self, line: SamplesLine) -> None:
         """Write a line of samples.jsonl, and the beginning of each text where people read."""

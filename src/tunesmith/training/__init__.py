@@ -9,7 +9,7 @@ saving.py       the tuned model written, in the type of its base where that lose
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
 rehearsal.py    the largest batch tried before step 1, then rolled back
-distributed.py  the processes that train together, and trackers
+distributed.py  the processes that train together; trackers.py: who else is told
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -65,12 +66,14 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
     from tunesmith.training.saving import save_tuned
 
     checkpoint, run_dir = job.checkpoint, job.run_dir
-    with Recorder(run_dir, job.plan.num_steps, observer) as recorder:
+    with ExitStack() as at_end, Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():
             recorder.doing("loading the model")
             model = build_model(job)
             loop = _loop(job, model, stop, recorder)
         _introduce(job, model, recorder)
+        loop.trackers.start(job.recipe.model_dump(mode="json"), checkpoint.step if checkpoint else 0)
+        at_end.callback(loop.trackers.end)
         run_dir.keep_lines_until(checkpoint.step if checkpoint else -1)
         if checkpoint is None:
             recorder.note(describe_first_batch(loop.batches, job.tokenizer))
@@ -79,9 +82,8 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
             recorder.doing("reading the checkpoint")
             loop.saves.restore(loop, checkpoint)
         recorder.started(loop.step)
-        loop.team.start_trackers(job.recipe.model_dump(mode="json"))
         loop.run()
-        loop.team.end_trackers()
+        loop.trackers.end()
         result = _result(job, loop)
         if result.stopped is not None:
             run_dir.write(result)
@@ -125,9 +127,10 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
     from tunesmith.training.loop import Loop
     from tunesmith.training.recovery import Recovery
     from tunesmith.training.saves import Saves
+    from tunesmith.training.trackers import Trackers
 
     plan = job.plan
-    team = Team(plan, job.run_dir)
+    team = Team(plan)
     arithmetic = partial(autocast, plan.precision, plan.device)
     _seed(plan.seed)
 
@@ -145,11 +148,12 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         team=team,
         batches=Batches(job.data.train, plan, team.device),
         clock=Clock(plan),
-        recovery=Recovery(plan.micro_batch_tokens, recorder.note),
+        recovery=Recovery(plan.micro_batch_tokens, recorder.note, recorder.happened),
         saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
         held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored),
         samples=_samples(job, model, arithmetic, recorder),
         recorder=recorder,
+        trackers=Trackers(plan.report_to if team.is_first else (), job.run_dir, recorder.note),
         stop=stop,
     )
 

@@ -31,6 +31,7 @@ from tunesmith.training.recovery import Recovery
 from tunesmith.training.samples import Samples
 from tunesmith.training.saves import Saves
 from tunesmith.training.state import rng_state, set_rng_state
+from tunesmith.training.trackers import Trackers
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Loop:
     held_out: HeldOut
     samples: Samples
     recorder: Recorder
+    trackers: Trackers
     stop: StopRequest
     step: int = 0
     counts: Counts = field(default_factory=Counts)
@@ -225,7 +227,7 @@ class Loop:
         fed = self.batches.fed_before
         left = int(fed[-1] - fed[self.step])
         self.recorder.stepped(line, self.clock.seconds_left(self.counts.fed_tokens, left))
-        self.team.track(line.to_json(), self.step)
+        self._track(line)
 
     def evaluate(self) -> bool:
         """Score the held-out documents and write it down; True unless a stop cut it short.
@@ -251,7 +253,7 @@ class Loop:
             **found.model_dump(),
         )
         self.recorder.evaluated(line, found)
-        self.team.track(line.to_json(), self.step)
+        self._track(line)
         self._write_samples()
         return True
 
@@ -259,7 +261,13 @@ class Loop:
         with self.clock.evaluating():
             texts = self.samples.write() if self.team.is_first else ()
         if texts:
-            self.recorder.wrote(SamplesLine(step=self.step, texts=texts))
+            line = SamplesLine(step=self.step, texts=texts)
+            self.recorder.wrote(line)
+            self.trackers.wrote(line)
+
+    def _track(self, line: MetricsLine) -> None:
+        base = self.held_out.so_far.base
+        self.trackers.log(line, base.eval_loss if base is not None else None)
 
     def _finish_evaluation(self) -> None:
         """Make the evaluation that a stop cut short."""
@@ -273,6 +281,7 @@ class Loop:
             check_weights(self.step, self.saves.run_dir.checkpoints, self.model)
             if self.team.is_first:
                 self.saves.save(self)
+                self.recorder.saved(self.step)
 
 
 def rate_at(step: int, *, schedule: str, warmup: int, total: int) -> float:

@@ -7,11 +7,12 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import ValidationError
 
-from tunesmith.run.artefacts import MetricsLine, Plan, Result
-from tunesmith.run.directory import LOG, METRICS, RunDir
+from tunesmith.run.artefacts import MetricsLine, Plan, Result, SamplesLine
+from tunesmith.run.directory import LOG, METRICS, SAMPLES, RunDir
 from tunesmith.run.standing import Standing, standing
 
 TAIL_BYTES = 16_000
@@ -24,18 +25,24 @@ Point = tuple[int, float]
 
 @dataclass
 class Curve:
-    """A value over steps, thinned as it grows: a screen has some hundred columns."""
+    """Lines of metrics.jsonl that hold a loss, thinned as they grow: a screen has some hundred columns."""
 
-    points: list[Point] = field(default_factory=list)
+    key: Literal["loss", "eval_loss"]
+    lines: list[MetricsLine] = field(default_factory=list)
     _every: int = 1
     _seen: int = 0
 
-    def add(self, step: int, value: float) -> None:
+    @property
+    def points(self) -> list[Point]:
+        """(step, loss)."""
+        return [(line.step, getattr(line, self.key)) for line in self.lines]
+
+    def add(self, line: MetricsLine) -> None:
         self._seen += 1
         if self._seen % self._every == 0:
-            self.points.append((step, value))
-        if len(self.points) > MAX_POINTS:
-            self.points, self._every = self.points[::2], 2 * self._every
+            self.lines.append(line)
+        if len(self.lines) > MAX_POINTS:
+            self.lines, self._every = self.lines[::2], 2 * self._every
 
 
 @dataclass
@@ -46,13 +53,15 @@ class View:
     standing: Standing
     plan: Plan | None = None
     result: Result | None = None
-    train: Curve = field(default_factory=Curve)
-    held_out: Curve = field(default_factory=Curve)
+    train: Curve = field(default_factory=lambda: Curve("loss"))
+    held_out: Curve = field(default_factory=lambda: Curve("eval_loss"))
     base_loss: float | None = None
     line: MetricsLine | None = None
     """The last training step that was logged."""
     log: tuple[str, ...] = ()
     """The last lines of log.txt."""
+    samples: SamplesLine | None = None
+    """What it wrote at its last evaluation."""
     _place: int = 0
 
     @classmethod
@@ -78,14 +87,15 @@ class View:
         self.standing = standing(self.run_dir)
         self.plan, self.result = self.run_dir.find(Plan), self.run_dir.find(Result)
         self._read_metrics()
-        self.log = _last_lines(self.run_dir)
+        self.log = _last_lines(self.run_dir, LOG)
+        self.samples = self._last_samples()
 
     def _read_metrics(self) -> None:
         path = self.run_dir.file(METRICS)
         try:
             with path.open("rb") as file:
                 if file.seek(0, 2) < self._place:  # the run was begun again, or resumed from an earlier step
-                    self._place, self.train, self.held_out, self.line = 0, Curve(), Curve(), None
+                    self._place, self.train, self.held_out, self.line = 0, Curve("loss"), Curve("eval_loss"), None
                 file.seek(self._place)
                 data = file.read()
         except OSError:
@@ -102,12 +112,20 @@ class View:
         except (ValueError, ValidationError):
             return
         if line.loss is not None:
-            self.train.add(line.step, line.loss)
+            self.train.add(line)
             self.line = line
         if line.eval_loss is not None:
-            self.held_out.add(line.step, line.eval_loss)
+            self.held_out.add(line)
             if line.step == 0:
                 self.base_loss = line.eval_loss
+
+    def _last_samples(self) -> SamplesLine | None:
+        for text in reversed(_last_lines(self.run_dir, SAMPLES)):
+            try:
+                return SamplesLine.model_validate(json.loads(text))
+            except (ValueError, ValidationError):
+                continue
+        return None
 
     def to_json(self) -> dict[str, object]:
         """What a program wants to know, as `tunesmith status --json` has it, and the last step's numbers."""
@@ -118,6 +136,7 @@ class View:
             "eval_loss_base": self.base_loss,
             "seconds": self.seconds,
             **{key: line.get(key) for key in ("epoch", "learning_rate", "grad_norm", "peak_bytes")},
+            "samples": self.samples.to_json() if self.samples is not None else None,
         }
 
 
@@ -136,13 +155,15 @@ def _some_lines(data: bytes) -> Iterator[bytes]:
         yield found[place]
 
 
-def _last_lines(run_dir: RunDir) -> tuple[str, ...]:
+def _last_lines(run_dir: RunDir, name: str) -> tuple[str, ...]:
     try:
-        with run_dir.file(LOG).open("rb") as file:
+        with run_dir.file(name).open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - TAIL_BYTES))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return ()
-    lines = text.splitlines()
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
     return tuple(lines[1:] if size > TAIL_BYTES else lines)
