@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ STATE_STYLES = {
     "crashed": "bold red",
 }
 LEAST_CHART_ROWS = 4
+_SAMPLE = re.compile(r"step \d+ writes: ")
+"""Of the log: samples have lines of their own."""
 
 
 def watch(views: Sequence[View], console: Console, price: float | None) -> None:
@@ -68,14 +71,15 @@ def render_one(view: View, devices: Sequence[Load], width: int, height: int, pri
     room = height - len(head) - len(numbers) - 2
     wrote = _wrote(view, width)[: max(0, min(3, room - LEAST_CHART_ROWS))]
     room -= len(wrote)
-    log_rows = min(len(view.log), max(0, min(6, room - LEAST_CHART_ROWS)))
+    log = [line for line in view.log if not _SAMPLE.match(line)] if wrote else view.log
+    log_rows = min(len(log), max(0, min(6, room - LEAST_CHART_ROWS)))
     chart_rows = max(0, min(16, room - log_rows))
     lines: list[Text] = [*head, *numbers]
     if chart_rows >= LEAST_CHART_ROWS:
         lines += _chart(view, width, chart_rows)
     lines += wrote
     if log_rows:
-        lines += [_cut(redact(visible(line)), width, "dim") for line in view.log[-log_rows:]]
+        lines += [_cut(redact(visible(line)), width, "dim") for line in log[-log_rows:]]
     return Group(*lines[:height])
 
 
