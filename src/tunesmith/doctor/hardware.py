@@ -118,7 +118,8 @@ def check_arithmetic() -> Finding:
     if machine.device == "cpu":
         kind = torch.backends.cpu.get_cpu_capability()
         kinds = "bf16 is the fast type for large models" if machine.supports_bf16 else "fp32 is the fast type"
-        found = f"{machine.name} ({kind}), {torch.get_num_threads()} threads: {kinds}, attention over padded groups"
+        threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
+        found = f"{machine.name} ({kind}), {threads}: {kinds}, attention over padded groups"
         return Finding(name="arithmetic", status="ok", found=found)
     major, minor = torch.cuda.get_device_capability(0)
     found = f"compute capability {major}.{minor}, {'bf16' if machine.supports_bf16 else 'no bf16: fp16 is used'}"

@@ -8,6 +8,7 @@ held_out.py     scores of the held-out documents; samples.py: texts written besi
 saving.py       the tuned model written, in the type of its base where that loses nothing
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
+rate_range.py   the loss while the learning rate grows
 rehearsal.py    the largest batch tried before step 1, then rolled back
 distributed.py  the processes that train together; trackers.py: who else is told
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -100,6 +101,14 @@ def calibrate(job: Job, observer: Observer) -> list[Measured]:
 
     recorder = Recorder(job.run_dir, job.plan.num_steps, observer)
     return time_steps(_loop(job, build_model(job), StopRequest("the same command"), recorder))
+
+
+def range_test(job: Job, rates: Sequence[float], stop: StopRequest, observer: Observer) -> list[float]:
+    """The training loss of one step at each rate, from the base model on; `job.run_dir` may be a temporary one."""
+    from tunesmith.training.rate_range import losses_at
+
+    recorder = Recorder(job.run_dir, job.plan.num_steps, observer)
+    return losses_at(_loop(job, build_model(job), stop, recorder), rates)
 
 
 def build_model(job: Job) -> Any:
@@ -263,4 +272,4 @@ def _value(scores: EvalScores | None, name: str) -> float | None:
     return None if scores is None else float(getattr(scores, name))
 
 
-__all__ = ["Job", "calibrate", "train"]
+__all__ = ["Job", "calibrate", "range_test", "train"]
