@@ -156,7 +156,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         scaler=torch.amp.GradScaler(plan.device, enabled=plan.precision == "fp16"),
         team=team,
         batches=Batches(job.data.train, plan, team.device),
-        clock=Clock(plan),
+        clock=Clock(plan, team.energy_meter()),
         recovery=Recovery(plan.micro_batch_tokens, recorder.note, recorder.happened),
         saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
         held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from tunesmith.machine.energy import EnergyMeter, gpu_millijoules
 from tunesmith.run.artefacts import Plan
 
 
@@ -37,6 +39,15 @@ class Team:
         """The mean of each value over the processes."""
         found: list[float] = (values if self.size == 1 else self._accelerator.reduce(values, "mean")).tolist()
         return found
+
+    def energy_meter(self) -> EnergyMeter | None:
+        """Of the GPUs on which this machine trains, for the process that writes."""
+        if self.device.type != "cuda" or not self.is_first:
+            return None
+        number = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        devices = [self.device.index or 0] if number == 1 else range(number)
+        uuids = [str(torch.cuda.get_device_properties(device).uuid) for device in devices]
+        return EnergyMeter(lambda: gpu_millijoules(uuids))
 
     def agree(self, *wishes: bool) -> list[bool]:
         """What any process wishes, all do: clocks and signals differ between them, and some of it needs everybody."""

@@ -213,6 +213,7 @@ class Loop:
         for step, of_step in enumerate(losses, start=self.step - len(losses)):
             self.recovery.look_at_loss(step + 1, of_step, self.batches.steps[step], self.batches)
         tokens_per_second, fed_per_second = self.clock.close_window()
+        spent = self.clock.spent()
         line = MetricsLine(
             step=self.step,
             epoch=self.batches.epoch(self.step),
@@ -222,7 +223,8 @@ class Loop:
             tokens_per_second=tokens_per_second,
             fed_tokens_per_second=fed_per_second,
             peak_bytes=peak_bytes(self.team.device),
-            time=self.clock.spent().total,
+            energy_joules=spent.joules,
+            time=spent.total,
         )
         fed = self.batches.fed_before
         left = int(fed[-1] - fed[self.step])

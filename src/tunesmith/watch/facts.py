@@ -35,6 +35,8 @@ def facts(view: View, price: float | None) -> Iterator[Fact]:
         yield Fact("norm", f"{line.grad_norm or 0:.2f}")
         if line.peak_bytes:
             yield Fact("peak", format_bytes(line.peak_bytes))
+        if line.energy_joules is not None:
+            yield Fact("energy", f"{line.energy_joules / 3.6e6:,.3f} kWh")
     if price is not None:
         yield Fact("cost", cost(view, price))
 

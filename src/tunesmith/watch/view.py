@@ -161,7 +161,7 @@ class View:
             **self.standing.to_json(),
             "eval_loss_base": self.base_loss,
             "seconds": self.seconds,
-            **{key: line.get(key) for key in ("epoch", "learning_rate", "grad_norm", "peak_bytes")},
+            **{key: line.get(key) for key in ("epoch", "learning_rate", "grad_norm", "peak_bytes", "energy_joules")},
             "samples": self.samples.to_json() if self.samples is not None else None,
         }
 

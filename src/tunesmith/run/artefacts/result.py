@@ -89,6 +89,8 @@ class MetricsLine(Record):
     """Supervised tokens a second since the line before."""
     fed_tokens_per_second: float | None = None
     peak_bytes: int | None = None
+    energy_joules: float | None = None
+    """Of the GPUs of its first machine so far, all that runs on them counted; null where no counter says it."""
     eval_loss: float | None = None
     eval_perplexity: float | None = None
     eval_bits_per_byte: float | None = None
