@@ -199,7 +199,7 @@ class TrainSection(_Section):
     rehearse: bool = True
     """Try the largest batch (forward, backward, step, evaluation, save) before step 1, then roll back."""
     report_to: Texts = ()
-    """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ..."""
+    """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ... One that fails ends nothing."""
     seed: int = Field(default=7, ge=0, lt=2**32)
 
 
@@ -224,6 +224,9 @@ class EvalSection(_Section):
     """When the held-out loss is measured during training."""
 
     every: Every = "auto"
+    samples: int = Field(default=1, ge=0, le=16)
+    """How many of compare.prompts, from the first on, the model in training continues at each evaluation (40 tokens,
+    compare's temperature, top_p and seed). What it writes shows sooner than a loss whether a run goes the right way."""
 
 
 class SaveSection(_Section):
@@ -250,7 +253,7 @@ class CompareSection(_Section):
 
 
 class NotifySection(_Section):
-    """Who is told when a run ends, by itself, by a stop or by a failure."""
+    """Who is told when a run ends, by itself, by a stop or by a failure, and when its loss stands out meanwhile."""
 
     url: str | None = None
     """A webhook that gets JSON (Slack, Discord, Mattermost, ntfy, your own). $NAME in it is read from the environment
