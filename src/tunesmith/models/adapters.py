@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.compat import quiet_transformers
@@ -64,20 +66,50 @@ def linear_layer_names(model: PreTrainedModel) -> list[str]:
 
 
 def merge_adapter(model: Any, source: ModelSource) -> Any:
+    """`model` with the adapter of `source` in its weights."""
+    with _adapter_errors(source):
+        merged = _attached(model, source, "default").merge_and_unload(safe_merge=True)
+    merged.merged_adapter = source.adapter
+    return merged.requires_grad_(True)
+
+
+def attach_saved(model: Any, source: ModelSource, name: str) -> PeftModel:
+    """`model` with the adapter of `source` beside its weights, called `name`: rows can be written with or without it.
+
+    Forward takes `adapter_names`, one a row, `__base__` for none (peft's mixed batches).
+    """
+    with _adapter_errors(source):
+        return _attached(model, source, name).eval()
+
+
+def can_switch_by_row(adapter: str) -> bool:
+    """Whether rows of one batch can be written with and without the adapter: plain low-rank adapters, not DoRA's."""
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(adapter)
+    simple = not any(getattr(config, name, None) for name in ("use_dora", "modules_to_save", "alora_invocation_tokens"))
+    return config.peft_type == "LORA" and simple and getattr(config, "bias", "none") == "none"
+
+
+def _attached(model: Any, source: ModelSource, name: str) -> PeftModel:
     from peft import PeftModel
+
+    with quiet_transformers():
+        warnings.filterwarnings("error", "Found missing adapter keys")  # it would go on with random weights
+        return PeftModel.from_pretrained(model, source.adapter, adapter_name=name)
+
+
+@contextmanager
+def _adapter_errors(source: ModelSource) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        with quiet_transformers():
-            warnings.filterwarnings("error", "Found missing adapter keys")  # it would go on with random weights
-            merged = PeftModel.from_pretrained(model, source.adapter).merge_and_unload(safe_merge=True)
+        yield
     except (ValueError, OSError, RuntimeError, KeyError, SafetensorError, UserWarning) as error:
         raise ModelError(
             f"model {source.name}: its adapter does not fit the base {source.path} "
             f"({redact(str(error)).splitlines()[0][:300]}). Give the adapter the base it was trained on."
         ) from error
-    merged.merged_adapter = source.adapter
-    return merged.requires_grad_(True)
 
 
 def _named_targets(asked: str | tuple[str, ...], linear: list[str]) -> list[str]:
