@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors"},
     {"units", "redact", "foreign"},
-    {"disk"},
+    {"disk", "web"},
     {"cache"},
     {"compat"},
     {"recipe"},
@@ -214,6 +214,7 @@ def test_public_names_are_pinned() -> None:
         "RecipeError",
         "Run",
         "RunError",
+        "ServeError",
         "Stopped",
         "TrainingError",
         "TunesmithError",

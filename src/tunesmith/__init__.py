@@ -17,6 +17,7 @@ The pipeline, one room a stage, one artefact each in the run directory:
     run/                           a run on disk: its artefacts, lock, signals and table
     models/ generate/ fast/        models found, loaded, written with, made fast
     doctor/ selftest.py machine/   whether this machine, and the arithmetic on it, is fit
+    web.py                         what every server stands behind
     cache.py compat.py disk.py errors.py redact.py units.py
 
 Imports only go down: docs/architecture.md has the order and the reasons.
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         PlanError,
         RecipeError,
         RunError,
+        ServeError,
         Stopped,
         TrainingError,
         TunesmithError,
@@ -59,6 +61,7 @@ _HOMES = {
     "PlanError": "errors",
     "RecipeError": "errors",
     "RunError": "errors",
+    "ServeError": "errors",
     "Stopped": "errors",
     "TrainingError": "errors",
     "TunesmithError": "errors",
@@ -74,6 +77,7 @@ __all__ = [
     "RecipeError",
     "Run",
     "RunError",
+    "ServeError",
     "Stopped",
     "TrainingError",
     "TunesmithError",
