@@ -29,6 +29,8 @@ COMMANDS = [
     "attach",
     "stop",
     "generate",
+    "chat",
+    "serve",
     "eval",
     "report",
     "schema",

@@ -379,8 +379,18 @@ def address_of(listener: socket.socket, host: str) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
-def run_server(app: App, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM, which it raises again when it has closed. ready() is called when it answers."""
+def run_server(
+    app: App,
+    listener: socket.socket,
+    ready: Callable[[], object],
+    *,
+    grace_seconds: int = 2,
+    max_connections: int | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM, which it raises again when it has closed. ready() is called when it answers.
+
+    grace_seconds: for answers that are not whole yet when it is told to stop. max_connections: 503 beyond.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -399,7 +409,8 @@ def run_server(app: App, listener: socket.socket, ready: Callable[[], None]) -> 
         proxy_headers=False,
         server_header=False,
         h11_max_incomplete_event_size=2 * MAX_HEADER_BYTES,
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=grace_seconds,
+        limit_concurrency=max_connections,
     )
     with listener:
         Server(config).run(sockets=[listener])

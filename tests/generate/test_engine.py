@@ -12,8 +12,8 @@ import torch
 
 from tunesmith.errors import ModelError, TunesmithError
 from tunesmith.generate.engine import Engine
-from tunesmith.generate.lane import Lane, Voice
-from tunesmith.generate.request import Busy, EngineClosed, Piece, Request, Ticket
+from tunesmith.generate.lane import Lane
+from tunesmith.generate.request import Busy, EngineClosed, Piece, Request, Ticket, Voice
 from tunesmith.generate.text import Decoding, generate
 from tunesmith.models.load import load_for_generation
 from tunesmith.models.tokenizer import TextTokenizer

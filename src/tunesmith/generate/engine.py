@@ -8,36 +8,30 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from queue import SimpleQueue
-from types import TracebackType
+from collections.abc import Callable, Sequence
 
 from tunesmith.errors import ModelError, TunesmithError
-from tunesmith.generate.lane import Lane, Voice
+from tunesmith.generate.asking import TextEngine
+from tunesmith.generate.lane import Lane
 from tunesmith.generate.request import Busy, EngineClosed, Piece, Request, Ticket
-from tunesmith.generate.text import Generation
 from tunesmith.redact import redact
 
 MAX_TOKENS, MAX_WAITING = 65_536, 256
 
 
-class Engine:
-    """Writes with the lanes' models until it is closed. Use it in `with`, or call `start` and `close`."""
+class Engine(TextEngine):
+    """Writes with the lanes' models."""
 
     def __init__(self, lanes: Sequence[Lane], *, max_tokens: int = MAX_TOKENS, max_waiting: int = MAX_WAITING) -> None:
         self._lanes = list(lanes)
-        self._max_tokens, self._max_waiting = max_tokens, max_waiting
+        self.voices = {name: voice for lane in self._lanes for name, voice in lane.voices.items()}
+        self._max_tokens, self.max_waiting = max_tokens, max_waiting
         self._waiting: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="tunesmith-engine", daemon=True)
 
     # ------------------------------------------------------------------------------------------------ what it is asked
-
-    @property
-    def voices(self) -> dict[str, Voice]:
-        """The names under which it writes."""
-        return {name: voice for lane in self._lanes for name, voice in lane.voices.items()}
 
     @property
     def num_waiting(self) -> int:
@@ -47,17 +41,10 @@ class Engine:
     def num_rows(self) -> int:
         return sum(len(lane.rows) for lane in self._lanes)
 
-    def context_length(self, voice: str) -> int:
-        """Most tokens of prompt and text together."""
-        return self._lane(voice).context_length
-
     def submit(self, request: Request, deliver: Callable[[Piece], None]) -> Ticket:
-        """Have a text written; `deliver` gets its pieces, in the engine's thread.
-
-        Raises ModelError for a prompt that fills the model's context, Busy where too many wait, EngineClosed.
-        """
-        lane = self._lane(request.voice)
+        """As `TextEngine` says: raises ModelError for a prompt that fills the model's context."""
         ticket = Ticket(request, self.ids_of(request), deliver)
+        lane = next(lane for lane in self._lanes if request.voice in lane.voices)
         if len(ticket.ids) >= lane.context_length:
             raise ModelError(
                 f"a prompt of {len(ticket.ids)} tokens leaves no room in the model's context of {lane.context_length}. "
@@ -66,74 +53,11 @@ class Engine:
         with self._changed:
             if self._is_closing:
                 raise EngineClosed("the engine is closing and takes no more requests.")
-            if len(self._waiting) >= self._max_waiting:
+            if len(self._waiting) >= self.max_waiting:
                 raise Busy(f"{len(self._waiting)} requests wait already. Try again later.")
             self._waiting.append(ticket)
             self._changed.notify()
         return ticket
-
-    def ids_of(self, request: Request) -> list[int]:
-        """What the model is fed for a request."""
-        tokenizer = self._lane(request.voice).voices[request.voice].tokenizer
-        if isinstance(request.prompt, str):
-            return [tokenizer.start_id, *tokenizer.encode_batch([request.prompt])[0]]
-        return list(request.prompt) or [tokenizer.start_id]
-
-    def stream(self, request: Request) -> Iterator[Piece]:
-        """The pieces of one text, submitted with the first `next`. Closing the iterator cancels the request.
-
-        Raises ModelError where the model fails, and as `submit` does.
-        """
-        pieces: SimpleQueue[Piece] = SimpleQueue()
-        ticket = self.submit(request, pieces.put)
-        try:
-            while True:
-                piece = pieces.get()
-                if piece.error is not None:
-                    raise ModelError(piece.error)
-                yield piece
-                if piece.is_last:
-                    return
-        finally:
-            ticket.cancel()
-
-    def write(self, requests: Sequence[Request]) -> list[Generation]:
-        """The texts of all requests, in their order. Raises as `stream` does."""
-        return list(self.write_each(requests))
-
-    def write_each(self, requests: Iterable[Request]) -> Iterator[Generation]:
-        """The text of each request as soon as it and all before it are written; many are written at the same time."""
-        going: deque[tuple[Request, Ticket, SimpleQueue[Piece]]] = deque()
-        try:
-            for request in requests:
-                pieces: SimpleQueue[Piece] = SimpleQueue()
-                going.append((request, self.submit(request, pieces.put), pieces))
-                if len(going) >= self._max_waiting:
-                    yield self._whole(*going[0])
-                    going.popleft()
-            while going:
-                yield self._whole(*going[0])
-                going.popleft()
-        finally:
-            for _, ticket, _ in going:
-                ticket.cancel()
-
-    def _whole(self, request: Request, ticket: Ticket, pieces: SimpleQueue[Piece]) -> Generation:
-        found = [pieces.get()]
-        while not found[-1].is_last:
-            found.append(pieces.get())
-        if found[-1].error is not None:
-            raise ModelError(found[-1].error)
-        tokenizer = self.voices[request.voice].tokenizer
-        prompt = request.prompt if isinstance(request.prompt, str) else tokenizer.decode(ticket.ids)
-        text = "".join(piece.text for piece in found)
-        return Generation(prompt, text, found[-1].num_tokens, found[-1].finish == "stop")
-
-    def _lane(self, voice: str) -> Lane:
-        for lane in self._lanes:
-            if voice in lane.voices:
-                return lane
-        raise ModelError(f"model {voice!r}: not loaded here. Expected {' or '.join(self.voices)}.")
 
     # ------------------------------------------------------------------------------------------------- how it goes on
 
@@ -142,7 +66,6 @@ class Engine:
         return self
 
     def close(self, *, drain: bool = False) -> None:
-        """Take no more requests, and stop; `drain`: after what was taken is written."""
         with self._changed:
             self._is_closing = True
             if not drain:
@@ -152,14 +75,6 @@ class Engine:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
-
-    def __enter__(self) -> Engine:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _run(self) -> None:
         while self._wait():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,9 @@ from torch import Tensor
 
 from tunesmith.errors import ModelError
 from tunesmith.generate.memory import Memory, num_joinable_layers
-from tunesmith.generate.request import Finish, Piece, Ticket, TokenScore
+from tunesmith.generate.request import Finish, Piece, Ticket, TokenScore, Voice
 from tunesmith.generate.spelling import Spelling
 from tunesmith.generate.text import _accepted, _choose, _context_length, _draws, _left_padded, stop_ids
-from tunesmith.models.tokenizer import TextTokenizer
 
 MIN_SHARED_TOKENS = 16
 """Beginnings shorter than this are read again: that costs no more than looking them up."""
@@ -29,16 +27,6 @@ MAX_KEPT_BEGINNINGS, MAX_KEPT_BYTES = 16, 256 * 2**20
 MAX_ROWS = 32
 BASE = "__base__"
 """peft's name for a row that no adapter changes."""
-
-
-@dataclass(frozen=True)
-class Voice:
-    """A name under which a lane writes: which adapter changes its rows, and how text is read and spelt."""
-
-    name: str
-    tokenizer: TextTokenizer
-    adapter: str | None = None
-    """Of the lane's peft model; None where the lane's model has no adapters."""
 
 
 class Row:

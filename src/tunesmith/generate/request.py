@@ -8,6 +8,7 @@ from typing import Literal
 
 from tunesmith.errors import TunesmithError
 from tunesmith.generate.text import Decoding
+from tunesmith.models.tokenizer import TextTokenizer
 
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 200
@@ -20,6 +21,16 @@ class EngineClosed(TunesmithError):
 
 class Busy(TunesmithError):
     """Too many requests wait already."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A name under which a lane writes: how text is read and spelt, and which adapter changes its rows."""
+
+    name: str
+    tokenizer: TextTokenizer
+    adapter: str | None = None
+    """Of the lane's peft model; None where the lane's model has no adapters."""
 
 
 @dataclass(frozen=True)

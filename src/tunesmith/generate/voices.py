@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.rows.chat import ChatTemplate
+from tunesmith.data.rows.turns import Turn
 from tunesmith.data.tokens.asked import chat_of
+from tunesmith.data.tokens.encode import chat_prompt
 from tunesmith.errors import ModelError
+from tunesmith.generate.asking import TextEngine
 from tunesmith.generate.engine import MAX_TOKENS, Engine
-from tunesmith.generate.lane import Lane, Voice
+from tunesmith.generate.lane import Lane
+from tunesmith.generate.request import Voice
 from tunesmith.models.adapters import attach_saved, can_switch_by_row
 from tunesmith.models.find import ModelSource, find_model
 from tunesmith.models.load import load_model, usual_device
@@ -30,7 +34,7 @@ MEMORY_SHARE = 0.5
 class Speakers:
     """An engine, and what is known of the models that it writes with."""
 
-    engine: Engine
+    engine: TextEngine
     sources: Mapping[str, ModelSource]
     """By voice: tuned, base or both."""
     chats: Mapping[str, ChatTemplate | None]
@@ -42,7 +46,13 @@ class Speakers:
     @property
     def own_name(self) -> str:
         """What a model that is no run is called."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.sources[TUNED].name.rstrip("/").rpartition("/")[2]) or TUNED
+        source = next(iter(self.sources.values()))
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", source.name.rstrip("/").rpartition("/")[2]) or TUNED
+
+    def prompt(self, text: str, voice: str, *, raw: bool = False) -> str | tuple[int, ...]:
+        """`text` as the voice is fed it: a user's turn where the run was tuned on conversations and it is not `raw`."""
+        chat = self.chats[voice] if self.asks_in_turns and not raw and text else None
+        return text if chat is None else tuple(chat_prompt(chat, [Turn({"role": "user", "content": text})]))
 
 
 def open_speakers(

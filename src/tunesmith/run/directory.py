@@ -4,7 +4,8 @@
     data.json        counts, ledger, fingerprints   metrics.jsonl    a line per log step
     checkpoints/     step-N/ with MANIFEST.json     result.json      final metrics
     model/           weights, tokenizer, card       compare.json     outputs and scores
-    report.html      log.txt                        lock, status.json while it runs
+    votes.jsonl      choices of blind tests         report.html      log.txt
+    lock, status.json while it runs
 
 Directories are created 0700 and files 0600. JSON files are replaced whole: a reader sees the old one or the new one.
 Full paths of this machine are written by name (places.py).
@@ -39,6 +40,7 @@ PLAN = "plan.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 COMPARE = "compare.json"
+VOTES = "votes.jsonl"
 REPORT = "report.html"
 LOG = "log.txt"
 STATUS = "status.json"
@@ -234,7 +236,7 @@ class RunDir:
                 raise RunError(f"{folder}: is a symbolic link. It is not followed; remove it yourself.")
             if folder.is_dir():
                 folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
-        for name in (DATA, PLAN, METRICS, RESULT, COMPARE, REPORT, LOG, STATUS, STOP, RECIPE):
+        for name in (DATA, PLAN, METRICS, RESULT, COMPARE, VOTES, REPORT, LOG, STATUS, STOP, RECIPE):
             self.file(name).unlink(missing_ok=True)
         self.remove_leftovers()
 

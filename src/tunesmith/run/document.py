@@ -24,6 +24,7 @@ from tunesmith.run.artefacts import (
     Plan,
     Result,
     Status,
+    Vote,
 )
 
 HEAD = """# The run directory
@@ -40,6 +41,7 @@ before. This page is made from the classes in `src/tunesmith/run/artefacts/`:
 | [metrics.jsonl](#metricsjsonl) | a line a logged step and a line an evaluation |
 | [result.json](#resultjson) | final metrics |
 | [compare.json](#comparejson) | what base and tuned wrote, and every score |
+| [votes.jsonl](#votesjsonl) | choices of blind tests in the playground |
 | [status.json](#statusjson) | where the run stands; kept as its last word |
 | checkpoints/step-N/ | what it takes to go on, with [MANIFEST.json](#manifestjson) |
 | model/ | the tuned model or its adapter, tokenizer, model card |
@@ -58,6 +60,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("metrics.jsonl", MetricsLine),
     ("result.json", Result),
     ("compare.json", Comparison),
+    ("votes.jsonl", Vote),
     ("status.json", Status),
     ("MANIFEST.json", Manifest),
     ("MANIFEST.json: info", CheckpointInfo),

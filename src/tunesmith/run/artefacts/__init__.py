@@ -23,6 +23,7 @@ from tunesmith.run.artefacts.comparison import (
     NamedRow,
     Sample,
     Score,
+    Vote,
     Wrote,
 )
 from tunesmith.run.artefacts.data import (
@@ -133,6 +134,7 @@ __all__ = [
     "SplitAccount",
     "State",
     "Status",
+    "Vote",
     "Wrote",
     "numbered",
 ]
