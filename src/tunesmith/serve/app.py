@@ -148,6 +148,11 @@ def _add_errors(app: FastAPI) -> None:
         told = f"{http.method} {http.url.path[:100]}: {error.detail}."
         return JSONResponse(error_body(told, "invalid_request_error", None), error.status_code, error.headers)
 
+    async def broken(http: HttpRequest, error: Exception) -> JSONResponse:
+        told = "Something failed inside; the server's own output says what."
+        return JSONResponse(error_body(told, "server_error", None), 500)
+
+    app.add_exception_handler(Exception, broken)
     app.add_exception_handler(TunesmithError, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, failed)

@@ -22,6 +22,7 @@ from tunesmith.run.artefacts import NamedRow, Wrote
 from tunesmith.run.directory import REPORT
 from tunesmith.serve.answers import Gone, Texts
 from tunesmith.serve.rows import Rows
+from tunesmith.serve.schema import Text
 from tunesmith.serve.service import Service, is_pair
 from tunesmith.serve.votes import Ballot, Choice, Side, Standing
 
@@ -70,7 +71,7 @@ class Openings(BaseModel):
 class RowsAsked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    texts: Annotated[list[Annotated[str, Field(max_length=MAX_CHARACTERS)]], Field(min_length=1, max_length=8)]
+    texts: Annotated[list[Annotated[Text, Field(max_length=MAX_CHARACTERS)]], Field(min_length=1, max_length=8)]
 
 
 class Beside(BaseModel):
@@ -101,7 +102,7 @@ class RowsFound(BaseModel):
 class PairAsked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    prompt: Annotated[str, Field(max_length=MAX_CHARACTERS)]
+    prompt: Annotated[Text, Field(max_length=MAX_CHARACTERS)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None

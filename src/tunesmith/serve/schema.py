@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi.sse import format_sse_event
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from tunesmith.generate.request import MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP_LOGPROBS, TokenScore
 
@@ -21,6 +21,15 @@ MAX_SEED = 2**63
 LOWEST_LOGPROB = -9999.0
 """What OpenAI writes where a probability is too small to tell; JSON has no -inf."""
 Zero = Annotated[float, Field(ge=0, le=0)]
+
+
+def _encodable(text: str) -> str:
+    text.encode()  # UnicodeEncodeError is a ValueError
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+"""Half a surrogate pair, which JSON can hold, is no text."""
 
 
 class StreamOptions(BaseModel):
@@ -35,7 +44,7 @@ class _Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
+    model: Annotated[Text, Field(max_length=MAX_NAME_CHARACTERS)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Unset: as the run is compared; so are temperature and top_p."""
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -44,9 +53,9 @@ class _Asked(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     stop: (
-        Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+        Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
         | Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]], Field(max_length=MAX_STOPS)
+            list[Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]], Field(max_length=MAX_STOPS)
         ]
         | None
     ) = None
@@ -82,7 +91,7 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 class CompletionRequest(_Asked):
     """POST /v1/completions: text to continue, or the ids of it, start token included."""
 
-    prompt: str | TokenIds | Annotated[list[str | TokenIds], Field(min_length=1)] = ""
+    prompt: Text | TokenIds | Annotated[list[Text | TokenIds], Field(min_length=1)] = ""
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: Literal[False] | None = None
     suffix: Literal[""] | None = None
@@ -107,14 +116,14 @@ class TextPart(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
     name: str | None = None
 
     @property
