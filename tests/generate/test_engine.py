@@ -191,6 +191,8 @@ def test_an_adapter_is_switched_by_row(lora_run: Path) -> None:
     with speakers.engine as engine:
         requests = [Request(p, SAMPLED, 7, voice) for p in PROMPTS for voice in ("tuned", "base")]
         found = engine.write(requests)
+        alone = [engine.write(requests[side::2]) for side in (0, 1)]
+    assert alone == [found[0::2], found[1::2]]
     merged = load_for_generation(str(lora_run), device="cpu")
     plain = load_for_generation(speakers.sources["base"].path, device="cpu")
     options = {"max_new_tokens": 24, "temperature": 0.8, "top_p": 0.9, "seed": 7}

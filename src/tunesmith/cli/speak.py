@@ -116,6 +116,10 @@ def serve(
             "--api-key-file", help="File that holds the key of the server.", show_default="$TUNESMITH_API_KEY, if set"
         ),
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="vllm, llama.cpp or transformers, from an environment of its own.")
+    ] = None,
+    print_only: Annotated[bool, typer.Option("--print", help="Print the command of --engine and end.")] = False,
 ) -> None:
     """Serve OpenAI's API, and a page at / where base and tuned write side by side.
 
@@ -127,7 +131,29 @@ def serve(
     from tunesmith.api import serve as start
     from tunesmith.errors import Stopped
 
+    if engine is not None:
+        _serve_elsewhere(engine, model, host, port, api_key_file, print_only=print_only)
+        return
     try:
         start(model, host=host, port=port, api_key_file=api_key_file, console=console(), ready=typer.echo)
     except Stopped:  # a server has no end of its own: being told to stop is it
         return
+
+
+def _serve_elsewhere(
+    engine: str, model: str, host: str, port: int, api_key_file: Path | None, *, print_only: bool
+) -> None:
+    from typing import get_args
+
+    from tunesmith.errors import ServeError
+    from tunesmith.serve.engines import Name, engine_command, start_engine
+
+    known: dict[str, Name] = {name: name for name in get_args(Name)}
+    if engine not in known:
+        raise ServeError(f"--engine {engine}: not known. Expected {', '.join(known)}.")
+    command = engine_command(known[engine], model, host, port, api_key_file)
+    if print_only:
+        typer.echo(command.shown)
+        return
+    typer.echo(command.shown, err=True)
+    start_engine(known[engine], command)

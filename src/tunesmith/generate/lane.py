@@ -76,6 +76,7 @@ class Lane:
     def __init__(self, model: Any, voices: Sequence[Voice], *, max_rows: int = MAX_ROWS) -> None:
         self.model, self.rows = model.eval(), list[Row]()
         self.voices = {voice.name: voice for voice in voices}
+        self._has_adapter = any(voice.adapter is not None for voice in voices)
         layers = num_joinable_layers(model)
         self.max_rows = max_rows if layers is not None else 1
         self.context_length = _context_length(model)
@@ -194,7 +195,7 @@ class Lane:
         options = dict(self._options)
         if self._with_positions:
             options["position_ids"] = (mask_BL.cumsum(1) - 1).clamp(min=0)[:, -ids_BL.shape[1] :]
-        if any(row.voice.adapter is not None for row in rows):
+        if self._has_adapter:  # told for rows of the base alone too: peft would otherwise apply what is active
             options["adapter_names"] = [row.voice.adapter or BASE for row in rows]
         cache = memory.cache if self._num_layers is not None else self._lone_cache
         output = self.model(input_ids=ids_BL, attention_mask=mask_BL, past_key_values=cache, use_cache=True, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from tunesmith.data.tokens.asked import chat_of
 from tunesmith.data.tokens.encode import chat_prompt
 from tunesmith.errors import ModelError
 from tunesmith.generate.asking import TextEngine
-from tunesmith.generate.engine import MAX_TOKENS, Engine
+from tunesmith.generate.engine import MAX_TOKENS, MAX_WAITING, Engine
 from tunesmith.generate.lane import Lane
 from tunesmith.generate.request import Voice
 from tunesmith.models.adapters import attach_saved, can_switch_by_row
@@ -47,7 +48,8 @@ class Speakers:
     def own_name(self) -> str:
         """What a model that is no run is called."""
         source = next(iter(self.sources.values()))
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", source.name.rstrip("/").rpartition("/")[2]) or TUNED
+        name = source.name.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", name) or TUNED
 
     def prompt(self, text: str, voice: str, *, raw: bool = False) -> str | tuple[int, ...]:
         """`text` as the voice is fed it: a user's turn where the run was tuned on conversations and it is not `raw`."""
@@ -63,13 +65,17 @@ def open_speakers(
     device: str | None = None,
     dtype: str | None = None,
     max_waiting: int | None = None,
+    with_llama_cpp: bool = False,
     say: Callable[[str], object] = lambda stage: None,
 ) -> Speakers:
     """Load RUN_OR_MODEL, and the base that it was tuned from where there is one and `base` says so.
 
     Weights are float32 on a CPU and bfloat16 on a GPU that has it, unless told otherwise. A base that cannot be found
-    is told in `notes`, unless it alone is asked for. Raises ModelError or RunError.
+    is told in `notes`, unless it alone is asked for. with_llama_cpp: a GGUF file is written with as it is, not
+    dequantised. Raises ModelError or RunError.
     """
+    if is_gguf(name) and with_llama_cpp:
+        return _gguf_speakers(Path(name).expanduser(), MAX_WAITING if max_waiting is None else max_waiting, say)
     say("finding the model")
     run_dir = RunDir.open(Path(name).expanduser()) if RunDir.is_run(Path(name).expanduser()) else None
     own = find_model(name)
@@ -83,9 +89,10 @@ def open_speakers(
     sources = {TUNED: own if tuned else None, BASE: below}
     voices = {voice.name: voice for lane in lanes for voice in lane.voices.values()}
     chats = {name: _template(run_dir, voice.tokenizer) for name, voice in voices.items()}
-    told = {} if max_waiting is None else {"max_waiting": max_waiting}
     say("warming up")
-    engine = Engine(lanes, max_tokens=_room(lanes, device), **told)
+    engine = Engine(
+        lanes, max_tokens=_room(lanes, device), max_waiting=MAX_WAITING if max_waiting is None else max_waiting
+    )
     return Speakers(
         engine,
         {name: source for name, source in sources.items() if source is not None and name in voices},
@@ -93,6 +100,26 @@ def open_speakers(
         run_dir is not None and any(chat_of(run_dir, voice.tokenizer) is not None for voice in voices.values()),
         tuple(notes),
     )
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a GGUF file is named."""
+    return name.lower().endswith(".gguf") and Path(name).expanduser().is_file()
+
+
+def _gguf_speakers(path: Path, max_waiting: int, say: Callable[[str], object]) -> Speakers:
+    from gguf import GGUFReader
+
+    from tunesmith.generate.llama_cpp import LlamaCppEngine
+
+    say("reading the tokenizer")
+    source = find_model(str(path), weights=False)
+    tokenizer = load_tokenizer(source)
+    fields = GGUFReader(path).fields
+    length = next((int(f.contents()) for name, f in fields.items() if name.endswith(".context_length")), sys.maxsize)
+    say("loading the model into llama.cpp")
+    engine = LlamaCppEngine(path, tokenizer, context_length=length, max_waiting=max_waiting)
+    return Speakers(engine, {TUNED: source}, {TUNED: _template(None, tokenizer)}, asks_in_turns=False)
 
 
 def _base_of(own: ModelSource, run_dir: RunDir | None, notes: list[str] | None) -> ModelSource | None:

@@ -4,4 +4,5 @@ start.py        loads, listens, drains; service.py: what all requests share: mod
 app.py          the routes; schema.py: what requests and answers hold; answers.py: texts as answers, whole or streamed
 patience.py     limits on time and on what is open; metrics.py: what /metrics tells
 playground.py   what the page asks for; static/: the page; rows.py: training rows beside a text; votes.py: blind test
+engines.py      other engines, started on the same model
 """

@@ -11,7 +11,7 @@ from tunesmith.compare.stage import prepare_again
 from tunesmith.errors import TunesmithError
 from tunesmith.models.tokenizer import TextTokenizer
 from tunesmith.redact import redact
-from tunesmith.run.artefacts import Wrote
+from tunesmith.run.artefacts import NamedRow, Wrote
 from tunesmith.run.directory import RunDir
 
 NUM_OPENINGS = 12
@@ -67,4 +67,13 @@ class Rows:
         if self._rows is None:
             return []
         with self._one_at_a_time:  # each search goes through all rows
-            return list(look_up([(text, False) for text in texts], self._rows))
+            return [self._by_name(wrote) for wrote in look_up([(text, False) for text in texts], self._rows)]
+
+    def _by_name(self, wrote: Wrote) -> Wrote:
+        """Without places of this machine."""
+        rows = {"nearest": wrote.nearest, "copied_from": wrote.copied_from}
+        named = {
+            name: row and NamedRow.model_validate(self.run_dir.places.by_name(row.to_json()))
+            for name, row in rows.items()
+        }
+        return wrote.model_copy(update=named)

@@ -60,7 +60,7 @@ def open_server(
     limits: Limits | None = None,
     say: Callable[[str], object] = lambda stage: None,
 ) -> Opened:
-    """Load RUN_OR_MODEL and bind the address; a GGUF file is written with by llama.cpp.
+    """Load RUN_OR_MODEL and bind the address; llama.cpp writes with a GGUF file.
 
     Raises ServeError for an address that cannot be had or needs a key, ModelError or RunError for the model.
     """
@@ -84,7 +84,7 @@ def open_server(
 
 def _service(name: str, limits: Limits, say: Callable[[str], object]) -> Service:
     run_dir = run_of(name)
-    speakers = open_speakers(name, max_waiting=limits.max_waiting, say=say)
+    speakers = open_speakers(name, max_waiting=limits.max_waiting, with_llama_cpp=True, say=say)
     defaults = run_dir.recipe().compare if run_dir is not None else CompareSection()
     shown = run_dir.path.resolve().name if run_dir is not None else speakers.own_name
     return Service(shown, speakers, run_dir, limits, defaults)
