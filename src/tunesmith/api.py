@@ -427,7 +427,7 @@ def serve(
     """
     from tunesmith.web import require_server
 
-    require_server("serve")
+    require_server("serve", "fastapi", "prometheus_client")
     with _doing(console) as doing:
         from tunesmith.serve.start import Address, open_server
 

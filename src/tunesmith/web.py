@@ -356,10 +356,11 @@ def _ask_for_key(problem: str) -> Refusal:
 # ---- the server ----
 
 
-def require_server(command: str) -> None:
-    """Raises ServeError where the extra is missing that a server needs."""
-    if importlib.util.find_spec("uvicorn") is None:
-        raise ServeError(f"{command}: uvicorn is not installed. Run: pip install 'tunesmith[serve]'")
+def require_server(command: str, *packages: str) -> None:
+    """Raises ServeError where the extra is missing that a server needs, or one of `packages` beside uvicorn."""
+    for package in ("uvicorn", *packages):
+        if importlib.util.find_spec(package) is None:
+            raise ServeError(f"{command}: {package} is not installed. Run: pip install 'tunesmith[serve]'")
 
 
 def listen(host: str, port: int) -> socket.socket:

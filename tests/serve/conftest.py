@@ -10,17 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-pytest.importorskip("fastapi", reason="needs the extra: pip install 'tunesmith[serve]'")
-pytest.importorskip("prometheus_client", reason="needs the extra: pip install 'tunesmith[serve]'")
-uvicorn = pytest.importorskip("uvicorn", reason="needs the extra: pip install 'tunesmith[serve]'")
-
 from tunesmith.generate.engine import Engine
-from tunesmith.serve.service import Limits
-from tunesmith.serve.start import Address, Opened, open_server
+
+if TYPE_CHECKING:
+    from tunesmith.serve.service import Limits
+    from tunesmith.serve.start import Opened
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,12 @@ class Served:
 
 @contextmanager
 def serving(name: Path | str, limits: Limits | None = None, key_file: Path | None = None) -> Iterator[Served]:
+    for package in ("fastapi", "prometheus_client", "uvicorn"):
+        pytest.importorskip(package, reason="needs the extra: pip install 'tunesmith[serve]'")
+    import uvicorn
+
+    from tunesmith.serve.start import Address, open_server
+
     opened = open_server(str(name), Address("127.0.0.1", 0, key_file), limits=limits)
     server = uvicorn.Server(uvicorn.Config(opened.guard, log_config=None, ws="none", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[opened.listener])))

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("fastapi", reason="needs the extra: pip install 'tunesmith[serve]'")
+pytest.importorskip("prometheus_client", reason="needs the extra: pip install 'tunesmith[serve]'")
+
 from tunesmith.run.artefacts import Vote
 from tunesmith.run.directory import VOTES, RunDir
 from tunesmith.serve.playground import _in_utf16

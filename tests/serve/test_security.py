@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("fastapi", reason="needs the extra: pip install 'tunesmith[serve]'")
+pytest.importorskip("prometheus_client", reason="needs the extra: pip install 'tunesmith[serve]'")
+
 from tunesmith.errors import ServeError
 from tunesmith.serve.start import Address, open_server
 

@@ -38,8 +38,9 @@ export class Blind {
     get("new-pair").disabled = true;
     get("blind-status").textContent = "Both are writing …";
     try {
-      const pair = await postJson("/playground/pairs", this.settings());
-      this.show(pair);
+      const asked = this.settings();
+      const pair = await postJson("/playground/pairs", asked);
+      this.show(pair, asked.prompt);
       get("blind-status").textContent = pair.a === pair.b ? "Both wrote the same." : "Which is better?";
       get("choose-a").focus();
     } catch (error) {
@@ -50,11 +51,14 @@ export class Blind {
     }
   }
 
-  show(pair) {
+  show(pair, prompt = "") {
     this.name = pair?.name ?? null;
     get("pair").hidden = get("choices").hidden = !pair;
     for (const side of ["a", "b"]) {
-      get(`text-${side}`).textContent = pair ? pair[side] : "";
+      const before = document.createElement("span");
+      before.className = "prompt";
+      before.textContent = prompt;
+      get(`text-${side}`).replaceChildren(before, pair ? pair[side] : "");
       get(`who-${side}`).textContent = "";
     }
   }
