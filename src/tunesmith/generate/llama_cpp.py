@@ -18,6 +18,7 @@ from typing import Any, Self
 from tunesmith.errors import ModelError
 from tunesmith.generate.asking import TextEngine
 from tunesmith.generate.request import Busy, EngineClosed, Piece, Request, Ticket, TokenScore, Voice
+from tunesmith.machine.threads import choose_waiting
 from tunesmith.models.tokenizer import TextTokenizer
 from tunesmith.redact import redact
 
@@ -154,6 +155,8 @@ def _open(path: Path, context_length: int) -> Any:
     params.n_parallel = NUM_SLOTS
     params.n_ctx = NUM_SLOTS * context_length
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))
+    if choose_waiting().is_busy:  # beside other work threads that spin take the time of those they wait for
+        params.cpuparams.poll = params.cpuparams_batch.poll = 0
     params.verbosity = -1
     try:
         return xllamacpp.Server(params)
