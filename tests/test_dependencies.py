@@ -25,7 +25,7 @@ DISTRIBUTION = {
     "yaml": "pyyaml",
 }
 """Where a package is imported by another name than it is installed by."""
-COMES_WITH = {"triton": "torch"}
+COMES_WITH = {"starlette": "fastapi", "triton": "torch"}
 """Imported only where another requirement has brought it."""
 NOT_IMPORTED = {
     "gcsfs": "fsspec imports it for gs://",

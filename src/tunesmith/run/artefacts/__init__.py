@@ -24,6 +24,7 @@ from tunesmith.run.artefacts.comparison import (
     NamedRow,
     Sample,
     Score,
+    Vote,
     Wrote,
 )
 from tunesmith.run.artefacts.data import (
@@ -145,6 +146,7 @@ __all__ = [
     "SplitAccount",
     "State",
     "Status",
+    "Vote",
     "WrittenText",
     "Wrote",
     "numbered",
