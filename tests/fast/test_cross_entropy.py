@@ -237,7 +237,7 @@ def test_a_denominator_may_be_a_tensor(dtype, kind):
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_an_infinite_denominator_leaves_no_gradient(bias: bool) -> None:
-    """A process with no document of its own in a step takes part in the exchange with a pass that counts for nothing."""
+    """A process without a document of its own takes part in the exchange with a pass that counts for nothing."""
     hidden = torch.randn(5, 8, requires_grad=True)
     head = torch.nn.Linear(8, 11, bias=bias)
     targets = torch.tensor([1, 2, -100, 4, 5])
