@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _place(column, begin0, end0, begin1, end1, begin2, end2):
+@triton.jit
+def _place(column, begin0, end0, begin1, end1, begin2, end2):  # type: ignore[no-untyped-def]
     """Which adapter each column has (-1: none), and its row in the stack."""
     second, third = (column >= begin1) & (column < end1), (column >= begin2) & (column < end2)
     adapter = tl.where((column >= begin0) & (column < end0), 0, -1)
