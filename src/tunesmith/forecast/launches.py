@@ -65,7 +65,7 @@ class Launches:
 
 def launches_of(work: Counter[Work]) -> int:
     """Kernels of traced operators, those over many tensors counted as one."""
-    return sum(_kernels(item.name) * calls for item, calls in work.items())
+    return sum(num_kernels(item.name) * calls for item, calls in work.items())
 
 
 def count_launches(config: PretrainedConfig, step: Step, *, fused: bool = True) -> Launches:
@@ -119,7 +119,8 @@ def many_launches(operator: str, sizes: Iterable[int]) -> int:
     return launches + (blocks > 0)
 
 
-def _kernels(name: str) -> int:
+def num_kernels(name: str) -> int:
+    """Kernels of one call of an operator."""
     return 0 if name in NOTHING else SEVERAL.get(name, 1)
 
 
@@ -145,5 +146,5 @@ def _launches_of_call(name: str, args: Any) -> int:
     if name in MAX_TENSORS:
         return many_launches(name, [tensor.numel() for tensor in args[0]])
     if name == "_varlen_attn_backward" and args[1].shape[1] != args[2].shape[1]:
-        return _kernels(name) + 2  # the gradients of keys and values that query heads share are summed
-    return _kernels(name)
+        return num_kernels(name) + 2  # the gradients of keys and values that query heads share are summed
+    return num_kernels(name)
