@@ -124,7 +124,7 @@ def test_other_calls_see_the_weights_themselves(build, documents_of):
         assert torch.equal(model(input_ids=ids).logits, plain(input_ids=ids).logits)
 
 
-@pytest.mark.parametrize("case", ["hook", "checkpointing", "float32", "other activation", "frozen key"])
+@pytest.mark.parametrize("case", ["hook", "checkpointing", "float32", "other activation", "frozen key", "split"])
 def test_what_is_not_known_runs_as_before(case, build, documents_of, runs_fused):
     model = build("llama", **({"hidden_act": "gelu"} if case == "other activation" else {}))
     fast.apply(model, device=FUSED)
@@ -132,6 +132,8 @@ def test_what_is_not_known_runs_as_before(case, build, documents_of, runs_fused)
         model.model.layers[1].mlp.up_proj.register_forward_hook(lambda *_: None)
     if case == "checkpointing":
         enable_checkpointing(model)
+    if case == "split":  # over processes, as a DTensor is
+        model.model.layers[1].mlp.up_proj.weight.to_local = lambda: None
     if case == "frozen key":
         model.model.layers[0].self_attn.k_proj.weight.requires_grad_(False)
     loss_of(model, documents_of(), bf16=case != "float32").backward()
