@@ -158,9 +158,9 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
         optimizers = _optimizers(groups, step, trace)
     trace.name_alive("optimizer", "state")
     trained = [parameter for _, tensors in groups for parameter in tensors.trained]
-    for _ in range(2 if step.accumulates else 1):
+    for number in range(2 if step.accumulates else 1):
         with trace.phase("forward"):
-            loss = _forward(model, step, batch)
+            loss = _forward(model, step, batch, weights_changed=number == 0)
         trace.name_alive("activations", "forward")
         with trace.phase("backward"):
             loss.backward()
@@ -179,7 +179,7 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
                 parameter.grad = None
     with trace.phase("evaluation"), torch.no_grad():
         model.eval()
-        _forward(model, step, batch)
+        _forward(model, step, batch, weights_changed=False)  # an evaluation copies weights once, this is a pass of it
         model.train()
 
 
@@ -205,10 +205,11 @@ def _attention(step: Step) -> str | None:
     return "eager" if step.kind == "reference" else None
 
 
-def _forward(model: Any, step: Step, batch: FlatBatch) -> Tensor:
+def _forward(model: Any, step: Step, batch: FlatBatch, *, weights_changed: bool) -> Tensor:
     with autocast(step.precision, "cpu"):
         if step.kind == "tunesmith":
-            return model(flat=batch, denominator=batch.num_targets).loss  # type: ignore[no-any-return]
+            output = model(flat=batch, denominator=batch.num_targets, weights_changed=weights_changed)
+            return output.loss  # type: ignore[no-any-return]
         ids = torch.zeros(len(step.micro_batch), max(step.micro_batch), dtype=torch.int64)
         return model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss  # type: ignore[no-any-return]
 

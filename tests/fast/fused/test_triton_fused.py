@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from tunesmith.fast.fused import gates, norm, rotary, rows
+from tunesmith.fast.fused import gates, norm, rotary, rows, thin
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
@@ -114,3 +114,28 @@ def test_add_rows(searched, monkeypatch):
     rows._reference(expected, added, numbers)
     rows._kernel(total, added, numbers)
     torch.testing.assert_close(total, expected)
+
+
+@pytest.mark.parametrize(
+    ("columns", "width", "rank"),
+    [([0, 96, 96, 128, 128, 160], 160, 16), ([0, 40, 56, 70], 70, 3), ([0, 33], 33, 20), ([5, 70], 90, 16)],
+)
+@pytest.mark.parametrize("extended", [False, True])
+def test_thin_products(columns, width, rank, extended):
+    number, tokens, inputs = len(columns) // 2, 70, 37
+    stacked = sum(end - begin for begin, end in thin._pairs(columns))
+    both = random(tokens, width + number * rank, dtype=HALF)
+    values, inner = both[:, :width], both[:, width:]
+    up, x, grad = (
+        random(stacked, rank, dtype=HALF),
+        random(tokens, inputs, dtype=HALF),
+        random(tokens, width, dtype=HALF),
+    )
+    arguments = (values, inner, up, columns, 2.0)
+    assert_near(thin._add_kernel(*arguments), thin._add_reference(*arguments))
+    arguments = (grad, up, columns, 0.5, extended)
+    found, expected = thin._inner_kernel(*arguments), thin._inner_reference(*arguments)
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=3e-2)
+    arguments = (grad, x, inner.contiguous(), found[:, -number * rank :], columns)
+    for one, other in zip(thin._gradients_kernel(*arguments), thin._gradients_reference(*arguments), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-2)

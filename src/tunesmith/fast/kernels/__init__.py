@@ -3,6 +3,7 @@
     loss.py      cross entropy and its gradient in place
     norm.py      residual sum, RMS norm or layer norm, and their gradients
     rotary.py    q, k and v out of one product, the first two turned
+    adapter.py   the thin products of low-rank adapters
     embedding.py rows added to the rows of a matrix
     gate.py      SwiGLU and GELU with their gradients
 
