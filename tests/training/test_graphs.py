@@ -184,7 +184,7 @@ def test_replayed_steps_are_the_steps_launched_one_by_one(kind: str, new_loop: C
     assert launched.graphs.num_recorded == 0
     (line,) = launched.notes  # type: ignore[attr-defined]
     assert "CUDA graphs are off" in line
-    assert "stream is capturing)" in line
+    assert "stream is capturing; test_graphs.py:" in line
 
 
 def test_filled_steps_learn_what_the_documents_say(new_loop: Callable[..., Loop]) -> None:
@@ -205,7 +205,7 @@ def test_an_update_that_cannot_be_recorded_is_launched(new_loop: Callable[..., L
     half = new_loop("dropout", HalfOnly())
     assert_same(end(half), end(new_loop("dropout", Never())))
     (line,) = half.notes  # type: ignore[attr-defined]
-    assert "an update cannot be recorded here (no such luck)" in line
+    assert "an update cannot be recorded here (no such luck; test_graphs.py:" in line
 
 
 @pytest.mark.parametrize("replays", [0, 3])

@@ -12,9 +12,11 @@ out gives up the recordings, and the step is tried again without them.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -203,8 +205,13 @@ class Outcome:
         return found if found == found else float("inf")
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _first_line(error: BaseException) -> str:
+    """What went wrong first, and where: the end of a recording that failed fails as well."""
+    while error.__context__ is not None:
+        error = error.__context__
+    said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{said}; {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else said
 
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
