@@ -86,7 +86,10 @@ class Graphs:
             for example, step in zip(examples, steps, strict=True):
                 if problem := self._difference(example, step, random_state):
                     self.give_up(problem)
-                    break
+                    return
+            if examples:
+                sizes = " and ".join(f"{batch.num_tokens:,}" for batch, _ in reversed(examples))
+                self.note(f"steps are replayed as CUDA graphs of {sizes} tokens")
         except (RuntimeError, MemoryError, ValueError, IndexError, TunesmithError) as error:
             if is_out_of_memory(error) or (error.__context__ is not None and is_out_of_memory(error.__context__)):
                 raise torch.OutOfMemoryError("out of memory while steps were recorded") from error
