@@ -59,7 +59,7 @@ class _NoSaves:
 
     run_dir: RunDir
 
-    def save(self, loop: Any) -> None: ...
+    def save(self, *arguments: Any) -> None: ...
 
 
 class Script(StopRequest):
