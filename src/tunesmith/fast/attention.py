@@ -55,8 +55,8 @@ def attend(
         return flat.attend(q_THD, k_TGD, v_TGD, options)
     dtype, wanted = attention_dtype(q_THD, device), compute_dtype(v_TGD)
     q_THD, k_TGD, v_TGD = q_THD.to(dtype), k_TGD.to(dtype), v_TGD.to(dtype)
-    if varlen_fits(q_THD, options, device):
-        return attend_varlen(q_THD, k_TGD, v_TGD, flat, options)
+    if varlen_fits(dtype, q_THD.shape[-1], options, device):
+        return attend_varlen(q_THD, k_TGD, v_TGD, flat, options, device)
     with torch.autocast(q_THD.device.type, enabled=False):
         return _attend_padded(q_THD, k_TGD, v_TGD, flat, options).to(wanted)
 
