@@ -42,7 +42,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class StepSettings:
     """Everything that decides how a model is made ready and updated; what it is fed is not among it."""
 
-    method: Literal["full", "lora", "qlora"] = "full"
+    method: Literal["full", "lora", "dora", "qlora"] = "full"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type of the arithmetic: fp32, or autocast to bf16 or fp16."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -20,7 +20,7 @@ from tunesmith.models.positions import document_length
 from tunesmith.recipe import Recipe
 
 Fit = Literal["fits", "tight", "no"]
-Method = Literal["full", "lora", "qlora"]
+Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw8bit"]
@@ -211,4 +211,4 @@ class Forecaster:
         if choice.method == "qlora":
             return int(number * NF4_BYTES)
         moments = 2 * held if choice.optimizer == "adamw" else 2.0
-        return int(number * (held if choice.method == "lora" else held + moments))
+        return int(number * (held if choice.method in ("lora", "dora") else held + moments))

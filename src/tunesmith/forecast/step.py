@@ -46,7 +46,7 @@ class Step:
     """Tokens that each document of the largest micro-batch feeds."""
     accumulates: bool = False
     """A step has more than one micro-batch, so gradients survive into the next forward pass."""
-    method: Literal["full", "lora", "qlora"] = "full"
+    method: Literal["full", "lora", "dora", "qlora"] = "full"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     gradient_checkpointing: bool = False
@@ -74,7 +74,7 @@ class Step:
             dtype=self.dtype,
             gradient_checkpointing=self.gradient_checkpointing,
             fast=self.kind == "tunesmith",
-            lora=self.lora,
+            lora=self.lora.model_copy(update={"init": "zero"}),  # a start that needs values, of the same shapes
         )
 
     @property

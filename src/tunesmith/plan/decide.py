@@ -196,8 +196,11 @@ def _choose(forecaster: Forecaster, target: Target, tokens_per_step: int, reason
             "train.optimizer: adamw8bit needs bitsandbytes, which is not installed. "
             "Run: pip install 'tunesmith[qlora]', or use adamw."
         )
-    if train.method == "qlora" and target.device == "cpu":
-        raise PlanError("train.method: qlora needs a CUDA GPU, found none. Use lora.")
+    if train.method == "qlora" and target.here and not has_bitsandbytes():
+        raise PlanError(
+            "train.method: qlora needs bitsandbytes, which is not installed. "
+            "Run: pip install 'tunesmith[qlora]', or use lora."
+        )
     precision, reasons["precision"] = precision_of(recipe, forecaster.shape, target)
     largest_step = forecaster.steps(tokens_per_step).largest
     share = math.ceil(largest_step / target.num_processes)
@@ -333,7 +336,13 @@ def _lora(recipe: Recipe, method: str, reasons: dict[str, str]) -> LoraSection |
     if method == "full":
         reasons["lora"] = "all weights train"
         return None
-    return _asked(recipe.lora, "lora", reasons)
+    lora = recipe.lora
+    scale = "alpha / sqrt(rank)" if lora.rslora else "alpha / rank"
+    reasons["lora"] = (
+        f"{ASKED}; rank {lora.rank} learns {lora.rank} directions of each weight, times {scale}, so that the best rate "
+        "hardly depends on the rank"
+    )
+    return lora
 
 
 def _sharding(recipe: Recipe, choice: Choice, target: Target, reasons: dict[str, str]) -> Sharding:

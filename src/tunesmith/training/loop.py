@@ -18,7 +18,7 @@ import torch
 from tunesmith.data.tokens.steps import Indices
 from tunesmith.errors import Stopped
 from tunesmith.machine.memory import is_out_of_memory, peak_bytes, release_memory
-from tunesmith.run.artefacts import MetricsLine, Plan
+from tunesmith.run.artefacts import MetricsLine, Plan, SamplesLine
 from tunesmith.run.recorder import Recorder
 from tunesmith.run.signals import StopRequest
 from tunesmith.training.batches import Batches
@@ -30,10 +30,12 @@ from tunesmith.training.held_out import HeldOut
 from tunesmith.training.late import Late
 from tunesmith.training.numbers import check_finite, check_weights
 from tunesmith.training.recovery import Recovery
+from tunesmith.training.samples import Samples
 from tunesmith.training.saves import Saves
 from tunesmith.training.sharding import gathered, settle, trained
 from tunesmith.training.state import rng_state, set_rng_state
 from tunesmith.training.stepper import Stepper
+from tunesmith.training.trackers import Trackers
 
 
 @dataclass
@@ -63,7 +65,9 @@ class Loop:
     recovery: Recovery
     saves: Saves
     held_out: HeldOut
+    samples: Samples
     recorder: Recorder
+    trackers: Trackers
     stop: StopRequest
     capture: CallAgain | CudaCapture | None = None
     """How steps are recorded, where the plan says so."""
@@ -250,6 +254,7 @@ class Loop:
         numbers = torch.stack([*self.team.means(torch.stack(self._unlogged)), grad_norm.detach().float()])
         self._unlogged.clear()
         tokens_per_second, fed_per_second = self.clock.close_window()
+        spent = self.clock.spent()
         fed = self.batches.fed_before
         line = MetricsLine(
             step=self.step,
@@ -258,7 +263,8 @@ class Loop:
             tokens_per_second=tokens_per_second,
             fed_tokens_per_second=fed_per_second,
             peak_bytes=peak_bytes(self.team.device),
-            time=self.clock.spent().total,
+            energy_joules=spent.joules,
+            time=spent.total,
         )
         left = self.clock.seconds_left(self.counts.fed_tokens, int(fed[-1] - fed[self.step]))
         self._unwritten = line, left, Late(numbers)
@@ -278,7 +284,7 @@ class Loop:
             self.recovery.look_at_loss(step + 1, of_step, self.batches.steps[step], self.batches)
         line = line.model_copy(update={"loss": loss, "grad_norm": grad_norm})
         self.recorder.stepped(line, seconds_left)
-        self.team.track(line.to_json(), line.step)
+        self._track(line)
 
     def evaluate(self) -> bool:
         """Score the held-out documents and write it down; True unless a stop cut it short.
@@ -305,8 +311,21 @@ class Loop:
             **found.model_dump(),
         )
         self.recorder.evaluated(line, found)
-        self.team.track(line.to_json(), self.step)
+        self._track(line)
+        self._write_samples()
         return True
+
+    def _write_samples(self) -> None:
+        with self.clock.evaluating():
+            texts = self.samples.write() if self.team.is_first else ()
+        if texts:
+            line = SamplesLine(step=self.step, texts=texts)
+            self.recorder.wrote(line)
+            self.trackers.wrote(line)
+
+    def _track(self, line: MetricsLine) -> None:
+        base = self.held_out.so_far.base
+        self.trackers.log(line, base.eval_loss if base is not None else None)
 
     def _finish_evaluation(self) -> None:
         """Make the evaluation that a stop cut short."""
@@ -325,6 +344,7 @@ class Loop:
             )
             if self.team.is_first:
                 self.saves.save(self, weights, optimizer)
+                self.recorder.saved(self.step)
 
 
 def rate_at(step: int, *, schedule: str, warmup: int, total: int) -> float:

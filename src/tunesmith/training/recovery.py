@@ -28,6 +28,8 @@ class Recovery:
 
     micro_batch_tokens: int
     note: Callable[[str], None]
+    happened: Callable[[Event], None]
+    """Told of each loss that stands out."""
     events: list[Event] = field(default_factory=list)
     spikes: Spikes = field(default_factory=Spikes)
 
@@ -64,3 +66,4 @@ class Recovery:
         told = f"loss {loss:.3f} where {usual:.3f} was usual, on {', '.join(names[:NAMED_ROWS])}{more}"
         self.events.append(Event(step=step, kind="loss_spike", note=told))
         self.note(f"step {step}: {told}")
+        self.happened(self.events[-1])

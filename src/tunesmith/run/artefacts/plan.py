@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from tunesmith.recipe import Every, LoraSection
 from tunesmith.run.artefacts.record import Artefact, Record
 
-Method = Literal["full", "lora", "qlora"]
+Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw8bit"]
