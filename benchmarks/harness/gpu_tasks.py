@@ -157,11 +157,12 @@ def measure_reference(place: Place, model_name: str, num_rows: int) -> Iterator[
     yield name | _rounds(place, train, "random", num_rows) | {"limit_flops": limit}
 
 
-def _rounds(place: Place, train: Any, order: str, num_rows: int, number: int = 3) -> Row:
+def _rounds(place: Place, train: Any, order: str, num_rows: int) -> Row:
     """Rows a second over rounds of a peer's own steps, after one that warms up."""
     from statistics import median
     from time import perf_counter
 
+    number = 1 if place.toy else 3
     rounds = Rounds(place.documents, min(num_rows, len(place.documents)), number)
     wait = torch.cuda.synchronize if place.device == "cuda" else (lambda: None)
     rates: list[tuple[float, float]] = []
