@@ -306,8 +306,8 @@ def _check_room(target: Path, base: str, asked: Asked) -> None:
                 for length in file.get_slice(name).get_shape():
                     size *= length
                 number += size
-    copies = 2 if asked.format == "gguf" else 1  # tensors wait in a temporary file
-    needed = int(number * BITS[asked.quant or "f16" if asked.format == "gguf" else asked.quant or "f32"] / 8) * copies
+    quant = asked.quant or ("f16" if asked.format == "gguf" else "f32")
+    needed = int(number * BITS[quant] / 8) + (2 * number if quant == "q4_k_m" else 0)  # which is made of f16
     free = shutil.disk_usage(next(folder for folder in target.resolve().parents if folder.exists())).free
     if needed > free:
         raise RunError(
