@@ -29,6 +29,8 @@ COMES_WITH = {"starlette": "fastapi", "triton": "torch"}
 """Imported only where another requirement has brought it."""
 NOT_IMPORTED = {
     "gcsfs": "fsspec imports it for gs://",
+    "onnx": "torch.onnx.export imports it",
+    "onnxscript": "torch.onnx.export imports it",
     "s3fs": "fsspec imports it for s3://",
 }
 """Required though src does not name it, and why."""

@@ -7,7 +7,8 @@
     ├── PlanError             what was asked does not fit the machine
     ├── RunError              a run directory is missing, busy, damaged, or belongs to another recipe
     ├── ServeError            a server cannot be started: no key, a taken port, a missing package
-    └── TrainingError         training cannot go on (non-finite numbers, a document that does not fit)
+    ├── TrainingError         training cannot go on (non-finite numbers, a document that does not fit)
+    └── SweepError            a search space is none, or its folder belongs to another search
     Stopped                   the run ended before its end and can be resumed: exit code 75
 
 A message says where, what was found, what was expected and what to do. Anything else is a bug: exit code 1.
@@ -48,6 +49,10 @@ class ServeError(TunesmithError):
 
 class TrainingError(TunesmithError):
     """Training cannot go on: non-finite numbers, or a document that does not fit in memory even alone."""
+
+
+class SweepError(TunesmithError):
+    """What is to be searched is no space, or the folder holds another search."""
 
 
 class Stopped(Exception):

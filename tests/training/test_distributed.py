@@ -22,7 +22,7 @@ def test_one_process_decides_alone(tmp_path: Path, new_plan: Callable[..., Plan]
     assert (team.rank, team.size, team.is_first) == (0, 1, True)
     assert team.wrap(model) is model
     assert team.agree(True, False) == [True, False]
-    assert team.means(torch.tensor([3.0, 1.0])) == [3.0, 1.0]
+    assert team.means(torch.tensor([3.0, 1.0])).tolist() == [3.0, 1.0]
 
 
 def test_an_unknown_tracker_is_named_with_those_there_are() -> None:

@@ -5,7 +5,9 @@ train.py     demo, train
 look.py      doctor, plan, gpus, data
 speak.py     generate, chat, serve
 use.py       compare, eval, report
+leave.py     export
 follow.py    runs, watch, status, attach, stop
+many.py      sweep, launch
 options.py   what several commands share
 """
 
@@ -19,7 +21,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tunesmith import __version__
-from tunesmith.cli import begin, follow, look, speak, train, use
+from tunesmith.cli import begin, follow, leave, look, many, speak, train, use
 from tunesmith.cli.options import asked
 from tunesmith.errors import Stopped, TunesmithError
 from tunesmith.machine.heap import use_huge_pages
@@ -55,6 +57,9 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "serve": speak.serve,
     "eval": use.evaluate,
     "report": use.report,
+    "export": leave.export,
+    "sweep": many.sweep,
+    "launch": many.launch,
     "schema": begin.schema,
 }
 for _name, _command in COMMANDS.items():

@@ -19,7 +19,7 @@ from tunesmith.generate.asking import TextEngine
 from tunesmith.generate.engine import MAX_TOKENS, MAX_WAITING, Engine
 from tunesmith.generate.lane import Lane
 from tunesmith.generate.request import Voice
-from tunesmith.models.adapters import attach_saved, can_switch_by_row
+from tunesmith.models.adapters import can_switch_by_row, put_on
 from tunesmith.models.find import ModelSource, find_model
 from tunesmith.models.load import load_model, usual_device
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
@@ -145,7 +145,7 @@ def _lanes(own: ModelSource, below: ModelSource | None, tuned: bool, load: Load)
         return [Lane(load(below), [Voice(BASE, load_tokenizer(below))])]
     tokenizers = load_tokenizer(own), load_tokenizer(below)
     if own.adapter is not None and can_switch_by_row(own.adapter):
-        model = attach_saved(load(replace(own, adapter=None)), own, TUNED)
+        model = put_on(load(replace(own, adapter=None)), own, TUNED)
         return [Lane(model, [Voice(TUNED, tokenizers[0], TUNED), Voice(BASE, tokenizers[1])])]
     return [
         Lane(load(own), [Voice(TUNED, tokenizers[0])]),

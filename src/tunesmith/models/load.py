@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.compat import quiet_transformers
 from tunesmith.disk import replace_directory, write_text
 from tunesmith.errors import ModelError
-from tunesmith.models.adapters import merge_adapter
+from tunesmith.models.adapters import merge_adapter, save_adapter
 from tunesmith.models.find import ModelSource, find_model
 from tunesmith.models.gguf import forget_quantisation
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
@@ -62,7 +62,9 @@ def load_model(
     model.get_input_embeddings().padding_idx = None
     if source.adapter is not None:
         model = merge_adapter(model, source)
-    if not quantize:
+    if quantize:
+        _keep_gradients(model)
+    else:
         forget_quantisation(model)
         model = model.to(device)
     return model.eval()
@@ -82,15 +84,16 @@ def count_parameters(model: Any) -> tuple[int, int]:
 def save_model(model: Any, tokenizer: TextTokenizer, path: str | Path, card: str) -> None:
     """Write a model directory: weights, config, generation config, tokenizer and `card` as README.md.
 
-    Of a model with an adapter only the adapter is written, with the name of its base. The directory appears whole or
+    Of a model with an adapter its weights alone are written, with the name of the base. The directory appears whole or
     not at all, with private files.
     """
     with replace_directory(Path(path)) as staging:
         with quiet_transformers():
             if hasattr(model, "get_base_model"):  # peft's; its import alone takes a second
-                model.save_pretrained(staging, save_embedding_layers=False)
+                save_adapter(model, staging)
+                _generation_config(model.get_base_model().generation_config, tokenizer).save_pretrained(staging)
             else:
-                _save_whole(model, tokenizer, staging)
+                save_whole(model, tokenizer, staging)
         tokenizer.save(staging)
         write_text(staging / "README.md", card)
 
@@ -139,6 +142,14 @@ def _nf4(compute_dtype: Any) -> Any:
     )
 
 
+def _keep_gradients(model: Any) -> None:
+    """On processors with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation for a kernel without a
+    backward pass; training that goes on afterwards would get no gradient through these layers, and no error."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def _explain_failure(source: ModelSource, error: Exception) -> Exception:
     """The ModelError for a failed load; an allocation that failed keeps its own type."""
     import torch
@@ -175,11 +186,21 @@ def _name_base(model: Any, source: ModelSource) -> None:
     """How an adapter trained on this model will cite it: a name that is found elsewhere too, or an absolute path."""
     model.name_or_path = source.base_name
     model.config.name_or_path = source.base_name
-    model.base_revision = source.revision
+    model.base_revision, model.base_path = source.revision, source.path
 
 
-def _save_whole(model: Any, tokenizer: TextTokenizer, path: Path) -> None:
-    generation = model.generation_config
+def save_whole(model: Any, tokenizer: TextTokenizer, path: Path, **options: Any) -> None:
+    """Weights, config and generation config, which names every token that ends a text. options: of save_pretrained."""
+    generation, use_cache = model.generation_config, model.config.use_cache
+    model.generation_config, model.config.use_cache = _generation_config(generation, tokenizer), True
+    try:
+        model.save_pretrained(path, **options)
+    finally:
+        model.generation_config, model.config.use_cache = generation, use_cache
+
+
+def _generation_config(generation: Any, tokenizer: TextTokenizer) -> Any:
+    """A model's generation config with the tokenizer's start and pad, and every end: of a document, and of a turn."""
     values = {key: value for key, value in generation.to_dict().items() if not key.startswith("_")}
     own = type(generation).from_dict(values)  # a copy that no longer counts as derived from the model's config
     also = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
@@ -188,9 +209,4 @@ def _save_whole(model: Any, tokenizer: TextTokenizer, path: Path) -> None:
     own.bos_token_id, own.pad_token_id, own.use_cache = tokenizer.start_id, tokenizer.pad_id, True
     if own.temperature not in (None, 1.0) or own.top_p not in (None, 1.0):
         own.do_sample = True  # some published files set one without the other, which is refused when saving
-    use_cache, model.config.use_cache = model.config.use_cache, True
-    model.generation_config = own
-    try:
-        model.save_pretrained(path)
-    finally:
-        model.generation_config, model.config.use_cache = generation, use_cache
+    return own

@@ -6,6 +6,7 @@
     model/           weights, tokenizer, card       compare.json     outputs and scores
     votes.jsonl      choices of blind tests         report.html      log.txt
     lock, status.json while it runs
+    export/          what was exported, each with EXPORT.json
 
 Directories are created 0700 and files 0600. JSON files are replaced whole: a reader sees the old one or the new one.
 Full paths of this machine are written by name (places.py).
@@ -49,6 +50,8 @@ STOP = "stop"
 """A file that asks the run to stop at the end of its step, from machines that cannot send it a signal."""
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+EXPORTS = "export"
+"""What was exported, each in a folder of its own."""
 TRACKERS = "trackers"
 """What trackers of train.report_to keep here, such as the files of tensorboard."""
 

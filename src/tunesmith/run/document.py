@@ -19,6 +19,7 @@ from tunesmith.run.artefacts import (
     CheckpointInfo,
     Comparison,
     DataAccount,
+    Export,
     Manifest,
     MetricsLine,
     Plan,
@@ -45,6 +46,7 @@ before. This page is made from the classes in `src/tunesmith/run/artefacts/`:
 | [status.json](#statusjson) | where the run stands; kept as its last word |
 | checkpoints/step-N/ | what it takes to go on, with [MANIFEST.json](#manifestjson) |
 | model/ | the tuned model or its adapter, tokenizer, model card |
+| export/NAME/ | what was exported, each with [EXPORT.json](#exportjson) |
 | report.html, log.txt | one page to read; what was said |
 | trackers/ | what trackers of train.report_to keep here |
 | lock | while it runs: who writes |
@@ -62,6 +64,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("compare.json", Comparison),
     ("votes.jsonl", Vote),
     ("status.json", Status),
+    ("EXPORT.json", Export),
     ("MANIFEST.json", Manifest),
     ("MANIFEST.json: info", CheckpointInfo),
 )

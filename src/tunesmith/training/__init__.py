@@ -2,12 +2,15 @@
 
 loop.py         the loop: one turn is one optimizer step, retried after out of memory
 batches.py      documents -> steps -> flat batches; first_batch.py: the first in words
-clock.py        seconds, and what is due
+stepper.py      forward, backward, clipping and update; graphs.py: started as a whole, recorded by capture.py
+clock.py        seconds, and what is due; late.py: numbers of the device, read when they are there
 recovery.py numbers.py    what is survived, and what ends a run at once
 held_out.py     scores of the held-out documents
 saving.py       the tuned model written, in the type of its base where that loses nothing
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
+rate_range.py   the loss while the learning rate grows
+sharding.py     weights, gradients and optimizer split over processes
 rehearsal.py    the largest batch tried before step 1, then rolled back
 distributed.py  the processes that train together, and trackers
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -66,19 +70,20 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
     with Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():
             recorder.doing("loading the model")
-            model = build_model(job)
+            model = build_model(job, recorder.note)
             loop = _loop(job, model, stop, recorder)
         _introduce(job, model, recorder)
         run_dir.keep_metrics_until(checkpoint.step if checkpoint else -1)
-        if checkpoint is None:
-            recorder.note(describe_first_batch(loop.batches, job.tokenizer))
-            _begin(job, loop)
-        else:
-            recorder.doing("reading the checkpoint")
-            loop.saves.restore(loop, checkpoint)
-        recorder.started(loop.step)
-        loop.team.start_trackers(job.recipe.model_dump(mode="json"))
-        loop.run()
+        with loop.on_stream():
+            if checkpoint is None:
+                recorder.note(describe_first_batch(loop.batches, job.tokenizer))
+                _begin(job, loop)
+            else:
+                recorder.doing("reading the checkpoint")
+                loop.saves.restore(loop, checkpoint)
+            recorder.started(loop.step)
+            loop.team.start_trackers(job.recipe.model_dump(mode="json"))
+            loop.run()
         loop.team.end_trackers()
         result = _result(job, loop)
         if result.stopped is not None:
@@ -95,20 +100,36 @@ def calibrate(job: Job, observer: Observer) -> list[Measured]:
     from tunesmith.training.rehearsal import time_steps
 
     recorder = Recorder(job.run_dir, job.plan.num_steps, observer)
-    return time_steps(_loop(job, build_model(job), StopRequest("the same command"), recorder))
+    loop = _loop(job, build_model(job), StopRequest("the same command"), recorder)
+    with loop.on_stream():
+        return time_steps(loop)
 
 
-def build_model(job: Job) -> Any:
-    """The model on its device, made fast, with its adapter; in training mode."""
+def range_test(job: Job, rates: Sequence[float], stop: StopRequest, observer: Observer) -> list[float]:
+    """The training loss of one step at each rate, from the base model on; `job.run_dir` may be a temporary one."""
+    from tunesmith.training.rate_range import losses_at
+
+    recorder = Recorder(job.run_dir, job.plan.num_steps, observer)
+    loop = _loop(job, build_model(job), stop, recorder)
+    with loop.on_stream():
+        return losses_at(loop, rates)
+
+
+def build_model(job: Job, note: Callable[[str], None] = lambda message: None) -> Any:
+    """The model on its device, made fast, with its adapter; in training mode. Told: where kernels cannot be used."""
     import torch
 
+    from tunesmith.fast.proof import proven_device
     from tunesmith.models.load import load_model
-    from tunesmith.step import StepSettings, prepare_model
+    from tunesmith.step import AUTOCAST, StepSettings, prepare_model
 
     plan = job.plan
     torch.manual_seed(plan.seed)
     model = load_model(job.source, dtype=plan.dtype, device=plan.device, quantize=plan.method == "qlora")
-    return prepare_model(model, StepSettings.of(plan))
+    device, why = proven_device(model, AUTOCAST.get(plan.precision, model.dtype))
+    if why:
+        note(why)
+    return prepare_model(model, StepSettings.of(plan), device)
 
 
 def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
@@ -117,6 +138,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
     from tunesmith.evaluate import batch_tokens
     from tunesmith.step import StepSettings, autocast, make_optimizer
     from tunesmith.training.batches import Batches
+    from tunesmith.training.capture import capture_on
     from tunesmith.training.clock import Clock
     from tunesmith.training.distributed import Team
     from tunesmith.training.held_out import HeldOut
@@ -127,6 +149,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
     plan = job.plan
     team = Team(plan, job.run_dir)
     arithmetic = partial(autocast, plan.precision, plan.device)
+    team.shard(model)
     _seed(plan.seed)
 
     def scored(done: int, total: int) -> None:
@@ -148,6 +171,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored),
         recorder=recorder,
         stop=stop,
+        capture=capture_on(team.device) if plan.cuda_graphs else None,
     )
 
 
@@ -164,14 +188,18 @@ def _seed(seed: int) -> None:
 def _begin(job: Job, loop: Loop) -> None:
     """What happens once, before step 1: prove the batches right, rehearse the largest, score the base model."""
     from tunesmith.machine.memory import release_memory
+    from tunesmith.plan.measured import refit_predicted
     from tunesmith.selftest import check_invariance
-    from tunesmith.training.rehearsal import rehearse
+    from tunesmith.training.rehearsal import rehearse, time_usual_steps
 
     loop.recorder.doing("checking that batches change nothing that is learned")
-    check_invariance(loop.model, job.data.train, precision=job.plan.precision)
+    if not loop.team.shards:  # it asks for gradients of single parameters, which nobody has whole
+        check_invariance(loop.model, job.data.train, precision=job.plan.precision)
     if job.plan.rehearse:
         loop.recorder.doing("trying the largest step")
         rehearse(loop)
+        if job.plan.device == "cuda":
+            refit_predicted(job.run_dir, time_usual_steps(loop), int(loop.batches.fed_before[-1]))
     release_memory()
     if not loop.stop.requested:
         loop.evaluate()
@@ -247,4 +275,4 @@ def _value(scores: EvalScores | None, name: str) -> float | None:
     return None if scores is None else float(getattr(scores, name))
 
 
-__all__ = ["Job", "calibrate", "train"]
+__all__ = ["Job", "calibrate", "range_test", "train"]

@@ -5,7 +5,8 @@ fills what an older version did not write (`OLDER`) and ignores what it does not
 has an unexpected shape and says so. docs/run-directory.md is made from these classes.
 
 record.py       what every artefact is
-plan.py data.py result.py comparison.py manifest.py    the artefacts; result.py also holds metrics lines and the status
+plan.py data.py result.py comparison.py manifest.py export.py    the artefacts
+result.py also holds metrics lines and the status
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from tunesmith.run.artefacts.data import (
     SplitAccount,
     numbered,
 )
+from tunesmith.run.artefacts.export import Export, ExportFormat, Quant, QuantCost, RoundTrip
 from tunesmith.run.artefacts.manifest import (
     CheckpointInfo,
     FileEntry,
@@ -63,6 +65,7 @@ from tunesmith.run.artefacts.plan import (
     PredictedMemory,
     PredictedTime,
     Schedule,
+    Sharding,
 )
 from tunesmith.run.artefacts.record import (
     Artefact,
@@ -78,7 +81,7 @@ from tunesmith.run.artefacts.result import (
     Status,
 )
 
-ARTEFACTS: tuple[type[Artefact], ...] = (Plan, DataAccount, Result, Comparison, Status, Manifest)
+ARTEFACTS: tuple[type[Artefact], ...] = (Plan, DataAccount, Result, Comparison, Status, Manifest, Export)
 
 __all__ = [
     "ARTEFACTS",
@@ -98,6 +101,8 @@ __all__ = [
     "Dtype",
     "EvalScores",
     "Event",
+    "Export",
+    "ExportFormat",
     "FileAccount",
     "FileEntry",
     "Finding",
@@ -120,8 +125,11 @@ __all__ = [
     "PredictedDisk",
     "PredictedMemory",
     "PredictedTime",
+    "Quant",
+    "QuantCost",
     "Record",
     "Result",
+    "RoundTrip",
     "RowNames",
     "RowsMet",
     "RowsRead",
@@ -129,6 +137,7 @@ __all__ = [
     "STEPS_TO_COME",
     "Sample",
     "Schedule",
+    "Sharding",
     "Score",
     "Severity",
     "SplitAccount",
