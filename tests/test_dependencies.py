@@ -25,10 +25,12 @@ DISTRIBUTION = {
     "yaml": "pyyaml",
 }
 """Where a package is imported by another name than it is installed by."""
-COMES_WITH = {"triton": "torch"}
+COMES_WITH = {"starlette": "fastapi", "triton": "torch"}
 """Imported only where another requirement has brought it."""
 NOT_IMPORTED = {
     "gcsfs": "fsspec imports it for gs://",
+    "onnx": "torch.onnx.export imports it",
+    "onnxscript": "torch.onnx.export imports it",
     "mlflow-skinny": "accelerate imports it for train.report_to, as the three others",
     "tensorboard": "as mlflow",
     "trackio": "as mlflow",

@@ -10,12 +10,14 @@ from torch import nn
 
 from tunesmith.errors import TrainingError
 from tunesmith.fast.rounding import RoundingAdamW
+from tunesmith.recipe import LoraSection
 from tunesmith.step import (
     ReadyAdamW,
     StepSettings,
     autocast,
     clip_gradients,
     clip_gradients_in_parts,
+    has_dropout,
     make_optimizer,
     prepare_model,
 )
@@ -34,8 +36,6 @@ def with_gradients(model: nn.Module) -> list[nn.Parameter]:
 
 
 def test_every_setting_is_the_plans(new_plan: Any) -> None:
-    from tunesmith.recipe import LoraSection
-
     values: dict[str, Any] = {
         "method": "lora",
         "precision": "bf16",
@@ -155,3 +155,35 @@ def llama() -> Any:
         eos_token_id=0,
     )
     return LlamaForCausalLM(config)
+
+
+def test_a_learning_rate_on_the_device_moves_weights_as_the_number_does() -> None:
+    """A stand-in on the CPU for the rates of a GPU, and a rate that float32 holds exactly."""
+    torch.manual_seed(0)
+    start, settings = torch.randn(8, 4), StepSettings(learning_rate=2**-8, weight_decay=0.1)
+    ends = []
+    for on_device in (False, True):
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = make_optimizer([parameter], settings)
+        assert isinstance(optimizer, ReadyAdamW)
+        if on_device:
+            optimizer._rates = [torch.zeros(())]
+        for step in range(1, 4):
+            parameter.grad = torch.full_like(parameter, float(step))
+            optimizer.param_groups[0]["lr"] = 2.0 ** -(7 + step)
+            optimizer.step()
+        (group,) = optimizer.state_dict()["param_groups"]
+        assert (group["lr"], group["capturable"]) == (2.0**-10, False), "checkpoints hold plain numbers"
+        ends.append(parameter.detach())
+    assert torch.equal(*ends)
+
+
+def test_dropout_is_seen_in_the_configuration_or_the_adapter() -> None:
+    from transformers import GPTNeoConfig, LlamaConfig
+
+    none = {"embed_dropout": 0.0, "attention_dropout": 0.0, "resid_dropout": 0.0}
+    assert not has_dropout(LlamaConfig())
+    assert not has_dropout(GPTNeoConfig(**none))
+    assert has_dropout(GPTNeoConfig(**{**none, "resid_dropout": 0.1}))
+    assert has_dropout(LlamaConfig(), LoraSection(dropout=0.1))
+    assert not has_dropout(LlamaConfig(), LoraSection())

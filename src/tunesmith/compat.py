@@ -9,6 +9,7 @@ probe that tells whether the installed release still has it. Call the function w
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -113,6 +114,35 @@ def dispatch_mode(handle: Callable[[Any, Any, dict[str, Any]], Any]) -> Abstract
 
 
 @private(
+    "torch.autograd.graph._engine_run_backward",
+    "Autograd adds a second gradient into the first in place, but for a tensor that a trace sees it never does.",
+    check=lambda: _check_engine(),
+)
+def adds_in_place(operator: Any, arguments: Any) -> bool:
+    """Whether an operator that a `dispatch_mode` sees is the engine's own sum of two gradients, of which it holds the
+    only reference to the first (can_accumulate_inplace of torch/csrc/autograd/input_buffer.cpp)."""
+    import torch
+
+    if operator is not torch.ops.aten.add.Tensor or torch.is_grad_enabled():
+        return False
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_BETWEEN):
+        frame = frame.f_back
+    if frame.f_code.co_name != "_engine_run_backward":
+        return False
+    first = arguments[0]
+    # The dispatcher, its copy for Python and the handle hold the tensor beside the engine.
+    return bool(
+        first._use_count() <= _HELD_TENSOR
+        and torch._C._storage_Use_Count(first.untyped_storage()._cdata) <= _HELD_STORAGE
+    )
+
+
+_BETWEEN = ("tunesmith.compat", "tunesmith.forecast.trace", "torch._dynamo", "torch._compile", "torch.utils")
+_HELD_TENSOR, _HELD_STORAGE = 4, 2
+
+
+@private(
     "torch.utils._pytree.tree_iter",
     "The trace looks for the tensors among an operator's arguments.",
     check=lambda: _check_tree(),
@@ -176,6 +206,26 @@ def as_subclass(tensor: Tensor, kind: type[SomeTensor]) -> SomeTensor:
 def has_forward_hooks(module: nn.Module) -> bool:
     """Whether something is called before or after a module's forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+_VARLEN = ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k", "is_causal", "scale", "window_size"]
+_VARLEN_BACKWARD = ["grad_out", *_VARLEN[:3], "out", "lse", *_VARLEN[3:8], "rng_state", *_VARLEN[8:]]
+
+
+@private(
+    "torch.ops.torch_attn._varlen_attn",
+    "Variable-length attention without the zeros that torch's own function takes for gradients nobody has.",
+)
+def varlen_operators() -> tuple[Any, Any] | None:
+    """The operators behind varlen_attn, forward and backward; None where they take other arguments."""
+    import torch
+    import torch.nn.attention.varlen
+
+    forward = torch.ops.torch_attn._varlen_attn.default
+    backward = torch.ops.torch_attn._varlen_attn_backward.default
+    named = [[argument.name for argument in operator._schema.arguments] for operator in (forward, backward)]
+    known = named[0][: len(_VARLEN)] == _VARLEN and named[1] == _VARLEN_BACKWARD
+    return (forward, backward) if known else None
 
 
 @private(
@@ -326,6 +376,22 @@ def _check_dispatch() -> None:
     with dispatch_mode(handle):
         (tensor * tensor).sum().backward()
     _must(len(seen) > 2 and tensor.grad is not None)
+
+
+def _check_engine() -> None:
+    import torch
+
+    seen = []
+
+    def handle(operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if operator is torch.ops.aten.add.Tensor:
+            seen.append(adds_in_place(operator, args))
+        return operator(*args, **kwargs)
+
+    tensor = _tensor().requires_grad_() * 1.0
+    with dispatch_mode(handle):
+        (tensor.exp() + tensor.sin()).sum().backward()
+    _must(seen == [False, True])
 
 
 def _check_storage() -> None:

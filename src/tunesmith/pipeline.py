@@ -1,6 +1,6 @@
 """The story in one function.
 
-recipe -> data -> plan -> train -> evaluate -> compare -> report
+recipe -> data -> plan -> train -> evaluate -> compare -> report; and export, where the recipe names it
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def train(
     """
     from rich.console import Console
 
+    from tunesmith.machine import driver
     from tunesmith.machine.heap import importing
     from tunesmith.run.detach import wait_for
     from tunesmith.run.notify import notifying
@@ -78,7 +79,9 @@ def train(
     from tunesmith.show.progress import Progress
 
     _check_flags(path, resume=resume, fresh=fresh)
-    if after is not None:
+    if after is None:
+        driver.wake()
+    else:
         RunDir.open(after)
     first = is_first_process()
     console = (console or Console(stderr=True)) if first else Console(quiet=True)
@@ -91,6 +94,11 @@ def train(
                 from tunesmith import training
                 from tunesmith.training.trackers import check_trackers
             check_trackers(recipe.train.report_to)
+            if recipe.export.format is not None:
+                from tunesmith.export.stage import check_recipe
+
+                if told := check_recipe(recipe, source.path):
+                    say(told)
             if not fresh and not force:
                 _check_begun(path, recipe)
             begun = None if fresh else path
@@ -117,6 +125,7 @@ def train(
                     observer = Calling(progress, called, stop.ask)
                     result = training.train(job, stop, observer)
                 _conclude(run_dir, result, say)
+                _export(recipe, run_dir, console, say)
     return run_dir
 
 
@@ -210,6 +219,22 @@ def _conclude(run_dir: RunDir, result: Result, say: Say) -> None:
     if run_dir.writes:
         say(record_measured(run_dir, result))
         write_report(run_dir)
+
+
+def _export(recipe: Recipe, run_dir: RunDir, console: Console, say: Say) -> None:
+    """What the recipe's export section asks for."""
+    if recipe.export.format is None or not run_dir.writes:
+        return
+    from tunesmith.export.stage import asked_of, export
+    from tunesmith.show.doing import Doing
+    from tunesmith.show.export import export_lines
+
+    asked = asked_of(recipe.export)
+    assert asked is not None
+    with Doing(console, "export") as doing:
+        done = export(run_dir, asked, doing)
+    for line in (*export_lines(done.record), f"exported to {done.address}"):
+        say(line)
 
 
 def _job(recipe: Recipe, prepared: Prepared, run_dir: RunDir, say: Say, *, force: bool) -> Job:

@@ -167,7 +167,7 @@ class DataSection(_Section):
 class TrainSection(_Section):
     """How the model is trained."""
 
-    method: Annotated[Literal["full", "lora", "qlora", "auto"], BeforeValidator(_lower)] = "full"
+    method: Annotated[Literal["full", "lora", "dora", "qlora", "auto"], BeforeValidator(_lower)] = "full"
     epochs: float = Field(default=1, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
     """Ends the run after this many optimizer steps, before `epochs` if that is later."""
@@ -188,6 +188,11 @@ class TrainSection(_Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: AutoOr | bool = "auto"
     compile: AutoOr | bool = "auto"
+    cuda_graphs: AutoOr | bool = "auto"
+    """Record a step once for each of a few sizes and start it as a whole. auto: on a GPU where steps are small."""
+    sharding: Literal["none", "full"] = "none"
+    """full: weights, gradients and the optimizer's state are split over the processes (FSDP2), so that a model which
+    does not fit on one GPU fits on several. It costs an exchange of all weights, twice a pass."""
     loop: Literal["tunesmith", "reference"] = "tunesmith"
     """reference: a plain transformers Trainer (rows padded to max_length, eager attention, whole logits), which
     `tunesmith plan` prices for comparison and `tunesmith train` refuses."""
@@ -199,10 +204,17 @@ class TrainSection(_Section):
 
 
 class LoraSection(_Section):
-    """Low-rank adapters (Hu et al., 2021); used by methods lora and qlora."""
+    """Low-rank adapters (Hu et al., 2021); used by methods lora, dora and qlora."""
 
     rank: int = Field(default=16, gt=0)
+    """Columns of the two matrices of a layer. More learn more: 16 holds what a few thousand rows teach."""
     alpha: float = Field(default=32, gt=0)
+    """What is learned is multiplied by alpha / rank, so that the best learning rate hardly depends on the rank."""
+    init: Literal["zero", "pissa"] = "zero"
+    """zero: begins as the base model. pissa (Meng et al., 2024): with the largest singular vectors of each weight, and
+    these train; wants a lower rate. Saved as an ordinary adapter of the untouched base."""
+    rslora: bool = False
+    """Multiply by alpha / sqrt(rank) instead (Kalajdzievski, 2023), which keeps high ranks learning."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target: str | tuple[str, ...] = "all-linear"
     """`all-linear`, or the names of the modules that get an adapter."""
@@ -250,6 +262,19 @@ class NotifySection(_Section):
     """A command that is run, without a shell: JSON on its standard input, one line in $TUNESMITH_MESSAGE."""
 
 
+class ExportSection(_Section):
+    """What is exported when the run has ended; `tunesmith export` does it at any time."""
+
+    ALONE: ClassVar[str | None] = "format"
+
+    format: Literal["safetensors", "gguf", "hub", "onnx"] | None = None
+    """null: nothing. A model that cannot leave in this format is refused before training."""
+    quant: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q4_0", "q4_k_m"] | None = None
+    """Type of the weights; null: f16 in GGUF, in safetensors that of the base model's files."""
+    repo: str | None = None
+    """OWNER/NAME on the hub, for format hub."""
+
+
 class Recipe(_Section):
     """Everything that was asked of a run.
 
@@ -263,6 +288,7 @@ class Recipe(_Section):
     eval: EvalSection = EvalSection()
     save: SaveSection = SaveSection()
     compare: CompareSection = CompareSection()
+    export: ExportSection = ExportSection()
     notify: NotifySection = NotifySection()
 
     def __init__(self, *, _where: str = "recipe", **sections: Any) -> None:

@@ -42,7 +42,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class StepSettings:
     """Everything that decides how a model is made ready and updated; what it is fed is not among it."""
 
-    method: Literal["full", "lora", "qlora"] = "full"
+    method: Literal["full", "lora", "dora", "qlora"] = "full"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type of the arithmetic: fp32, or autocast to bf16 or fp16."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -89,10 +89,18 @@ def prepare_model(model: Any, settings: StepSettings, device: Device | None = No
         if settings.fast:
             fast.fuse_adapters(model, device=device)
     if settings.gradient_checkpointing:
-        enable_checkpointing(model)
+        drops = has_dropout(model.config, settings.lora if settings.method != "full" else None)
+        enable_checkpointing(model, preserve_rng_state=drops)  # a step that is recorded cannot look at random numbers
         if settings.method != "full":
             model.enable_input_require_grads()
     return model.train()
+
+
+def has_dropout(config: Any, lora: LoraSection | None = None) -> bool:
+    """Whether a model of this configuration, or its adapter, draws random numbers in training."""
+    others = ("classifier", "summary")  # of heads that a causal language model has not
+    values = (value for name, value in vars(config).items() if "drop" in name and not name.startswith(others))
+    return any(isinstance(value, float) and value > 0 for value in values) or (lora is not None and lora.dropout > 0)
 
 
 def autocast(precision: str, device_type: str) -> contextlib.AbstractContextManager[Any]:
@@ -180,11 +188,37 @@ class ReadyState(torch.optim.Optimizer):
 
 
 class ReadyAdamW(ReadyState, torch.optim.AdamW):
-    """torch's fused AdamW."""
+    """torch's fused AdamW. On a GPU it reads the learning rate from there, so that an update can be recorded."""
 
     def __init__(self, groups: list[dict[str, Any]], rate: float) -> None:
         super().__init__(groups, lr=rate, fused=True)
+        devices = [group["params"][0].device for group in self.param_groups]
+        self._rates = [torch.zeros((), device=device) for device in devices if device.type == "cuda"]
         self.begin()
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.load_rates()
+        self.launch()
+
+    def load_rates(self) -> None:
+        """Bring the learning rates of the groups to the GPU. A replayed `launch` updates by them."""
+        for rate, group in zip(self._rates, self.param_groups, strict=bool(self._rates)):
+            rate.fill_(group["lr"])
+
+    def launch(self) -> None:
+        """One update, on a GPU by the rates that are there: nothing is read from the host."""
+        if not self._rates:
+            super().step()
+            return
+        held = [group["lr"] for group in self.param_groups]
+        capturing = self._rates[0].is_cuda and torch.cuda.is_current_stream_capturing()
+        try:
+            for group, rate in zip(self.param_groups, self._rates, strict=True):
+                group.update(lr=rate, capturable=capturing)  # torch warns of a capturable update that is not captured
+            super().step()
+        finally:
+            for group, number in zip(self.param_groups, held, strict=True):
+                group.update(lr=number, capturable=False)
 
     def new_state(self, parameter: Tensor) -> dict[str, Tensor]:
         return {

@@ -357,10 +357,11 @@ def _ask_for_key(problem: str) -> Refusal:
 # ---- the server ----
 
 
-def require_server(command: str) -> None:
-    """Raises ServeError where the extra is missing that a server needs."""
-    if importlib.util.find_spec("uvicorn") is None:
-        raise ServeError(f"{command}: uvicorn is not installed. Run: pip install 'tunesmith[serve]'")
+def require_server(command: str, *packages: str) -> None:
+    """Raises ServeError where the extra is missing that a server needs, or one of `packages` beside uvicorn."""
+    for package in ("uvicorn", *packages):
+        if importlib.util.find_spec(package) is None:
+            raise ServeError(f"{command}: {package} is not installed. Run: pip install 'tunesmith[serve]'")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -380,8 +381,18 @@ def address_of(listener: socket.socket, host: str) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
-def run_server(app: App, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM, which it raises again when it has closed. ready() is called when it answers."""
+def run_server(
+    app: App,
+    listener: socket.socket,
+    ready: Callable[[], object],
+    *,
+    grace_seconds: int = 2,
+    max_connections: int | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM, which it raises again when it has closed. ready() is called when it answers.
+
+    grace_seconds: for answers that are not whole yet when it is told to stop. max_connections: 503 beyond.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -400,7 +411,8 @@ def run_server(app: App, listener: socket.socket, ready: Callable[[], None]) -> 
         proxy_headers=False,
         server_header=False,
         h11_max_incomplete_event_size=2 * MAX_HEADER_BYTES,
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=grace_seconds,
+        limit_concurrency=max_connections,
     )
     with listener:
         Server(config).run(sockets=[listener])

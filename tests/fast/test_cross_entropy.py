@@ -192,3 +192,44 @@ def test_the_logits_buffer_is_one_and_small(monkeypatch):
         linear_cross_entropy(hidden, Head(weight), targets, 5.0, workspace).backward()
     assert len(seen) == 1
     assert workspace._buffer.numel() == 4 * VOCABULARY
+
+
+@pytest.mark.usefixtures("_chunk")
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ignored_positions_add_nothing(dtype, softcap):
+    hidden, weight, offset, targets = make(dtype, bias=True)
+    kept = torch.ones(ROWS, dtype=torch.bool)
+    kept[[0, 7, 8, ROWS - 1]] = False
+    leaves = (hidden, weight, offset)
+    filled = torch.where(kept, targets, cross_entropy.IGNORED)
+    loss = linear_cross_entropy(hidden, Head(weight, offset, softcap), filled, 5.0, Workspace())
+    without = linear_cross_entropy(hidden[kept], Head(weight, offset, softcap), targets[kept], 5.0, Workspace())
+    torch.testing.assert_close(loss, without, rtol=1e-6, atol=0)
+    found = torch.autograd.grad(loss, leaves)
+    assert torch.count_nonzero(found[0][~kept]) == 0
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+    for gradient, other in zip(found, torch.autograd.grad(without, leaves), strict=True):
+        torch.testing.assert_close(gradient, other, rtol=tolerance, atol=tolerance)
+
+
+def test_ignored_positions_are_scored_as_nothing():
+    hidden, weight, _, targets = make()
+    targets[[2, 5]] = cross_entropy.IGNORED
+    with torch.no_grad():
+        losses, correct = token_losses(hidden, lambda h: plain_logits(h, Head(weight), Workspace()), None, targets)
+    whole = F.cross_entropy(F.linear(hidden, weight), targets, reduction="none")
+    torch.testing.assert_close(losses, whole.detach(), rtol=1e-5, atol=1e-6)
+    assert losses[[2, 5]].tolist() == [0.0, 0.0]
+    assert not correct[[2, 5]].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_a_denominator_may_be_a_tensor(dtype, kind):
+    found = []
+    for denominator in (5.0, torch.tensor(5.0, dtype=kind)):
+        hidden, weight, offset, targets = make(dtype, bias=True)
+        loss = linear_cross_entropy(hidden, Head(weight, offset), targets, denominator, Workspace())
+        found.append((loss.detach(), *torch.autograd.grad(loss, (hidden, weight, offset))))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

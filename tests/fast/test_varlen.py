@@ -52,7 +52,7 @@ def test_varlen_equals_padded(window, kv_heads, documents_of):
 
 def test_varlen_is_for_cuda_alone():
     q = torch.randn(4, 4, 8, dtype=torch.bfloat16)
-    assert not varlen.varlen_fits(q, AttentionOptions(1.0), CPU)
+    assert not varlen.varlen_fits(q.dtype, 8, AttentionOptions(1.0), CPU)
 
 
 def test_installed_torch_has_the_arguments():

@@ -11,6 +11,7 @@ import torch
 from tunesmith.forecast import simulate
 from tunesmith.forecast.step import Step, _twice, run_step, trace_step, with_8bit_state
 from tunesmith.forecast.trace import Log, Trace
+from tunesmith.recipe import LoraSection
 from tunesmith.step import prepare_model
 
 DOCUMENTS = (60, 50, 50, 33, 20, 20, 7)
@@ -108,6 +109,20 @@ def test_qlora_packs_the_linear_weights(short_llama_config: Any) -> None:
     linear = 3 * 32 * (32 + 16 + 16 + 32 + 3 * 64)
     saved = lora.components_at_peak()["weights"] - qlora.components_at_peak()["weights"]
     assert saved == pytest.approx(linear * (2 - simulate.NF4_BYTES), rel=0.01)
+
+
+def test_dora_also_trains_a_length_for_each_row(short_llama_config: Any) -> None:
+    lora, dora = (trace_step(short_llama_config, Step((32,) * 4, method=m)) for m in ("lora", "dora"))
+    assert dora.num_trained - lora.num_trained == 3 * (32 + 16 + 16 + 32 + 64 + 64 + 32)
+
+
+def test_how_an_adapter_begins_changes_no_shape(short_llama_config: Any) -> None:
+    zero, pissa = (
+        trace_step(short_llama_config, Step((32,) * 4, method="lora", lora=LoraSection(init=init)))
+        for init in ("zero", "pissa")
+    )
+    assert zero.num_trained == pissa.num_trained
+    assert zero.peak_bytes() == pissa.peak_bytes()
 
 
 def test_an_8bit_optimizer_takes_a_quarter_of_the_state(wide_config: Any) -> None:

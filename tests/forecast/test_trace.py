@@ -92,3 +92,22 @@ def test_a_log_knows_storages_by_number_not_by_address() -> None:
 def test_storage_of_an_unknown_tensor_is_a_bug() -> None:
     with Trace() as trace, pytest.raises(KeyError):
         trace.storage_of(torch.empty(0))
+
+
+def peak_of_two_gradients(size: int) -> int:
+    """Most bytes alive while a tensor of `size` bytes gets two gradients."""
+    x = torch.zeros(size // 4, requires_grad=True)
+    with Trace() as trace:
+        trace.hold([x], "weights")
+        with trace.phase("forward"):
+            loss = (x * 2.0).sum() + (x * 3.0).sum()
+        with trace.phase("backward"):
+            loss.backward()
+    assert x.grad is not None
+    assert x.grad.unique().tolist() == [5.0]
+    return trace.log.phase_peaks()["backward"]
+
+
+def test_a_second_gradient_is_added_into_the_first_in_place() -> None:
+    """As autograd does outside of a trace: weight, both gradients, and no sum beside them."""
+    assert peak_of_two_gradients(4 * KIB) < 3 * 4 * KIB + 512

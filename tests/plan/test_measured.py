@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tunesmith.plan.measured import record_measured
+from tunesmith.forecast.time import Measured
+from tunesmith.plan.measured import record_measured, refit_predicted
 from tunesmith.run.artefacts import MeasuredRun, Plan, Result
 from tunesmith.run.directory import RunDir
 
@@ -48,3 +49,24 @@ def test_a_speed_that_was_not_measured_is_left_out(copied_run: RunDir, result: R
     line, measured = recorded(copied_run, result.model_copy(update={"tokens_per_second": None}), **PLANNED)
     assert line == "planned 17.3 GB and 6 min, took 17.1 GB and 6 min"
     assert set(measured.of_predicted) == {"peak_bytes", "train_seconds", "total_seconds"}
+
+
+def test_real_steps_change_what_is_predicted_and_no_decided_value(copied_run: RunDir) -> None:
+    plan = copied_run.read(Plan)
+    assert plan.predicted is not None
+    refit_predicted(copied_run, [Measured(100, 0.2), Measured(300, 0.6)], 10_000)
+    after = copied_run.read(Plan)
+    assert after.predicted is not None
+    assert after.decided() == plan.decided()
+    assert after.reasons == plan.reasons
+    assert after.predicted.train_seconds == after.predicted.time.train_seconds == pytest.approx(20.0)
+    before, now = plan.predicted.time, after.predicted.time
+    assert after.predicted.total_seconds == pytest.approx(20.0 + before.eval_seconds + before.save_seconds)
+    assert now.tokens_per_second * 20.0 == pytest.approx(before.tokens_per_second * before.train_seconds)
+    assert after.predicted.memory == plan.predicted.memory
+
+
+def test_without_a_measurement_the_forecast_stays(copied_run: RunDir) -> None:
+    plan = copied_run.read(Plan)
+    refit_predicted(copied_run, [], 10_000)
+    assert copied_run.read(Plan) == plan

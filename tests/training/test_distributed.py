@@ -16,4 +16,4 @@ def test_one_process_decides_alone(new_plan: Callable[..., Plan]) -> None:
     assert (team.rank, team.size, team.is_first) == (0, 1, True)
     assert team.wrap(model) is model
     assert team.agree(True, False) == [True, False]
-    assert team.means(torch.tensor([3.0, 1.0])) == [3.0, 1.0]
+    assert team.means(torch.tensor([3.0, 1.0])).tolist() == [3.0, 1.0]

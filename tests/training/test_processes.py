@@ -25,7 +25,16 @@ def losses(run: Run, key: str) -> list[float]:
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
 
 
-@pytest.mark.parametrize(("method", "launcher", "more"), [("full", [], ["--procs", "2"]), ("lora", TORCHRUN, [])])
+@pytest.mark.parametrize(
+    ("method", "launcher", "more"),
+    [
+        ("full", [], ["--procs", "2"]),
+        ("lora", TORCHRUN, []),
+        ("full", [], ["--procs", "2", "--set", "train.sharding=full"]),
+        ("lora", [], ["--procs", "2", "--set", "train.sharding=full"]),
+    ],
+    ids=["full", "lora-torchrun", "full-sharded", "lora-sharded"],
+)
 def test_two_processes_equal_one(
     tiny_llama: Path, shows_csv: Path, tmp_path: Path, method: str, launcher: list[str], more: list[str]
 ) -> None:
@@ -86,3 +95,25 @@ def test_a_lost_process_ends_the_run_and_it_goes_on_bitwise(tiny_llama: Path, sh
     subprocess.run(command("lost"), check=True, capture_output=True)
     weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("undisturbed", "lost")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_sharded_run_goes_on_with_any_number_of_processes(
+    tiny_llama: Path, shows_csv: Path, tmp_path: Path, method: str
+) -> None:
+    recipe = Recipe(
+        model={"name": str(tiny_llama)},
+        data={"path": str(shows_csv), "text": "description", "max_rows": 60, "eval_fraction": 0.2},
+        train={"method": method, "tokens_per_step": 400, "epochs": 4, "max_steps": 6, "learning_rate": 5e-3},
+        save={"every": 2},
+    )
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    one = tunesmith.train(recipe, out=tmp_path / "one", console=Console(quiet=True))
+    for steps, more in ((2, ["--procs", "2", "--set", "train.sharding=full"]), (4, []), (6, ["--procs", "3"])):
+        command = [sys.executable, "-m", "tunesmith", "train", str(tmp_path / "recipe.yaml")]
+        command += ["--out", str(tmp_path / "many"), "--force", "--set", f"train.max_steps={steps}", *more]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    many = Run(tmp_path / "many")
+    assert losses(many, "loss") == pytest.approx(losses(one, "loss"), abs=2e-3)

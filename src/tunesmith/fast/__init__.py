@@ -5,22 +5,29 @@
     model(flat=batch, denominator=num_targets).loss.backward()
     applied.restore()
 
+Further passes of a step that accumulates may say weights_changed=False: copies of the weights are not made again.
 Every other call of the model, generation with a cache included, behaves as before. Nothing in a library is patched: the
 parts listed in `Applied.replaced` get a `forward` of their own on the instance, and `restore` takes it away.
 
     device.py          what the device can do
     layout.py          FlatBatch, and the gathers into padded buckets
+    sizes.py           a few sizes that the batches of a run are filled up to; fixed.py: one of them in one place
+    untouched.py       a model that another tool has patched is refused
     families.py        the supported architectures: projections and options of their attention
     layers.py          whole layers, where element-wise chains cost time
+    fused/             whole layers in few launches, on a GPU with Triton; kernels/ holds its kernels
+    shadow.py          one narrow copy of each weight a step
+    proof.py           the kernels tried on the user's own model before they are relied on
     rope.py            rotary embeddings that depend on a document's length
     linear.py          float32 products on processors that are not Intel's
     adapters.py        low-rank adapters inside the product of their layer
     recompute.py       activations that backward computes again
     pointwise.py       norms, rotary embedding and gates in few passes
+    cached.py          one token of several texts, over keys and values in fixed places
     attention.py       causal attention that no document leaves; varlen.py is its CUDA kernel, options.py its settings
     rounding.py        AdamW for weights held in bfloat16; eight_bit.py: with moments of 8 bits
     embedding.py       one gradient for an embedding that is also the head
-    cross_entropy.py   the loss of a linear head, chunk by chunk; triton_kernels.py is its CUDA kernel
+    cross_entropy.py   the loss of a linear head, chunk by chunk
 """
 
 from __future__ import annotations
@@ -41,6 +48,7 @@ from tunesmith.errors import ModelError
 from tunesmith.fast.adapters import adapted_forward, can_fuse
 from tunesmith.fast.attention import FlatMask
 from tunesmith.fast.cross_entropy import (
+    Denominator,
     Head,
     Workspace,
     linear_cross_entropy,
@@ -51,11 +59,12 @@ from tunesmith.fast.cross_entropy import (
 from tunesmith.fast.device import Device
 from tunesmith.fast.embedding import SharedGradient, can_share, tied_embedding
 from tunesmith.fast.families import Family, FlatAttention, family_of, layer_modules
-from tunesmith.fast.layers import FlatLayer
+from tunesmith.fast.fused.stream import Stream, last_norm_of
 from tunesmith.fast.layout import FlatBatch, flatten
 from tunesmith.fast.linear import linear_forward
 from tunesmith.fast.pointwise import Kernels
 from tunesmith.fast.rope import DocumentRope, rotary_modules
+from tunesmith.fast.untouched import check_untouched
 
 __all__ = ["Applied", "Device", "FlatBatch", "FlatOutput", "apply", "flatten", "fuse_adapters"]
 
@@ -107,21 +116,28 @@ def apply(model: PreTrainedModel, *, compile: bool = False, device: Device | Non
     layers = layer_modules(model, family)
     if isinstance(model.__dict__.get("forward"), functools.partial):
         raise ModelError(f"{type(model).__name__}: the fast path is already applied. Restore it first.")
+    check_untouched(model, layers)
     device = device or _device_of(model)
     kernels = Kernels.compiled(device) if compile else Kernels(device=device)
     applied = Applied(model, [])
+    stream = Stream(model, layers, device)
     for name, layer, attention in layers:
         forward = functools.partial(_attention_forward, attention, family.attend, kernels)
         _replace(applied, f"{name}.{family.attention}", attention, forward)
         if family.layer is not None:
-            _replace(applied, name, layer, functools.partial(_layer_forward, layer, family.layer, kernels))
+            _replace(applied, name, layer, functools.partial(_layer_forward, layer, family, kernels, stream))
         for part, module in layer.named_modules():
             if type(module) is nn.Linear:
                 _replace(applied, f"{name}.{part}", module, functools.partial(linear_forward, module, device))
     rope = DocumentRope()
     for name, module in rotary_modules(model):
         _replace(applied, name, module, functools.partial(rope.forward, module))
-    _replace(applied, "model", model, functools.partial(_model_forward, model, family, rope, Workspace(device)))
+    last_norm = last_norm_of(model)
+    if device.fused and last_norm is not None:
+        name, norm = last_norm
+        _replace(applied, f"{model.base_model_prefix}.{name}", norm, functools.partial(_norm_forward, norm, stream))
+    run = functools.partial(_model_forward, model, family, rope, stream, Workspace(device))
+    _replace(applied, "model", model, run)
     return applied
 
 
@@ -168,28 +184,38 @@ def _attention_forward(
 
 
 def _layer_forward(
-    layer: Any, flat_layer: FlatLayer, kernels: Kernels, original: Any, *args: Any, **kwargs: Any
+    layer: Any, family: Family, kernels: Kernels, stream: Stream, original: Any, *args: Any, **kwargs: Any
 ) -> Any:
     mask = _flat_mask(args, kwargs)
     if mask is None:
         return original(*args, **kwargs)
     hidden_1TE = args[0] if args else kwargs["hidden_states"]
-    run = functools.partial(flat_layer, layer, mask, kwargs, kernels)
+    if stream.active:
+        out_1TE = stream.layer(layer, mask, kwargs, hidden_1TE)
+        return (out_1TE, None) if family.returns_weights else out_1TE
+    assert family.layer is not None
+    run = functools.partial(family.layer, layer, mask, kwargs, kernels)
     if layer.gradient_checkpointing and layer.training and not _CALL_CHECKPOINTS:
         return checkpointed(layer, run, hidden_1TE)
     return run(hidden_1TE)
+
+
+def _norm_forward(norm: Any, stream: Stream, original: Any, x_1TE: Tensor) -> Tensor:
+    return stream.last_norm(original, x_1TE)
 
 
 def _model_forward(
     model: Any,
     family: Family,
     rope: DocumentRope,
+    stream: Stream,
     workspace: Workspace,
     original: Any,
     *args: Any,
     flat: FlatBatch | None = None,
-    denominator: float | None = None,
+    denominator: Denominator | None = None,
     flat_metrics: bool = False,
+    weights_changed: bool = True,
     **kwargs: Any,
 ) -> Any:
     if flat is None:
@@ -201,13 +227,14 @@ def _model_forward(
         )
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     shared = SharedGradient() if torch.is_grad_enabled() and can_share(embedding, head) else None
-    with rope.of(flat):
+    with rope.of(flat), stream.open(weights_changed=weights_changed):
         hidden_NE, targets_N = _hidden_of_targets(model, flat, shared, workspace.device)
     softcap = getattr(model.config, "final_logit_softcapping", None)
     plain = None
     if type(head) is nn.Linear:
-        plain = Head(head.weight if shared is None else head.weight.detach(), head.bias, softcap, shared)
-    over = float(denominator if denominator is not None else max(flat.num_targets, 1))
+        weight = head.weight if shared is None else head.weight.detach()
+        plain = Head(weight, head.bias, softcap, shared, stream.head_copies(head))
+    over = denominator if denominator is not None else float(max(flat.num_targets, 1))
     if torch.is_grad_enabled():
         if plain is not None:
             return FlatOutput(loss=linear_cross_entropy(hidden_NE, plain, targets_N, over, workspace))
@@ -232,7 +259,7 @@ def _hidden_of_targets(
     output = model.base_model(
         **inputs, position_ids=flat.position_ids[None], attention_mask=FlatMask.of(flat), use_cache=False
     )
-    hidden_TE, rows = output.last_hidden_state[0], flat.target_rows
+    hidden_TE, rows = output.last_hidden_state.flatten(0, 1), flat.target_rows
     if rows is None:
         return hidden_TE, flat.targets
     return hidden_TE.index_select(0, rows), flat.targets.index_select(0, rows)

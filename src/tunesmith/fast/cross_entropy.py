@@ -2,6 +2,9 @@
 
 In training the gradient is computed in the forward pass, chunk by chunk, because the logits are at hand there; backward
 only scales it. Sums over positions are float32 or better in any precision. Nothing here waits for the device.
+
+A position whose target is IGNORED has loss 0 and gradient 0 and counts as not predicted: batches of one shape are
+filled up with such positions. The denominator may be a number on the device, which nothing here looks at.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tunesmith.fast.device import CPU, Device
 from tunesmith.fast.embedding import SharedGradient
+from tunesmith.fast.layout import IGNORED
 from tunesmith.fast.linear import product, wants_onednn
 from tunesmith.fast.pointwise import compute_dtype
 
@@ -29,6 +33,10 @@ CPU_BLOCK = 32
 CUDA_CHUNK_BYTES = 2**28
 """Size of the logits that exist at a time on a GPU."""
 TRITON_BLOCK = 4096
+
+
+Denominator = float | Tensor
+"""A number, or a 0-dim tensor beside the hidden states."""
 
 
 @dataclass
@@ -52,34 +60,38 @@ class Workspace:
 class Head:
     """A linear head. softcap: logits become softcap * tanh(logits / softcap) (Gemma 2).
 
-    With `shared`, the weight's gradient goes there instead of to autograd.
+    With `shared`, the weight's gradient goes there instead of to autograd. aligned: matrix and bias in the type of the
+    products, with rows of zeros behind the vocabulary: the products see them, softmax and gradient do not.
     """
 
     weight_VE: Tensor
     bias_V: Tensor | None = None
     softcap: float | None = None
     shared: SharedGradient | None = None
+    aligned: tuple[Tensor, Tensor | None] | None = None
 
     def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Weight and bias in the type of the matrix products."""
+        if self.aligned is not None and self.aligned[0].dtype == dtype:
+            return self.aligned
         return self.weight_VE.to(dtype), None if self.bias_V is None else self.bias_V.to(dtype)
 
 
 def linear_cross_entropy(
-    hidden_NE: Tensor, head: Head, targets_N: Tensor, denominator: float, workspace: Workspace
+    hidden_NE: Tensor, head: Head, targets_N: Tensor, denominator: Denominator, workspace: Workspace
 ) -> Tensor:
     """Sum over positions of the cross entropy of the head's logits against the targets, over `denominator`.
 
     Returns a float32 scalar. Gradients flow to hidden, weight and bias where they require one.
     """
     loss: Tensor = _LinearCrossEntropy.apply(
-        hidden_NE, head.weight_VE, head.bias_V, targets_N, float(denominator), head, workspace
+        hidden_NE, head.weight_VE, head.bias_V, targets_N, denominator, head, workspace
     )
     return loss
 
 
 def module_cross_entropy(
-    hidden_NE: Tensor, head: nn.Module, softcap: float | None, targets_N: Tensor, denominator: float
+    hidden_NE: Tensor, head: nn.Module, softcap: float | None, targets_N: Tensor, denominator: Denominator
 ) -> Tensor:
     """As linear_cross_entropy, for a head that is more than one matrix (an adapter inside): recomputed in backward."""
 
@@ -119,7 +131,7 @@ def plain_logits(hidden_NE: Tensor, head: Head, workspace: Workspace) -> Tensor:
     dtype = compute_dtype(hidden_NE)
     with torch.autocast(hidden_NE.device.type, enabled=False):
         matrix, offset = head.matrices(dtype)
-        return _logits(hidden_NE.to(dtype), matrix, offset, workspace)
+        return _logits(hidden_NE.to(dtype), matrix, offset, workspace)[:, : len(head.weight_VE)]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -130,26 +142,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        denominator: float,
+        denominator: Denominator,
         head: Head,
         workspace: Workspace,
     ) -> Tensor:
         dtype = compute_dtype(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             # float16 would round 1 / denominator to nothing: its gradient is scaled in backward.
-            inner = 1.0 if dtype == torch.float16 else denominator
+            inner: Denominator = 1.0 if dtype == torch.float16 else denominator
+            factor = _inverse(inner, hidden, workspace.device)
+            loss = hidden.new_zeros((), dtype=torch.float64)
+            matrix, offset = head.matrices(dtype)
             totals = _Totals(
                 hidden,
                 weight if ctx.needs_input_grad[1] or head.shared is not None else None,
                 bias if ctx.needs_input_grad[2] else None,
+                len(matrix),
                 workspace.device,
             )
-            loss = hidden.new_zeros((), dtype=torch.float64)
-            matrix, offset = head.matrices(dtype)
             for rows in _chunks(len(targets), _chunk_rows(matrix, workspace.device)):
                 chunk = hidden[rows].to(dtype)
                 logits = _logits(chunk, matrix, offset, workspace)
-                loss += _gradient_in_place(logits, targets[rows], inner, head.softcap, workspace.device)
+                loss += _gradient_in_place(logits, targets[rows], factor, len(weight), head.softcap, workspace.device)
                 totals.add(rows, logits, chunk, matrix)
                 del logits  # before the next chunk's
         ctx.totals, ctx.shared, ctx.left = totals, head.shared, inner / denominator
@@ -171,16 +185,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 class _Totals:
-    """The gradients of hidden, weight and bias, as they grow chunk by chunk."""
+    """The gradients of hidden, weight and bias, as they grow chunk by chunk; the last two with the matrix's rows."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None, device: Device) -> None:
+    def __init__(
+        self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None, num_rows: int, device: Device
+    ) -> None:
         self.hidden: Tensor | None = torch.empty_like(hidden)
-        self.weight: Tensor | None = (
-            None if weight is None else torch.empty_like(weight, dtype=_sum_dtype(weight.dtype))
-        )
-        self.bias: Tensor | None = None if bias is None else torch.zeros_like(bias, dtype=_sum_dtype(bias.dtype))
-        self._dtypes = (None if weight is None else weight.dtype, None if bias is None else bias.dtype)
-        self._empty, self._device = True, device
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
+        self._of_weight, self._of_bias = weight, bias
+        self._num_rows, self._device = num_rows, device
 
     def add(self, rows: slice, d_logits: Tensor, chunk: Tensor, matrix: Tensor) -> None:
         assert self.hidden is not None
@@ -190,41 +204,37 @@ class _Totals:
             torch.mm(d_logits, matrix, out=self.hidden[rows])
         else:
             self.hidden[rows] = d_logits @ matrix
-        if self.weight is not None:
-            self._add_weight(d_logits.t(), chunk)
-        if self.bias is not None:
-            self.bias += d_logits.sum(0, dtype=self.bias.dtype)
-        self._empty = False
+        if self._of_weight is not None:
+            self._add_weight(d_logits.t(), chunk, _sum_dtype(self._of_weight.dtype))
+        if self._of_bias is not None:
+            total = d_logits.sum(0, dtype=_sum_dtype(self._of_bias.dtype))
+            self.bias = total if self.bias is None else self.bias.add_(total)
 
-    def _add_weight(self, left: Tensor, right: Tensor) -> None:
-        assert self.weight is not None
-        if left.dtype == self.weight.dtype:
-            if self._empty:
-                torch.mm(left, right, out=self.weight)
-            else:
-                self.weight.addmm_(left, right)
+    def _add_weight(self, left: Tensor, right: Tensor, dtype: torch.dtype) -> None:
+        if left.dtype == dtype:
+            self.weight = left @ right if self.weight is None else self.weight.addmm_(left, right)
             return
-        product = torch.mm(left, right, out_dtype=torch.float32) if self._device.is_cuda else left @ right
-        if self._empty:
-            self.weight.copy_(product)
+        if self._device.is_cuda:
+            product = torch.mm(left, right, out_dtype=torch.float32)
         else:
-            self.weight.add_(product)
+            product = (left @ right).to(dtype)
+        self.weight = product if self.weight is None else self.weight.add_(product)
 
     def scale(self, factor: Tensor) -> None:
         """Multiply by the gradient of the loss, which mostly is 1. On a GPU looking at it would wait for it."""
-        if self._empty:
-            for total in (self.weight, self.bias):
-                if total is not None:
-                    total.zero_()
-        if self._device.type != "cpu" or factor.item() != 1.0:
+        looked_at = self._device.type == "cpu" and factor.item() == 1.0
+        if not looked_at:
             for total in (self.hidden, self.weight, self.bias):
                 if total is not None:
                     total.mul_(factor)
-        weight_dtype, bias_dtype = self._dtypes
-        if self.weight is not None and weight_dtype is not None:
-            self.weight = self.weight.to(weight_dtype)
-        if self.bias is not None and bias_dtype is not None:
-            self.bias = self.bias.to(bias_dtype)
+        self.weight, self.bias = _finished(self.weight, self._of_weight), _finished(self.bias, self._of_bias)
+
+
+def _finished(total: Tensor | None, of: Tensor | None) -> Tensor | None:
+    """A gradient's rows that belong to a parameter, in its type."""
+    if of is None:
+        return None
+    return torch.zeros_like(of) if total is None else total[: len(of)].to(of.dtype)
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -253,24 +263,37 @@ def _logits(chunk: Tensor, matrix: Tensor, offset: Tensor | None, workspace: Wor
     return torch.addmm(offset, chunk, matrix.t(), out=out)
 
 
-def _gradient_in_place(
-    logits: Tensor, targets: Tensor, denominator: float, softcap: float | None, device: Device
-) -> Tensor:
-    """Replace the logits by the gradient of their summed cross entropy / denominator. Returns the sum (float64)."""
+def _inverse(denominator: Denominator, hidden: Tensor, device: Device) -> Denominator:
+    """1 / denominator; a tensor where a kernel reads it."""
+    if isinstance(denominator, Tensor):
+        return denominator.double().reciprocal()
     if device.triton:
-        losses: Tensor = gradient_in_place_triton(logits, targets, 1.0 / denominator, softcap)
+        return torch.full((), 1.0 / denominator, dtype=torch.float64, device=hidden.device)
+    return 1.0 / denominator
+
+
+def _gradient_in_place(
+    logits: Tensor, targets: Tensor, factor: Denominator, size: int, softcap: float | None, device: Device
+) -> Tensor:
+    """Replace the logits by `factor` * gradient of their summed cross entropy. Returns the sum (float64).
+
+    Columns from `size` on are no logits; they get the gradient zero.
+    """
+    if device.triton:
+        losses: Tensor = gradient_in_place_triton(logits, targets, factor, size, softcap)
         return losses.sum(dtype=torch.float64)
-    return torch.stack(
-        [_block_gradient(*block, denominator, softcap) for block in _blocks(logits, targets, device)]
-    ).sum()
+    if logits.shape[1] > size:
+        logits[:, size:].zero_()
+        logits = logits[:, :size]
+    return torch.stack([_block_gradient(*block, factor, softcap) for block in _blocks(logits, targets, device)]).sum()
 
 
-def _block_gradient(logits: Tensor, targets: Tensor, denominator: float, softcap: float | None) -> Tensor:
+def _block_gradient(logits: Tensor, targets: Tensor, factor: Denominator, softcap: float | None) -> Tensor:
     scores = _capped(logits.to(_sum_dtype(logits.dtype)), softcap)
     slope = None if softcap is None else 1.0 - (scores / softcap).square_()
     losses, _ = _softmax_in_place(scores, targets)
-    scores.mul_(1.0 / denominator)
-    scores[_places(targets)] = torch.expm1(-losses).div_(denominator)
+    scores.mul_((targets != IGNORED).to(scores.dtype).mul_(factor)[:, None])
+    scores[_places(targets)] = torch.expm1(-losses).mul_(factor)
     if slope is not None:
         scores.mul_(slope)
     if scores is not logits:
@@ -286,39 +309,52 @@ def _blocks(logits: Tensor, targets: Tensor, device: Device) -> Iterator[tuple[T
 
 def _softmax_in_place(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Replace logits by probabilities. Returns the cross entropy [N], and whether no logit is above the target's."""
-    highest, of_target = scores.amax(1), scores[_places(targets)]
+    highest, of_target, counts = scores.amax(1), scores[_places(targets)], targets != IGNORED
     torch.softmax(scores, 1, out=scores)
     # The largest probability, at least 1 / V, gives the logarithm of the sum that the others were divided by.
-    return highest - scores.amax(1).log_() - of_target, of_target >= highest
+    losses = highest - scores.amax(1).log_() - of_target
+    return losses.masked_fill_(~counts, 0.0), (of_target >= highest) & counts
 
 
 def _places(targets: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.arange(len(targets), device=targets.device), targets
+    """Where the logits of the targets stand; of a position without one, some place in its row."""
+    return torch.arange(len(targets), device=targets.device), targets.clamp_min(0)
 
 
 @torch.library.custom_op(
     "tunesmith::gradient_in_place",
     mutates_args=("logits",),
-    schema="(Tensor(a!) logits, Tensor targets, float factor, float? softcap) -> Tensor",
+    schema="(Tensor(a!) logits, Tensor targets, Tensor factor, int size, float? softcap) -> Tensor",
 )
-def gradient_in_place_triton(logits: Tensor, targets: Tensor, factor: float, softcap: float | None) -> Tensor:
+def gradient_in_place_triton(
+    logits: Tensor, targets: Tensor, factor: Tensor, size: int, softcap: float | None
+) -> Tensor:
     """Replace logits [N, V] by factor * gradient of their cross entropy. Returns the losses, float32 [N].
 
     Two reads and one write of the logits, where the torch version makes about ten passes. It is an operator of torch's,
-    so that a trace without values, and without a GPU, sees what it allocates.
+    so that a trace without values, and without a GPU, sees what it allocates. factor: 0-dim, on the device. size: the
+    columns that are logits; the others get zero.
     """
-    from tunesmith.fast.triton_kernels import cross_entropy_gradient
+    from tunesmith.fast.kernels.loss import cross_entropy_gradient
 
     losses = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
-    size, capped = logits.shape[1], softcap is not None
     cross_entropy_gradient[(len(targets),)](
-        logits, logits.stride(0), targets, losses, size, factor, softcap or 1.0, CAPPED=capped, BLOCK=TRITON_BLOCK
+        logits,
+        logits.stride(0),
+        targets,
+        losses,
+        size,
+        logits.shape[1],
+        factor,
+        softcap or 1.0,
+        CAPPED=softcap is not None,
+        BLOCK=TRITON_BLOCK,
     )
     return losses
 
 
 @gradient_in_place_triton.register_fake
-def _(logits: Tensor, targets: Tensor, factor: float, softcap: float | None) -> Tensor:
+def _(logits: Tensor, targets: Tensor, factor: Tensor, size: int, softcap: float | None) -> Tensor:
     return logits.new_empty(len(targets), dtype=torch.float32)
 
 

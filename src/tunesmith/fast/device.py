@@ -23,6 +23,8 @@ class Device:
     """A GPU with flash attention: compute capability 8.0 (Ampere) or newer."""
     triton: bool = False
     """A GPU with Triton, which comes with CUDA builds of torch."""
+    fused: bool = False
+    """Layers run in few launches (fused/), and the head's rows are aligned: a GPU with Triton."""
     onednn: bool = False
     """A processor whose float32 products are faster by oneDNN than by what torch calls: see linear.py."""
 
@@ -35,13 +37,13 @@ class Device:
         """What a device of this machine can do."""
         if device.type == "cuda":
             index = torch.cuda.current_device() if device.index is None else device.index
-            return cls("cuda", flash_attention=_has_flash_attention(index), triton=_has_triton())
+            return cls("cuda", flash_attention=_has_flash_attention(index), triton=_has_triton(), fused=_has_triton())
         return cls(device.type, onednn=device.type == "cpu" and onednn_is_faster())
 
     @classmethod
-    def pretended_gpu(cls, *, flash_attention: bool) -> Device:
+    def pretended_gpu(cls, *, flash_attention: bool, fused: bool = True) -> Device:
         """A GPU that need not be here, with the software that comes with one."""
-        return cls("cuda", flash_attention=flash_attention, triton=True)
+        return cls("cuda", flash_attention=flash_attention, triton=True, fused=fused)
 
 
 CPU = Device()

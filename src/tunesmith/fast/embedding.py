@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tunesmith.compat import has_forward_hooks
 from tunesmith.fast.device import Device
+from tunesmith.fast.fused.rows import add_rows
 
 
 class SharedGradient:
@@ -63,10 +64,12 @@ class _TiedEmbedding(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, ids = ctx.saved_tensors
         total = ctx.shared.take(weight)
-        rows = grads[0].to(total.dtype)
+        rows = grads[0]
         if ctx.padding is not None:
             rows = rows.masked_fill((ids == ctx.padding)[:, None], 0.0)
+        if ctx.device.fused:
+            return add_rows(total, rows, ids), None, None, None, None
         if ctx.device.is_cuda:
             # index_add_ is not deterministic there; this one sorts, as the gradient of nn.Embedding does.
-            return total.index_put_((ids,), rows, accumulate=True), None, None, None, None
-        return total.index_add_(0, ids, rows), None, None, None, None
+            return total.index_put_((ids,), rows.to(total.dtype), accumulate=True), None, None, None, None
+        return total.index_add_(0, ids, rows.to(total.dtype)), None, None, None, None

@@ -18,7 +18,7 @@ from tunesmith.errors import ModelError
 from tunesmith.fast.attention import attend
 from tunesmith.fast.layers import FlatLayer, gpt2_layer, gpt_neo_layer, gptj_layer, llama_layer
 from tunesmith.fast.layout import FlatBatch
-from tunesmith.fast.options import AttentionOptions
+from tunesmith.fast.options import AttentionOptions, gpt2_options, gpt_neo_options, llama_options
 from tunesmith.fast.pointwise import Kernels, rotate
 
 FlatAttention = Callable[[Any, Tensor, FlatBatch, dict[str, Any], Kernels], Tensor]
@@ -37,13 +37,13 @@ class Family:
     """Sub-modules that every attention module must have."""
     layer: FlatLayer | None = None
     """Stands in for a whole layer; None keeps transformers' own."""
+    returns_weights: bool = False
+    """transformers' layer returns attention weights as well."""
     fixed_positions: bool = False
     """Positions come from a table, so that no document may be longer than it."""
 
 
-def _llama(
-    module: Any, x_1TE: Tensor, flat: FlatBatch, arguments: dict[str, Any], kernels: Kernels, window: int | None = None
-) -> Tensor:
+def _llama(module: Any, x_1TE: Tensor, flat: FlatBatch, arguments: dict[str, Any], kernels: Kernels) -> Tensor:
     q_THD, k_TGD, v_TGD = (
         projection(x_1TE).view(x_1TE.shape[1], -1, module.head_dim)
         for projection in (module.q_proj, module.k_proj, module.v_proj)
@@ -51,40 +51,23 @@ def _llama(
     if hasattr(module, "q_norm"):
         q_THD, k_TGD = module.q_norm(q_THD), module.k_norm(k_TGD)
     cos_T1D, sin_T1D = (table[0, :, None] for table in arguments["position_embeddings"])
-    options = AttentionOptions(
-        scale=module.scaling,
-        window=window or getattr(module, "sliding_window", None),
-        dropout=module.attention_dropout if module.training else 0.0,
-        softcap=getattr(module, "attn_logit_softcapping", None),
-    )
     q_THD, k_TGD = rotate(q_THD, cos_T1D, sin_T1D, kernels), rotate(k_TGD, cos_T1D, sin_T1D, kernels)
-    return _merge(attend(q_THD, k_TGD, v_TGD, flat, options, kernels.device), module.o_proj)
-
-
-def _mistral(module: Any, x_1TE: Tensor, flat: FlatBatch, arguments: dict[str, Any], kernels: Kernels) -> Tensor:
-    return _llama(module, x_1TE, flat, arguments, kernels, getattr(module.config, "sliding_window", None))
+    return _merge(attend(q_THD, k_TGD, v_TGD, flat, llama_options(module), kernels.device), module.o_proj)
 
 
 def _gpt_neo(module: Any, x_1TE: Tensor, flat: FlatBatch, arguments: dict[str, Any], kernels: Kernels) -> Tensor:
-    """Scores are not scaled; local layers see `window_size` tokens."""
     q_THD, k_THD, v_THD = (
         projection(x_1TE).view(x_1TE.shape[1], module.num_heads, module.head_dim)
         for projection in (module.q_proj, module.k_proj, module.v_proj)
     )
-    window = module.config.window_size if module.attention_type == "local" else None
-    dropout = module.attn_dropout.p if module.training else 0.0
-    out_THD = attend(q_THD, k_THD, v_THD, flat, AttentionOptions(1.0, window, dropout), kernels.device)
+    out_THD = attend(q_THD, k_THD, v_THD, flat, gpt_neo_options(module), kernels.device)
     out_1TE: Tensor = module.resid_dropout(_merge(out_THD, module.out_proj))
     return out_1TE
 
 
 def _gpt2(module: Any, x_1TE: Tensor, flat: FlatBatch, arguments: dict[str, Any], kernels: Kernels) -> Tensor:
     q_THD, k_THD, v_THD = module.c_attn(x_1TE)[0].unflatten(-1, (3, module.num_heads, module.head_dim)).unbind(1)
-    scale = module.head_dim**-0.5 if module.scale_attn_weights else 1.0
-    if module.scale_attn_by_inverse_layer_idx:
-        scale /= module.layer_idx + 1
-    dropout = module.attn_dropout.p if module.training else 0.0
-    out_THD = attend(q_THD, k_THD, v_THD, flat, AttentionOptions(scale, dropout=dropout), kernels.device)
+    out_THD = attend(q_THD, k_THD, v_THD, flat, gpt2_options(module), kernels.device)
     out_1TE: Tensor = module.resid_dropout(_merge(out_THD, module.c_proj))
     return out_1TE
 
@@ -156,13 +139,15 @@ _NORMED_PARTS = (*_LLAMA_PARTS, "q_norm", "k_norm")
 _NEO_PARTS = ("q_proj", "k_proj", "v_proj", "out_proj")
 FAMILIES = {
     "LlamaForCausalLM": Family(_llama, "self_attn", "layers", _LLAMA_PARTS, llama_layer),
-    "MistralForCausalLM": Family(_mistral, "self_attn", "layers", _LLAMA_PARTS, llama_layer),
+    "MistralForCausalLM": Family(_llama, "self_attn", "layers", _LLAMA_PARTS, llama_layer),
     "Qwen2ForCausalLM": Family(_llama, "self_attn", "layers", _LLAMA_PARTS, llama_layer),
     "Qwen3ForCausalLM": Family(_llama, "self_attn", "layers", _NORMED_PARTS, llama_layer),
     "GemmaForCausalLM": Family(_llama, "self_attn", "layers", _LLAMA_PARTS),
     "Gemma2ForCausalLM": Family(_llama, "self_attn", "layers", _LLAMA_PARTS),
     "Gemma3ForCausalLM": Family(_llama, "self_attn", "layers", _NORMED_PARTS),
-    "GPTNeoForCausalLM": Family(_gpt_neo, "attn.attention", "h", _NEO_PARTS, gpt_neo_layer, fixed_positions=True),
+    "GPTNeoForCausalLM": Family(
+        _gpt_neo, "attn.attention", "h", _NEO_PARTS, gpt_neo_layer, returns_weights=True, fixed_positions=True
+    ),
     "GPT2LMHeadModel": Family(_gpt2, "attn", "h", ("c_attn", "c_proj"), gpt2_layer, fixed_positions=True),
     "GPTJForCausalLM": Family(_gptj, "attn", "h", _NEO_PARTS, gptj_layer, fixed_positions=True),
     "GPTNeoXForCausalLM": Family(_gpt_neox, "attention", "layers", ("query_key_value", "dense")),

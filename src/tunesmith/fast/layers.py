@@ -19,8 +19,8 @@ from tunesmith.fast.recompute import without_keeping
 
 FlatLayer = Callable[[Any, Tensor, dict[str, Any], Kernels, Tensor], Any]
 
-_TANH_GELU = frozenset({"NewGELUActivation", "GELUTanh", "FastGELUActivation", "PytorchGELUTanh"})
-_SILU = frozenset({"SiLU", "SiLUActivation"})
+TANH_GELU = frozenset({"NewGELUActivation", "GELUTanh", "FastGELUActivation", "PytorchGELUTanh"})
+SILU = frozenset({"SiLU", "SiLUActivation"})
 
 
 def llama_layer(layer: Any, mask: Tensor, arguments: dict[str, Any], kernels: Kernels, x: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def llama_layer(layer: Any, mask: Tensor, arguments: dict[str, Any], kernels: Ke
     x = x + layer.self_attn(normal, position_embeddings=positions, attention_mask=mask)[0]
     normal, mlp = _norm(layer.post_attention_layernorm, x, kernels), layer.mlp
     gates, ups = mlp.gate_proj(normal), mlp.up_proj(normal)
-    if type(mlp.act_fn).__name__ not in _SILU:
+    if type(mlp.act_fn).__name__ not in SILU:
         return x + mlp.down_proj(mlp.act_fn(gates) * ups)  # type: ignore[no-any-return]
     inner = gate(gates, ups, kernels)
     gates, ups = gates.detach(), ups.detach()
@@ -70,7 +70,7 @@ def _norm(module: nn.Module, x: Tensor, kernels: Kernels) -> Tensor:
 def _activated(layer: Any, x: Tensor, activation: nn.Module, projection: nn.Module) -> Tensor:
     """projection(activation(x)); gelu(tanh) in one pass that keeps only x, where transformers' chain keeps six such
     tensors."""
-    if type(activation).__name__ not in _TANH_GELU:
+    if type(activation).__name__ not in TANH_GELU:
         return projection(activation(x))  # type: ignore[no-any-return]
     inner, kept = F.gelu(x, approximate="tanh"), x.detach()
     with _not_kept(layer, inner, lambda: F.gelu(kept, approximate="tanh")):

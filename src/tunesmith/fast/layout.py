@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, ModelError
 
 IGNORED = -100
 BUCKET_FILL = 0.75
@@ -43,6 +43,33 @@ class Bucket:
 Document = tuple[Sequence[int] | np.ndarray, "np.ndarray | Sequence[bool] | None"]
 
 
+@dataclass(frozen=True, order=True)
+class Size:
+    """What a batch is filled up to, so that many batches have one shape.
+
+    tokens: T. targets: N, rows that the head sees; `tokens` where it sees all. documents: places in cu_seqlens.
+    longest: what attention is told of the longest document, for every batch the same.
+    """
+
+    tokens: int
+    targets: int
+    documents: int
+    longest: int
+
+    def holds(self, tokens: int, targets: int, documents: int) -> bool:
+        """Whether documents with so many fed tokens and targets, none above `longest`, can be filled up to it."""
+        return (
+            tokens <= self.tokens
+            and targets <= self.targets
+            and documents + fillers(self.tokens - tokens, self.longest) <= self.documents
+        )
+
+
+def fillers(missing: int, longest: int) -> int:
+    """Documents without targets that `missing` tokens make: one, or more where attention would not see its end."""
+    return -(-missing // longest)
+
+
 @dataclass
 class FlatBatch:
     """Documents concatenated, without padding, longest first. T = sum(lengths) fed tokens.
@@ -50,7 +77,8 @@ class FlatBatch:
     input_ids, position_ids (0.. in each document) and targets are int64 [T]; input_ids[i] predicts targets[i], and -100
     marks a position that is not supervised. lengths: fed tokens per document, the document's length minus one because
     its last token predicts nothing. cu_seqlens: int32 [documents + 1], the first row of each document and T.
-    order: for each document in the batch, its number in the caller's list.
+    order: for each document in the batch, its number in the caller's list. size: what it was filled up to; cu_seqlens
+    is then as long as that says, its unused places hold T.
     """
 
     input_ids: Tensor
@@ -60,6 +88,7 @@ class FlatBatch:
     cu_seqlens: Tensor
     num_targets: int
     order: tuple[int, ...]
+    size: Size | None = None
     _buckets: list[Bucket] | None = field(default=None, repr=False)
     _target_rows: Tensor | None = field(default=None, repr=False)
 
@@ -70,20 +99,28 @@ class FlatBatch:
 
     @property
     def max_length(self) -> int:
-        """Fed tokens of the longest document."""
-        return self.lengths[0]
+        """Fed tokens of the longest document; of a batch that was filled up, of the longest that there may be."""
+        return self.lengths[0] if self.size is None else self.size.longest
 
     @property
     def buckets(self) -> list[Bucket]:
-        """The gathers for padded attention; built once and shared by all layers."""
+        """The gathers for padded attention; built once and shared by all layers.
+
+        Raises ModelError where the lengths are not known: see fixed.py.
+        """
+        if not self.lengths:
+            raise ModelError("attention that pads documents depends on the length of each.")
         if self._buckets is None:
             self._buckets = buckets_of(self.lengths, self.input_ids.device)
         return self._buckets
 
     @property
     def target_rows(self) -> Tensor | None:
-        """int64 [N], the rows that are supervised; None when all are."""
-        if self._target_rows is None and self.num_targets < self.num_tokens:
+        """int64 [N], the rows that the head sees; None when it sees all.
+
+        They are the supervised ones; of a batch that was filled up, as many others as its size asks for too.
+        """
+        if self._target_rows is None and self.size is None and self.num_targets < self.num_tokens:
             self._target_rows = (self.targets != IGNORED).nonzero().flatten()
         return self._target_rows
 
@@ -127,12 +164,13 @@ def row_multiple(device: torch.device) -> int:
     return 32 if device.type == "cpu" and torch.is_autocast_enabled("cpu") else 1
 
 
-def flatten(documents: Sequence[Document], multiple: int = 1) -> FlatBatch:
+def flatten(documents: Sequence[Document], multiple: int = 1, size: Size | None = None) -> FlatBatch:
     """One FlatBatch of `documents`, each (ids, supervised).
 
     ids include the start and end tokens; supervised[i] says that ids[i] is a target, and None that every token but the
     first is. The first token of a document is never a target. With `multiple`, a document without targets fills T up to
-    a multiple of it; it stands last in the caller's order. Raises DataError for a document of fewer than two tokens.
+    a multiple of it; with `size`, which must hold the documents, everything is filled up to that. Such documents stand
+    last in the caller's order. Raises DataError for a document of fewer than two tokens.
     """
     if not documents:
         raise DataError("flatten: got no documents. Expected at least one.")
@@ -140,10 +178,12 @@ def flatten(documents: Sequence[Document], multiple: int = 1) -> FlatBatch:
     if min(sizes) < 2:
         number = sizes.index(min(sizes))
         raise DataError(f"flatten: document {number} has {sizes[number]} tokens. Expected start and end at least.")
-    missing = -sum(size - 1 for size in sizes) % multiple
-    if missing:
-        filler: Document = (np.zeros(missing + 1, dtype=np.int64), np.zeros(missing + 1, dtype=bool))
-        documents, sizes = [*documents, filler], [*sizes, missing + 1]
+    fed = sum(sizes) - len(sizes)
+    missing, longest = (-fed % multiple, multiple) if size is None else (size.tokens - fed, size.longest)
+    for _ in range(fillers(missing, longest)):
+        length = min(missing, longest)
+        filler: Document = (np.zeros(length + 1, dtype=np.int64), np.zeros(length + 1, dtype=bool))
+        documents, sizes, missing = [*documents, filler], [*sizes, length + 1], missing - length
     order = sorted(range(len(documents)), key=lambda number: -sizes[number])
     inputs, targets = [], []
     for ids, supervised in (documents[number] for number in order):
@@ -155,7 +195,7 @@ def flatten(documents: Sequence[Document], multiple: int = 1) -> FlatBatch:
         targets.append(following)
     lengths = tuple(sizes[number] - 1 for number in order)
     target_T = np.concatenate(targets)
-    return FlatBatch(
+    batch = FlatBatch(
         input_ids=torch.from_numpy(np.concatenate(inputs)),
         position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
         targets=torch.from_numpy(target_T),
@@ -164,6 +204,21 @@ def flatten(documents: Sequence[Document], multiple: int = 1) -> FlatBatch:
         num_targets=int((target_T != IGNORED).sum()),
         order=tuple(order),
     )
+    return batch if size is None else _filled(batch, size)
+
+
+def _filled(batch: FlatBatch, size: Size) -> FlatBatch:
+    """The batch with as many rows for the head and places in cu_seqlens as its size says."""
+    assert batch.num_tokens == size.tokens
+    assert batch.num_targets <= size.targets
+    unused = size.documents - len(batch.lengths)
+    rows = None
+    if size.targets < size.tokens:
+        supervised = batch.targets.numpy() != IGNORED
+        others = np.flatnonzero(~supervised)[: size.targets - batch.num_targets]  # different rows: none is added twice
+        rows = torch.from_numpy(np.sort(np.concatenate([np.flatnonzero(supervised), others])))
+    places = (batch.cu_seqlens, torch.full((unused,), size.tokens, dtype=torch.int32))
+    return replace(batch, cu_seqlens=torch.cat(places), size=size, _target_rows=rows)
 
 
 def buckets_of(lengths: Sequence[int], device: torch.device | str = "cpu") -> list[Bucket]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tunesmith.forecast.memory import CONTEXT_BYTES, MemoryForecast, forecast_memory
+from tunesmith.forecast.memory import CONTEXT_BYTES, MemoryForecast, forecast_memory, sharded
 from tunesmith.forecast.shapes import ModelShape
 from tunesmith.forecast.simulate import NF4_BYTES
 from tunesmith.forecast.step import Step, trace_step, with_8bit_state
 from tunesmith.forecast.trace import Log
 from tunesmith.forecast.workload import Steps, Workload, reference_rows
+from tunesmith.forecast.workspaces import workspace_bytes
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.gpus import Gpu
 from tunesmith.models.positions import document_length
 from tunesmith.recipe import Recipe
 
 Fit = Literal["fits", "tight", "no"]
-Method = Literal["full", "lora", "qlora"]
+Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw8bit"]
@@ -43,6 +45,10 @@ class Target:
     num_processes: int = 1
     here: bool = True
     """The machine this runs on, rather than one to be rented."""
+    workspace_bytes: int = 0
+    """What cuBLAS takes there for each thread."""
+    fused: bool = True
+    """A GPU has Triton, so that layers run in few launches."""
 
     @classmethod
     def of_machine(cls, machine: Machine, gpu: Gpu | None) -> Target:
@@ -60,16 +66,35 @@ class Target:
             flash=on_gpu and machine.supports_bf16,
             gpu=gpu,
             num_processes=machine.num_processes,
+            workspace_bytes=workspace_bytes(_capability(gpu)) if on_gpu else 0,
+            fused=importlib.util.find_spec("triton") is not None,
         )
 
     @classmethod
     def of_gpu(cls, gpu: Gpu) -> Target:
         """An empty GPU of the table."""
-        return cls(gpu.name, "cuda", gpu.memory_bytes, CONTEXT_BYTES, gpu.bf16, gpu.bf16, gpu, here=False)
+        return cls(
+            name=gpu.name,
+            device="cuda",
+            capacity_bytes=gpu.memory_bytes,
+            base_bytes=CONTEXT_BYTES,
+            bf16=gpu.bf16,
+            flash=gpu.bf16,
+            gpu=gpu,
+            here=False,
+            workspace_bytes=workspace_bytes(gpu.capability),
+        )
 
     def fit(self, memory: MemoryForecast) -> Fit:
         share = memory.peak_bytes / self.capacity_bytes
         return "fits" if share <= FITS else "tight" if share <= TIGHT else "no"
+
+
+def _capability(gpu: Gpu | None) -> tuple[int, int]:
+    """Of a GPU of the table, or of the one that is here."""
+    import torch
+
+    return gpu.capability if gpu is not None else torch.cuda.get_device_capability()
 
 
 @dataclass(frozen=True)
@@ -105,7 +130,7 @@ class Forecaster:
     workload: Workload
     _logs: dict[Step, Log] = field(default_factory=dict, repr=False)
     _steps: dict[int, Steps] = field(default_factory=dict, repr=False)
-    _memory: dict[tuple[Step, Optimizer, int], MemoryForecast] = field(default_factory=dict, repr=False)
+    _memory: dict[tuple[Step, Optimizer, int, int], MemoryForecast] = field(default_factory=dict, repr=False)
 
     @property
     def max_length(self) -> int:
@@ -126,6 +151,7 @@ class Forecaster:
             "gradient_checkpointing": choice.gradient_checkpointing,
             "device": target.device,
             "flash": target.flash,
+            "fused": target.fused or target.device == "cpu",
             "lora": self.recipe.lora,
         }
         if self.recipe.train.loop == "reference":
@@ -154,15 +180,28 @@ class Forecaster:
     def memory(self, choice: Choice, target: Target) -> MemoryForecast:
         """What a choice takes on a device."""
         step = self.step(choice, target)
-        key = (step, choice.optimizer, target.base_bytes)
+        key = (step, choice.optimizer, target.base_bytes, target.workspace_bytes)
         if key not in self._memory:
             log = self.log(step)
             if choice.optimizer == "adamw8bit":
                 log = with_8bit_state(log, choice.dtype if choice.method == "full" else "float32")
             self._memory[key] = forecast_memory(
-                log, target.device, precision=choice.precision, base_bytes=target.base_bytes
+                log,
+                target.device,
+                precision=choice.precision,
+                base_bytes=target.base_bytes,
+                workspace_bytes=target.workspace_bytes,
             )
+        if self.recipe.train.sharding == "full" and target.num_processes > 1:
+            return sharded(self._memory[key], target.num_processes, self._gathered_bytes(choice))
         return self._memory[key]
+
+    def _gathered_bytes(self, choice: Choice) -> int:
+        """What is whole at a time: what stands outside the layers, and two layers, with their gradients."""
+        config = self.shape.config.get_text_config()
+        outside = config.vocab_size * config.hidden_size
+        layer = max(0, self.shape.num_parameters - outside) // config.num_hidden_layers
+        return int(2 * (outside + 2 * layer) * {"float32": 4, "bfloat16": 2, "float16": 2}[choice.dtype])
 
     def least_bytes(self, choice: Choice) -> int:
         """What weights, gradients and optimizer alone take: a bound that needs no trace."""
@@ -171,4 +210,4 @@ class Forecaster:
         if choice.method == "qlora":
             return int(number * NF4_BYTES)
         moments = 2 * held if choice.optimizer == "adamw" else 2.0
-        return int(number * (held if choice.method == "lora" else held + moments))
+        return int(number * (held if choice.method in ("lora", "dora") else held + moments))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import psutil
 
 from tunesmith.forecast.allocator import CachingAllocator
 from tunesmith.forecast.trace import Log
+from tunesmith.forecast.workspaces import NEW_BYTES, with_workspaces
 from tunesmith.machine.gpus import GIB
 from tunesmith.run.artefacts import PredictedMemory
 
@@ -43,8 +44,36 @@ class MemoryForecast:
     phases: dict[str, int]
     """Most allocated in each phase."""
 
+    def recorded(self) -> MemoryForecast:
+        """Where steps are CUDA graphs: the most that a run can take, one whose steps have one size takes less.
+
+        What a recorded step holds while it runs, gradients included, stays in a pool of its own. Steps of a size that
+        is not recorded yet, and evaluation, run beside it. Not measured.
+        """
+        held = self.components["weights"] + self.components["optimizer"]
+        pool = max(0, max(self.phases.get(name, 0) for name in ("forward", "backward")) - held)
+        return replace(self, peak_bytes=self.peak_bytes + pool, reserved_bytes=self.reserved_bytes + pool)
+
     def record(self) -> PredictedMemory:
         return PredictedMemory(**asdict(self))
+
+
+def sharded(memory: MemoryForecast, num_processes: int, largest_bytes: int) -> MemoryForecast:
+    """Of one of several processes that share weights, gradients and optimizer equally.
+
+    largest_bytes: what is gathered at a time, which comes on top. By arithmetic; the step is traced unsharded.
+    """
+    kept = {"weights", "gradients", "optimizer"}
+    components = {name: size // num_processes if name in kept else size for name, size in memory.components.items()}
+    saved = sum(memory.components.values()) - sum(components.values()) - largest_bytes
+    components["temporary"] += largest_bytes
+    return replace(
+        memory,
+        peak_bytes=memory.peak_bytes - saved,
+        allocated_bytes=memory.allocated_bytes - saved,
+        reserved_bytes=memory.reserved_bytes - saved,
+        components=components,
+    )
 
 
 def forecast_memory(
@@ -53,9 +82,16 @@ def forecast_memory(
     *,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     base_bytes: int | None = None,
+    workspace_bytes: int = NEW_BYTES,
 ) -> MemoryForecast:
-    """Memory of a traced step. base_bytes: of the process on a CPU, default this process; of the context on a GPU."""
-    phases = {phase: size for phase, size in log.phase_peaks().items() if phase not in ("between", "weights")}
+    """Memory of a traced step.
+
+    base_bytes: of the process on a CPU, default this process; of the context on a GPU. workspace_bytes: what cuBLAS
+    takes for a thread, by default on a Hopper.
+    """
+    if device == "cuda":
+        log = with_workspaces(log, workspace_bytes)
+    phases = {phase: size for phase, size in log.phase_peaks().items() if phase not in ("between", "weights", "state")}
     allocated, components = log.peak_bytes(), log.components_at_peak()
     if device == "cuda":
         base = CONTEXT_BYTES if base_bytes is None else base_bytes

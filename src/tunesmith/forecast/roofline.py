@@ -1,4 +1,4 @@
-"""How long operators take: each at the rate of arithmetic or of memory, whichever is slower, plus its launch."""
+"""How long operators take: each at the rate of arithmetic or of memory, whichever is slower."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from tunesmith.forecast.launches import num_kernels
 from tunesmith.forecast.trace import Work
 from tunesmith.machine.detect import best_seconds
 from tunesmith.machine.gpus import Gpu
@@ -29,26 +30,62 @@ class Rates(Protocol):
 class GpuRates:
     """A GPU by its data sheet.
 
-    The shares say how much of the sheet's rate large kernels reach. They are assumptions of ours from published figures
-    (a 2.7B model at 0.4 samples of 2048 tokens a second on an A100 is 75% of its float32 rate), not measured here.
+    The shares say how much of the sheet's rates the kernels of a step reach. In bf16 they are fitted to one H200 (989
+    TFLOP/s and 4.8 TB/s on the sheet, 703 and 4.3 measured there): profiles of GPT-Neo-125M and SmolLM2-135M, for which
+    it was busy for 72.6 and 115.7 ms with 16,500 tokens, and the speed of GPT-Neo-1.3B and 2.7B. In float32 0.7 is
+    assumed from published figures (a 2.7B model at 0.4 samples of 2048 tokens a second on an A100 is 75% of its rate).
     """
 
     gpu: Gpu
-    gemm_share: float = 0.7
+    gemm_share: float = 0.71
     attention_share: float = 0.4
-    bandwidth_share: float = 0.8
-    launch_seconds: float = 7e-6
-    """Time in which Python and the driver issue one kernel; kernels of a step cannot come faster."""
+    bandwidth_share: float = 0.58
+    """Of element-wise passes."""
+    operand_share: float = 0.9
+    """Of the bandwidth, as products read and write with it."""
+    fp32_share: float = 0.7
 
     def seconds(self, work: Counter[Work]) -> float:
-        """Kernels run one after another; issuing them overlaps, so that the slower of the two counts."""
-        kernels = sum(self._kernel(item) * calls for item, calls in work.items())
-        return max(kernels, sum(work.values()) * self.launch_seconds)
+        """The GPU's time: kernels run one after another. What the host takes to start them is host.py's."""
+        return sum(self._operator(item) * calls for item, calls in work.items())
+
+    def _operator(self, item: Work) -> float:
+        number = num_kernels(item.name)
+        return 0.0 if number == 0 else self._kernel(item) + number * GAP_SECONDS
 
     def _kernel(self, item: Work) -> float:
-        peak = self.gpu.matrix if item.dtype in HALF else self.gpu.fp32
-        share = self.gemm_share if item.gemm is not None else self.attention_share
-        return max(item.flops / (peak * share), item.num_bytes / (self.gpu.bandwidth * self.bandwidth_share))
+        half = item.dtype in HALF
+        peak = self.gpu.matrix if half else self.gpu.fp32
+        if item.gemm is None:
+            traffic = item.num_bytes / (self.gpu.bandwidth * self.bandwidth_share)
+            return max(item.flops * item.stretch / (peak * self.attention_share), traffic)
+        traffic = item.num_bytes / (self.gpu.bandwidth * self.operand_share)
+        if not half:
+            return max(item.flops / (peak * self.fp32_share), traffic)
+        share = self.gemm_share if item.aligned else self.gemm_share * self._unaligned
+        # The products of a step are narrow: their kernels read and write for long, beside what they compute.
+        return _tiled_flops(item.gemm) / (peak * share) + traffic
+
+    @property
+    def _unaligned(self) -> float:
+        """What is left of the rate where rows are not aligned and kernels of older GPUs take over."""
+        return UNALIGNED_ON_HOPPER if self.gpu.capability >= (9, 0) else UNALIGNED
+
+
+GAP_SECONDS = 4e-6
+"""From the end of one kernel to full work of the next. Fitted with the shares."""
+UNALIGNED_ON_HOPPER = 0.19
+"""The products of a head of 50,257 rows ran on Turing's kernels: 31 ms on an H200 where at the limit they take 5.4."""
+UNALIGNED = 0.5
+"""Assumed for GPUs whose own kernels are nearer to Turing's."""
+TILE_ROWS, TILE_COLUMNS = 128, 256
+"""What one block of a product computes."""
+
+
+def _tiled_flops(gemm: Gemm) -> int:
+    rows, inner, columns, batch = gemm
+    whole_rows, whole_columns = -(-rows // TILE_ROWS) * TILE_ROWS, -(-columns // TILE_COLUMNS) * TILE_COLUMNS
+    return 2 * batch * whole_rows * whole_columns * inner
 
 
 @dataclass
@@ -144,6 +181,7 @@ def measure_gpu(name: str) -> Gpu:
         matrix=product_rate(half),
         bandwidth=2 * source.numel() * 4 / best_seconds(copy, repeats=5),
         bf16=half == torch.bfloat16,
+        capability=torch.cuda.get_device_capability(device),
         source="measured here",
         aliases=(),
         device="",

@@ -63,11 +63,22 @@ class Forecast:
         )
 
 
-def forecast_run(forecaster: Forecaster, target: Target, found: Found, *, num_steps: int, out: Path | None) -> Forecast:
-    """Time and disk of a choice whose memory is known. Evaluated before the first step and at the end only."""
+def forecast_run(
+    forecaster: Forecaster,
+    target: Target,
+    found: Found,
+    *,
+    num_steps: int,
+    out: Path | None,
+    recorded: bool = False,
+) -> Forecast:
+    """Time and disk of a choice whose memory is known. Evaluated before the first step and at the end only.
+
+    recorded: its steps are CUDA graphs.
+    """
     step = forecaster.step(found.choice, target)
     log = forecaster.log(step)
-    step_time = time_of_step(log, step, *_rates(log, target))
+    step_time = time_of_step(log, step, *_rates(log, target), recorded=recorded)
     disk = forecast_disk(
         num_parameters=forecaster.shape.num_parameters,
         num_trained=log.num_trained,
@@ -98,11 +109,13 @@ def forecast_run(forecaster: Forecaster, target: Target, found: Found, *, num_st
 def _rates(log: Log, target: Target) -> tuple[Rates, str]:
     """How fast the device is, and how that is known."""
     if target.device == "cpu":
-        work = log.work("forward", "backward", "optimizer", "evaluation")
+        work = log.work("forward", "backward", "clip", "optimizer", "evaluation")
         return CpuRates.measure(work), "matrix products timed on this processor"
     if target.gpu is not None:
         return GpuRates(target.gpu), "rates of the data sheet; not measured on a GPU"
-    return GpuRates(measure_gpu(target.name), gemm_share=1.0, bandwidth_share=1.0), "rates measured on this GPU"
+    return GpuRates(
+        measure_gpu(target.name), gemm_share=1.0, bandwidth_share=0.65, operand_share=1.0
+    ), "rates measured on this GPU"
 
 
 def _tokens_of_run(forecaster: Forecaster, found: Found, step: Step) -> tuple[int, float, int]:

@@ -165,18 +165,29 @@ def _gpu_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Flash attention for half precision without a mask, otherwise the memory-efficient kernel."""
+    """Flash attention for half precision without a mask, otherwise the memory-efficient kernel; where heads are grouped
+    products and a softmax that hold all scores, since that kernel has no groups (check_batch_size_and_num_heads_dense
+    of torch's sdp_utils_cpp.h)."""
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         query, key, value = (x.to(dtype) for x in (query, key, value))
     if flash and attn_mask is None and query.dtype in (torch.float16, torch.bfloat16):
         return flash_attention(query, key, value, dropout_p, is_causal, scale)
     if enable_gqa and key.shape[1] != query.shape[1]:
-        repeats = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+        return _plain_attention(query, key, value, attn_mask, is_causal, scale)
     bias = None
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, float("-inf"))
         bias = attn_mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
     return efficient_attention(query, key, value, bias, dropout_p, is_causal, scale)
+
+
+def _plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Tensor:
+    """What torch calls the math backend (_scaled_dot_product_attention_math)."""
+    out: Tensor = torch.ops.aten._scaled_dot_product_attention_math(
+        query, key, value, mask, 0.0, is_causal, None, scale=scale, enable_gqa=True
+    )[0]
+    return out

@@ -46,7 +46,7 @@ class Step:
     """Tokens that each document of the largest micro-batch feeds."""
     accumulates: bool = False
     """A step has more than one micro-batch, so gradients survive into the next forward pass."""
-    method: Literal["full", "lora", "qlora"] = "full"
+    method: Literal["full", "lora", "dora", "qlora"] = "full"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     gradient_checkpointing: bool = False
@@ -58,6 +58,8 @@ class Step:
     lora: LoraSection = field(default_factory=LoraSection)
     target_fraction: float = 1.0
     """Share of the fed tokens that are supervised."""
+    fused: bool = True
+    """On a GPU layers run in few launches, which takes Triton."""
 
     @property
     def num_tokens(self) -> int:
@@ -72,14 +74,14 @@ class Step:
             dtype=self.dtype,
             gradient_checkpointing=self.gradient_checkpointing,
             fast=self.kind == "tunesmith",
-            lora=self.lora,
+            lora=self.lora.model_copy(update={"init": "zero"}),  # a start that needs values, of the same shapes
         )
 
     @property
     def fast_device(self) -> Device:
         """What the fast path is told of the device: this processor, or a GPU that need not be here."""
         if self.device == "cuda":
-            return Device.pretended_gpu(flash_attention=self.flash)
+            return Device.pretended_gpu(flash_attention=self.flash, fused=self.fused)
         return Device.of(torch.device("cpu"))
 
 
@@ -152,6 +154,9 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
             trace.enter_group(group)
             trace.hold((*tensors.parameters, *tensors.buffers), "weights")
     trace.hold((batch.input_ids, batch.position_ids, batch.targets, batch.cu_seqlens), "temporary")
+    with trace.phase("state"):
+        optimizers = _optimizers(groups, step, trace)
+    trace.name_alive("optimizer", "state")
     trained = [parameter for _, tensors in groups for parameter in tensors.trained]
     for _ in range(2 if step.accumulates else 1):
         with trace.phase("forward"):
@@ -161,15 +166,12 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
             loss.backward()
         del loss
         trace.hold((parameter.grad for parameter in trained if parameter.grad is not None), "gradients")
-    with trace.phase("optimizer"):
+    with trace.phase("clip"):
         _clip(trace, groups, step.settings.max_grad_norm)
-        optimizers: list[torch.optim.Optimizer] = []
-        for group, tensors in groups:
+    with trace.phase("optimizer"):
+        for group, optimizer in optimizers:
             trace.enter_group(group)
-            if tensors.trained:
-                optimizers.append(make_optimizer(tensors.trained, step.settings))
-                optimizers[-1].step()
-    trace.name_alive("optimizer", "optimizer")
+            optimizer.step()
     with trace.phase("zero_grad"):
         for group, tensors in groups:
             trace.enter_group(group)
@@ -179,6 +181,16 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
         model.eval()
         _forward(model, step, batch)
         model.train()
+
+
+def _optimizers(groups: Groups, step: Step, trace: Trace) -> list[tuple[int | None, torch.optim.Optimizer]]:
+    """One of each group that trains, its state made: in training it is there before the first activation."""
+    made = []
+    for group, tensors in groups:
+        trace.enter_group(group)
+        if tensors.trained:
+            made.append((group, make_optimizer(tensors.trained, step.settings)))
+    return made
 
 
 def _clip(trace: Trace, groups: Groups, max_norm: float) -> None:
@@ -308,7 +320,7 @@ def _twice(log: Log) -> Log:
 
     It is the first step again, beside what that one left: the optimizer's state.
     """
-    names = ("forward", "backward", "optimizer", "zero_grad")
+    names = ("forward", "backward", "clip", "optimizer", "zero_grad")
     first = [segment for segment in log.segments if segment.phase in names]
     dying = {event.storage for segment in first for event in segment.events if not event.born}
     last = max(event.storage for event in log.events())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, NamedTuple
 
+from tunesmith.forecast.host import LAUNCH_SECONDS, HostTime, host_time
+from tunesmith.forecast.launches import launches_of
 from tunesmith.forecast.roofline import Rates
 from tunesmith.forecast.step import Step
 from tunesmith.forecast.trace import Log
@@ -21,7 +23,7 @@ START_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of the parts of a step: t = step_seconds + token_seconds * tokens."""
+    """Seconds of the parts of a step: t = step_seconds + token_seconds * tokens, or the host's where that is longer."""
 
     token_seconds: float
     """Forward and backward, per fed token."""
@@ -31,10 +33,13 @@ class StepTime:
     flops_per_token: float
     origin: str
     """How it is known."""
+    host: HostTime = field(default_factory=HostTime)
+    """What it takes to start the work of a GPU, which goes on meanwhile."""
 
     def of(self, num_tokens: float) -> float:
         """Seconds of a step of so many tokens."""
-        return self.step_seconds + self.token_seconds * num_tokens
+        device = self.step_seconds + self.token_seconds * num_tokens
+        return max(device, self.host.of(num_tokens)) + self.host.wait_seconds
 
 
 @dataclass(frozen=True)
@@ -74,18 +79,23 @@ class Measured(NamedTuple):
     kind: Literal["step", "evaluation"] = "step"
 
 
-def time_of_step(log: Log, step: Step, rates: Rates, origin: str) -> StepTime:
-    """Seconds of a traced step. A log of an accumulated step holds two micro-batches."""
+def time_of_step(log: Log, step: Step, rates: Rates, origin: str, *, recorded: bool = False) -> StepTime:
+    """Seconds of a traced step. A log of an accumulated step holds two micro-batches. recorded: as CUDA graphs."""
     passes = 2 if step.accumulates else 1
     work = log.work("forward", "backward")
     flops = sum(item.flops * calls for item, calls in work.items())
     tokens = step.num_tokens * passes
+    scoring = log.work("evaluation")
+    evaluation = rates.seconds(scoring)
+    if step.device == "cuda":
+        evaluation = max(evaluation, LAUNCH_SECONDS * launches_of(scoring))
     return StepTime(
         token_seconds=rates.seconds(work) / tokens,
-        step_seconds=rates.seconds(log.work("optimizer", "zero_grad")),
-        eval_token_seconds=rates.seconds(log.work("evaluation")) / step.num_tokens,
+        step_seconds=rates.seconds(log.work("clip", "optimizer", "zero_grad")),
+        eval_token_seconds=evaluation / step.num_tokens,
         flops_per_token=flops / tokens,
         origin=origin,
+        host=host_time(log, step, rates, recorded=recorded),
     )
 
 
@@ -109,7 +119,7 @@ class Amounts:
 
 def time_of_run(step: StepTime, run: Amounts) -> TimeForecast:
     """Seconds of a whole run."""
-    train_seconds = run.num_steps * step.step_seconds + run.num_tokens * step.token_seconds
+    train_seconds = step.host.once_seconds + run.num_steps * step.of(run.num_tokens / max(1, run.num_steps))
     num_saves = 1.0 + (train_seconds // run.save_interval if run.save_interval else 0)
     return TimeForecast(
         train_seconds=train_seconds,
@@ -153,21 +163,19 @@ def refit(forecast: StepTime, measured: Sequence[Measured]) -> StepTime:
     evaluations = [item for item in measured if item.kind == "evaluation"]
     if not steps:
         return forecast
-    fixed, slope = _fit(forecast, steps)
-    evaluation = forecast.eval_token_seconds * slope / forecast.token_seconds
+    found = _fit(forecast, steps)
+    evaluation = found.eval_token_seconds
     if evaluations:
         evaluation = sum(item.seconds for item in evaluations) / sum(item.num_tokens for item in evaluations)
     return replace(
-        forecast,
-        step_seconds=fixed,
-        token_seconds=slope,
+        found,
         eval_token_seconds=evaluation,
         origin=f"{len(steps)} real steps on this machine",
     )
 
 
-def _fit(forecast: StepTime, steps: Sequence[Measured]) -> tuple[float, float]:
-    """a and b of t = a + b * tokens by least squares, neither negative.
+def _fit(forecast: StepTime, steps: Sequence[Measured]) -> StepTime:
+    """t = a + b * tokens by least squares, neither negative; the host's time is in both.
 
     When the steps are too alike in size to tell a from b, the forecast keeps its shape and is scaled.
     """
@@ -180,6 +188,14 @@ def _fit(forecast: StepTime, steps: Sequence[Measured]) -> tuple[float, float]:
         slope = together / spread
         fixed = mean_seconds - slope * mean_tokens
         if slope > 0 and fixed >= 0:
-            return fixed, slope
+            evaluation = forecast.eval_token_seconds * slope / forecast.token_seconds
+            host = HostTime(once_seconds=forecast.host.once_seconds)
+            return replace(forecast, step_seconds=fixed, token_seconds=slope, eval_token_seconds=evaluation, host=host)
     scale = mean_seconds / forecast.of(mean_tokens)
-    return forecast.step_seconds * scale, forecast.token_seconds * scale
+    return replace(
+        forecast,
+        step_seconds=forecast.step_seconds * scale,
+        token_seconds=forecast.token_seconds * scale,
+        eval_token_seconds=forecast.eval_token_seconds * scale,
+        host=forecast.host.scaled(scale),
+    )

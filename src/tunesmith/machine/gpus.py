@@ -31,6 +31,8 @@ class Gpu:
     """Rate of bf16 matrix products with float32 accumulation; fp16 on cards without bf16."""
     bandwidth: float
     bf16: bool
+    capability: tuple[int, int]
+    """Compute capability, as CUDA reports it."""
     source: str
     aliases: tuple[str, ...]
     device: str
@@ -54,6 +56,7 @@ def gpus() -> tuple[Gpu, ...]:
             matrix=row["matrix_teraflops"] * 1e12,
             bandwidth=row["bandwidth_gigabytes"] * 1e9,
             bf16=row["bf16"],
+            capability=tuple(row["capability"]),
             source=row["source"],
             aliases=tuple(row["aliases"]),
             device=row["device"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
@@ -14,9 +15,10 @@ from tunesmith.forecast.shapes import find_shape, shape_of
 from tunesmith.forecast.workload import Workload, reference_rows
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.gpus import gpu_of_device
+from tunesmith.plan.graphs import choose_graphs
 from tunesmith.plan.search import alternatives, dtype_of, larger_gpu, precision_of, search
 from tunesmith.recipe import Every, LoraSection, Recipe, duration_seconds
-from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan, Schedule
+from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan, Schedule, Sharding
 from tunesmith.units import format_bytes
 
 if TYPE_CHECKING:
@@ -72,7 +74,10 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     found = _choose(forecaster, target, tokens_per_step, reasons)
     choice = found.choice
     num_steps = _num_steps(forecaster, tokens_per_step, reasons)
-    forecast = forecast_run(forecaster, target, found, num_steps=num_steps, out=out)
+    recorded = choose_graphs(forecaster, target, choice, _num_passes(forecaster, target, choice), reasons)
+    if recorded:
+        found, recorded = _with_graphs(recipe, target, found, reasons)
+    forecast = forecast_run(forecaster, target, found, num_steps=num_steps, out=out, recorded=recorded)
     eval_every, num_evaluations = _eval_every(recipe, forecast, num_steps, reasons)
     save_every = _save_every(recipe, forecast, reasons)
     forecast = forecast.with_schedule(
@@ -90,6 +95,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         micro_batch_tokens=choice.micro_batch_tokens,
         gradient_checkpointing=choice.gradient_checkpointing,
         compile=_compile(recipe, reasons),
+        cuda_graphs=recorded,
         lora=_lora(recipe, choice.method, reasons),
         eval_every=eval_every,
         save_every=save_every,
@@ -99,6 +105,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         **_asked_of_training(recipe, reasons),
         device=target.device,
         num_processes=target.num_processes,
+        sharding=_sharding(recipe, choice, target, reasons),
         reasons=reasons,
         predicted=forecast.predicted(),
     )
@@ -189,8 +196,11 @@ def _choose(forecaster: Forecaster, target: Target, tokens_per_step: int, reason
             "train.optimizer: adamw8bit needs bitsandbytes, which is not installed. "
             "Run: pip install 'tunesmith[qlora]', or use adamw."
         )
-    if train.method == "qlora" and target.device == "cpu":
-        raise PlanError("train.method: qlora needs a CUDA GPU, found none. Use lora.")
+    if train.method == "qlora" and target.here and not has_bitsandbytes():
+        raise PlanError(
+            "train.method: qlora needs bitsandbytes, which is not installed. "
+            "Run: pip install 'tunesmith[qlora]', or use lora."
+        )
     precision, reasons["precision"] = precision_of(recipe, forecaster.shape, target)
     largest_step = forecaster.steps(tokens_per_step).largest
     share = math.ceil(largest_step / target.num_processes)
@@ -254,6 +264,23 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
     reasons["num_processes"] = "one process" if target.num_processes == 1 else "started by the launcher"
 
 
+def _with_graphs(recipe: Recipe, target: Target, found: Found, reasons: dict[str, str]) -> tuple[Found, bool]:
+    """What recorded steps take, and whether to record them: only where that fits as well, unless it is asked for."""
+    memory = found.memory.recorded()
+    more = replace(found, memory=memory, fit=target.fit(memory))
+    if recipe.train.cuda_graphs is True or more.fit == "fits":
+        return more, True
+    needed, has = format_bytes(memory.peak_bytes), format_bytes(target.capacity_bytes)
+    reasons["cuda_graphs"] = f"memory: recorded steps may take {needed} of {has}"
+    return found, False
+
+
+def _num_passes(forecaster: Forecaster, target: Target, choice: Choice) -> int:
+    """Of the largest step."""
+    share = math.ceil(forecaster.steps(choice.tokens_per_step).largest / target.num_processes)
+    return math.ceil(share / choice.micro_batch_tokens)
+
+
 def _num_steps(forecaster: Forecaster, tokens_per_step: int, reasons: dict[str, str]) -> int:
     asked = forecaster.recipe.train
     if asked.loop == "reference":
@@ -309,7 +336,25 @@ def _lora(recipe: Recipe, method: str, reasons: dict[str, str]) -> LoraSection |
     if method == "full":
         reasons["lora"] = "all weights train"
         return None
-    return _asked(recipe.lora, "lora", reasons)
+    lora = recipe.lora
+    scale = "alpha / sqrt(rank)" if lora.rslora else "alpha / rank"
+    reasons["lora"] = (
+        f"{ASKED}; rank {lora.rank} learns {lora.rank} directions of each weight, times {scale}, so that the best rate "
+        "hardly depends on the rank"
+    )
+    return lora
+
+
+def _sharding(recipe: Recipe, choice: Choice, target: Target, reasons: dict[str, str]) -> Sharding:
+    """Raises PlanError for what cannot be sharded."""
+    if recipe.train.sharding == "none" or target.num_processes == 1:
+        reasons["sharding"] = ASKED if recipe.train.sharding == "none" else "one process"
+        return "none"
+    for what, why in ((choice.method == "qlora", "quantised weights"), (choice.precision == "fp16", "fp16")):
+        if what:
+            raise PlanError(f"train.sharding: full: {why} cannot be sharded. Expected none, or lora and bf16 instead.")
+    reasons["sharding"] = ASKED
+    return "full"
 
 
 def _asked_of_training(recipe: Recipe, reasons: dict[str, str]) -> _AskedOfTraining:

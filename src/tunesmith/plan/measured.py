@@ -1,9 +1,10 @@
-"""Afterwards: what the run took, beside what was planned."""
+"""What a run takes: its first steps set what is predicted of its time; afterwards both stand side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from tunesmith.forecast.time import Measured
 from tunesmith.run.artefacts import MeasuredRun, Plan, Predicted, Result
 from tunesmith.run.directory import RunDir
 from tunesmith.units import format_bytes, format_seconds
@@ -32,6 +33,31 @@ def record_measured(run_dir: RunDir, result: Result) -> str:
     )
     run_dir.write(plan.model_copy(update={"measured": measured}))
     return _summary(planned, took)
+
+
+def refit_predicted(run_dir: RunDir, measured: Sequence[Measured], num_tokens: int) -> None:
+    """Set what plan.json predicts of the time by real steps of the run, of `num_tokens` in all. Nothing else changes.
+
+    What was decided stays: a measured time differs from day to day, and the same recipe must give the same plan.
+    """
+    plan = run_dir.read(Plan)
+    if not measured or plan.predicted is None:
+        return
+    seconds = sum(item.seconds for item in measured) / sum(item.num_tokens for item in measured) * num_tokens
+    before = plan.predicted.time
+    run_seconds = before.run_seconds - before.train_seconds + seconds
+    time = before.model_copy(
+        update={
+            "train_seconds": seconds,
+            "run_seconds": run_seconds,
+            "total_seconds": run_seconds + before.load_seconds,
+            "tokens_per_second": before.tokens_per_second * before.train_seconds / seconds,
+            "origin": "real steps at the start of the run",
+        }
+    )
+    update = {"time": time, "train_seconds": seconds, "total_seconds": run_seconds}
+    predicted = plan.predicted.model_copy(update={**update, "tokens_per_second": time.tokens_per_second})
+    run_dir.write(plan.model_copy(update={"predicted": predicted}))
 
 
 def _known(values: Result | Predicted | None) -> dict[str, float]:

@@ -137,7 +137,7 @@ def subtitle(found: Artefacts) -> str:
     path = recipe.data.path
     names = [path] if isinstance(path, str) else [source.path for source in path]
     shown = ", ".join(name if name.startswith("hub:") else Path(name).name for name in names)
-    kind = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}.get(method, method)
+    kind = {"full": "full fine-tuning", "lora": "LoRA", "dora": "DoRA", "qlora": "QLoRA"}.get(method, method)
     return f"{recipe.model.name}, {kind} on {shown}"
 
 

@@ -5,7 +5,9 @@
     samples.jsonl    texts at each evaluation
     checkpoints/     step-N/ with MANIFEST.json     result.json      final metrics
     model/           weights, tokenizer, card       compare.json     outputs and scores
-    report.html      log.txt                        lock, status.json while it runs
+    votes.jsonl      choices of blind tests         report.html      log.txt
+    export/          what was exported, each with EXPORT.json
+    lock, status.json while it runs
 
 Directories are created 0700 and files 0600. JSON files are replaced whole: a reader sees the old one or the new one.
 Full paths of this machine are written by name (places.py).
@@ -41,6 +43,7 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 RESULT = "result.json"
 COMPARE = "compare.json"
+VOTES = "votes.jsonl"
 REPORT = "report.html"
 LOG = "log.txt"
 STATUS = "status.json"
@@ -49,6 +52,8 @@ STOP = "stop"
 """A file that asks the run to stop at the end of its step, from machines that cannot send it a signal."""
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+EXPORTS = "export"
+"""What was exported, each in a folder of its own."""
 TRACKERS = "trackers"
 """What trackers of train.report_to keep here, such as the files of tensorboard."""
 
@@ -254,7 +259,7 @@ class RunDir:
                 raise RunError(f"{folder}: is a symbolic link. It is not followed; remove it yourself.")
             if folder.is_dir():
                 folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
-        for name in (DATA, PLAN, METRICS, SAMPLES, RESULT, COMPARE, REPORT, LOG, STATUS, STOP, RECIPE):
+        for name in (DATA, PLAN, METRICS, SAMPLES, RESULT, COMPARE, VOTES, REPORT, LOG, STATUS, STOP, RECIPE):
             self.file(name).unlink(missing_ok=True)
         self.remove_leftovers()
 

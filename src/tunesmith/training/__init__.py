@@ -2,13 +2,15 @@
 
 loop.py         the loop: one turn is one optimizer step, retried after out of memory
 batches.py      documents -> steps -> flat batches; first_batch.py: the first in words
-clock.py        seconds, and what is due
+stepper.py      forward, backward, clipping and update; graphs.py: started as a whole, recorded by capture.py
+clock.py        seconds, and what is due; late.py: numbers of the device, read when they are there
 recovery.py numbers.py    what is survived, and what ends a run at once
 held_out.py     scores of the held-out documents; samples.py: texts written beside them
 saving.py       the tuned model written, in the type of its base where that loses nothing
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
 rate_range.py   the loss while the learning rate grows
+sharding.py     weights, gradients and optimizer split over processes
 rehearsal.py    the largest batch tried before step 1, then rolled back
 distributed.py  the processes that train together; trackers.py: who else is told
 """
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured
     from tunesmith.training.checkpoint import Checkpoint
+    from tunesmith.training.distributed import Team
     from tunesmith.training.loop import Loop
     from tunesmith.training.samples import Samples
 
@@ -70,20 +73,21 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
     with ExitStack() as at_end, Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():
             recorder.doing("loading the model")
-            model = build_model(job)
+            model = build_model(job, recorder.note)
             loop = _loop(job, model, stop, recorder)
         _introduce(job, model, recorder)
         loop.trackers.start(job.recipe.model_dump(mode="json"), checkpoint.step if checkpoint else 0)
         at_end.callback(loop.trackers.end)
         run_dir.keep_lines_until(checkpoint.step if checkpoint else -1)
-        if checkpoint is None:
-            recorder.note(describe_first_batch(loop.batches, job.tokenizer))
-            _begin(job, loop)
-        else:
-            recorder.doing("reading the checkpoint")
-            loop.saves.restore(loop, checkpoint)
-        recorder.started(loop.step)
-        loop.run()
+        with loop.on_stream():
+            if checkpoint is None:
+                recorder.note(describe_first_batch(loop.batches, job.tokenizer))
+                _begin(job, loop)
+            else:
+                recorder.doing("reading the checkpoint")
+                loop.saves.restore(loop, checkpoint)
+            recorder.started(loop.step)
+            loop.run()
         loop.trackers.end()
         result = _result(job, loop)
         if result.stopped is not None:
@@ -100,7 +104,9 @@ def calibrate(job: Job, observer: Observer) -> list[Measured]:
     from tunesmith.training.rehearsal import time_steps
 
     recorder = Recorder(job.run_dir, job.plan.num_steps, observer)
-    return time_steps(_loop(job, build_model(job), StopRequest("the same command"), recorder))
+    loop = _loop(job, build_model(job), StopRequest("the same command"), recorder)
+    with loop.on_stream():
+        return time_steps(loop)
 
 
 def range_test(job: Job, rates: Sequence[float], stop: StopRequest, observer: Observer) -> list[float]:
@@ -108,20 +114,26 @@ def range_test(job: Job, rates: Sequence[float], stop: StopRequest, observer: Ob
     from tunesmith.training.rate_range import losses_at
 
     recorder = Recorder(job.run_dir, job.plan.num_steps, observer)
-    return losses_at(_loop(job, build_model(job), stop, recorder), rates)
+    loop = _loop(job, build_model(job), stop, recorder)
+    with loop.on_stream():
+        return losses_at(loop, rates)
 
 
-def build_model(job: Job) -> Any:
-    """The model on its device, made fast, with its adapter; in training mode."""
+def build_model(job: Job, note: Callable[[str], None] = lambda message: None) -> Any:
+    """The model on its device, made fast, with its adapter; in training mode. Told: where kernels cannot be used."""
     import torch
 
+    from tunesmith.fast.proof import proven_device
     from tunesmith.models.load import load_model
-    from tunesmith.step import StepSettings, prepare_model
+    from tunesmith.step import AUTOCAST, StepSettings, prepare_model
 
     plan = job.plan
     torch.manual_seed(plan.seed)
     model = load_model(job.source, dtype=plan.dtype, device=plan.device, quantize=plan.method == "qlora")
-    return prepare_model(model, StepSettings.of(plan))
+    device, why = proven_device(model, AUTOCAST.get(plan.precision, model.dtype))
+    if why:
+        note(why)
+    return prepare_model(model, StepSettings.of(plan), device)
 
 
 def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
@@ -130,6 +142,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
     from tunesmith.evaluate import batch_tokens
     from tunesmith.step import StepSettings, autocast, make_optimizer
     from tunesmith.training.batches import Batches
+    from tunesmith.training.capture import capture_on
     from tunesmith.training.clock import Clock
     from tunesmith.training.distributed import Team
     from tunesmith.training.held_out import HeldOut
@@ -141,6 +154,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
     plan = job.plan
     team = Team(plan)
     arithmetic = partial(autocast, plan.precision, plan.device)
+    team.shard(model)
     _seed(plan.seed)
 
     def scored(done: int, total: int) -> None:
@@ -160,19 +174,21 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         recovery=Recovery(plan.micro_batch_tokens, recorder.note, recorder.happened),
         saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
         held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored),
-        samples=_samples(job, model, arithmetic, recorder),
+        samples=_samples(job, model, arithmetic, recorder, team),
         recorder=recorder,
         trackers=Trackers(plan.report_to if team.is_first else (), job.run_dir, recorder.note),
         stop=stop,
+        capture=capture_on(team.device) if plan.cuda_graphs else None,
     )
 
 
-def _samples(job: Job, model: Any, arithmetic: Callable[[], Any], recorder: Recorder) -> Samples:
+def _samples(job: Job, model: Any, arithmetic: Callable[[], Any], recorder: Recorder, team: Team) -> Samples:
     from tunesmith.data.tokens.asked import chat_of
     from tunesmith.training.samples import Samples
 
     section, chat = job.recipe.compare, chat_of(job.run_dir, job.tokenizer)
-    prompts = section.prompts[: job.recipe.eval.samples]
+    number = 0 if team.shards else job.recipe.eval.samples  # one process alone cannot run a sharded model
+    prompts = section.prompts[:number]
     return Samples(model, job.tokenizer, prompts, section, chat, arithmetic, recorder.note)
 
 
@@ -189,14 +205,18 @@ def _seed(seed: int) -> None:
 def _begin(job: Job, loop: Loop) -> None:
     """What happens once, before step 1: prove the batches right, rehearse the largest, score the base model."""
     from tunesmith.machine.memory import release_memory
+    from tunesmith.plan.measured import refit_predicted
     from tunesmith.selftest import check_invariance
-    from tunesmith.training.rehearsal import rehearse
+    from tunesmith.training.rehearsal import rehearse, time_usual_steps
 
     loop.recorder.doing("checking that batches change nothing that is learned")
-    check_invariance(loop.model, job.data.train, precision=job.plan.precision)
+    if not loop.team.shards:  # it asks for gradients of single parameters, which nobody has whole
+        check_invariance(loop.model, job.data.train, precision=job.plan.precision)
     if job.plan.rehearse:
         loop.recorder.doing("trying the largest step")
         rehearse(loop)
+        if job.plan.device == "cuda":
+            refit_predicted(job.run_dir, time_usual_steps(loop), int(loop.batches.fed_before[-1]))
     release_memory()
     if not loop.stop.requested:
         loop.evaluate()

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tunesmith.data import TokenizedDocuments
 from tunesmith.data.tokens.steps import Indices, micro_batches, rank_share, run_steps
-from tunesmith.fast.layout import FlatBatch, flatten, row_multiple
+from tunesmith.fast.layout import FlatBatch, Size, flatten, row_multiple
+from tunesmith.fast.sizes import choose_sizes, size_for
 from tunesmith.run.artefacts import Plan
 
 
@@ -57,9 +58,49 @@ class Batches:
         mine = rank_share(step, self.fed_tokens, rank, num_processes)
         return micro_batches(mine, self.fed_tokens, max_tokens) if len(mine) else []
 
+    def num_passes(self, step: Indices, max_tokens: int, num_processes: int) -> int:
+        """Micro-batches of the process that has most of a step."""
+        return max(len(self.parts(step, max_tokens, rank, num_processes)) for rank in range(num_processes))
+
     def flat(self, part: Indices) -> FlatBatch:
         """The documents of one micro-batch, on this process's device."""
         return flatten([self.documents[int(index)] for index in part], row_multiple(self.device)).to(self.device)
+
+    @cached_property
+    def sizes(self) -> tuple[Size, ...]:
+        """What the steps of the run that take one pass are filled up to, where the plan says so; none otherwise."""
+        if not self.plan.cuda_graphs:
+            return ()
+        steps = [step for step in self.steps if self._is_one_pass(step, self.plan.micro_batch_tokens)]
+        tokens, targets, documents = (
+            np.array([number(step) for step in steps], dtype=np.int64)
+            for number in (self.num_fed, self.num_targets, len)
+        )
+        return choose_sizes(tokens, targets, documents, int(self.fed_tokens.max()))
+
+    def size_of(self, step: Indices, max_tokens: int) -> Size | None:
+        """What a step in passes of at most `max_tokens` is filled up to; None where it stays as it is."""
+        if not self.sizes or not self._is_one_pass(step, max_tokens):
+            return None
+        return size_for(self.sizes, self.num_fed(step), self.num_targets(step), len(step))
+
+    def filled(self, step: Indices, size: Size) -> FlatBatch:
+        """A whole step filled up to a size, on the CPU."""
+        return flatten([self.documents[int(index)] for index in step], size=size)
+
+    def examples(self, first: int, max_tokens: int) -> list[tuple[FlatBatch, float]]:
+        """Of each size that the steps from `first` on have, the first step: filled up, and its number of targets."""
+        found: dict[Size, Indices] = {}
+        for step in self.steps[first:] if self.sizes else ():
+            size = self.size_of(step, max_tokens)
+            if size is not None:
+                found.setdefault(size, step)
+            if len(found) == len(self.sizes):
+                break
+        return [(self.filled(step, size), self.num_targets(step)) for size, step in found.items()]
+
+    def _is_one_pass(self, step: Indices, max_tokens: int) -> bool:
+        return self.num_fed(step) <= max_tokens or len(step) == 1
 
     def worst(self) -> Indices:
         """The largest step of the run, with the longest document in it."""

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from tunesmith.machine.energy import EnergyMeter, gpu_millijoules
 from tunesmith.run.artefacts import Plan
+from tunesmith.training.sharding import gradients_stay, shard
 
 
 class Team:
@@ -21,23 +22,31 @@ class Team:
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.size: int = self._accelerator.num_processes
+        self.shards = plan.sharding == "full" and self.size > 1
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes and speaks for all."""
         return self.rank == 0
 
+    def shard(self, model: Any) -> None:
+        """Split the model over the processes where the plan says so: before its optimizer is made."""
+        if self.shards:
+            shard(model, self.device, self.size)
+
     def wrap(self, model: Any) -> Any:
         """The model as all processes train it: gradients are averaged over them in backward."""
-        return model if self.size == 1 else self._accelerator.prepare_model(model)
+        return model if self.size == 1 or self.shards else self._accelerator.prepare_model(model)
 
     def alone(self, model: Any) -> contextlib.AbstractContextManager[Any]:
         """Inside, gradients stay in this process: those of all but the last micro-batch of a step."""
-        return contextlib.nullcontext() if self.size == 1 else self._accelerator.no_sync(model)
+        if self.size == 1:
+            return contextlib.nullcontext()
+        return gradients_stay(model) if self.shards else self._accelerator.no_sync(model)
 
-    def means(self, values: torch.Tensor) -> list[float]:
+    def means(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of each value over the processes."""
-        found: list[float] = (values if self.size == 1 else self._accelerator.reduce(values, "mean")).tolist()
+        found: torch.Tensor = values if self.size == 1 else self._accelerator.reduce(values, "mean")
         return found
 
     def energy_meter(self) -> EnergyMeter | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,16 +21,20 @@ from tunesmith.machine.memory import is_out_of_memory, peak_bytes, release_memor
 from tunesmith.run.artefacts import MetricsLine, Plan, SamplesLine
 from tunesmith.run.recorder import Recorder
 from tunesmith.run.signals import StopRequest
-from tunesmith.step import clip_gradients
 from tunesmith.training.batches import Batches
+from tunesmith.training.capture import CallAgain, CudaCapture
 from tunesmith.training.clock import Clock, Window
 from tunesmith.training.distributed import Team
+from tunesmith.training.graphs import Graphs
 from tunesmith.training.held_out import HeldOut
+from tunesmith.training.late import Late
 from tunesmith.training.numbers import check_finite, check_weights
 from tunesmith.training.recovery import Recovery
 from tunesmith.training.samples import Samples
 from tunesmith.training.saves import Saves
+from tunesmith.training.sharding import gathered, settle, trained
 from tunesmith.training.state import rng_state, set_rng_state
+from tunesmith.training.stepper import Stepper
 from tunesmith.training.trackers import Trackers
 
 
@@ -65,34 +69,47 @@ class Loop:
     recorder: Recorder
     trackers: Trackers
     stop: StopRequest
+    capture: CallAgain | CudaCapture | None = None
+    """How steps are recorded, where the plan says so."""
     step: int = 0
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
         self.wrapped = self.team.wrap(self.model)
-        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.stepper = Stepper(
+            model=self.wrapped,
+            arithmetic=self.arithmetic,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            trained=tuple(parameter for parameter in self.model.parameters() if parameter.requires_grad),
+            max_grad_norm=self.plan.max_grad_norm,
+        )
+        self.graphs: Graphs | None = None
+        if self.capture is not None:
+            self.graphs = Graphs(self.stepper, self.capture, self.team.device, self.recorder.note)
         self._unlogged: list[torch.Tensor] = []
-        self._unchecked: tuple[int, torch.Tensor] | None = None
+        self._unwritten: tuple[MetricsLine, float | None, Late] | None = None
+        self._unchecked: tuple[int, Late] | None = None
+
+    def on_stream(self) -> AbstractContextManager[None]:
+        """Inside, work is launched on the stream of recorded steps, where there are such."""
+        return nullcontext() if self.capture is None else self.capture.on_stream()
 
     def run(self) -> None:
         """Train from `step` to the end of the plan, or to a stop that was asked for: the last step is saved then."""
         self.clock.window = Window()
         self._finish_evaluation()
+        self.record_steps()
         going = self.step < self.plan.num_steps and not self.stop.requested
         while going:
             documents = self.batches.steps[self.step]
             self.set_learning_rate()
             self._unlogged.append(self.forward_backward(documents))
-            grad_norm = self.clip()
-            if self.scaler.is_enabled():
-                self.scaler.step(self.optimizer)
-                self.scaler.update()
-            else:
-                self.optimizer.step()
-            self.optimizer.zero_grad()
+            grad_norm = self.update()
             self.step += 1
             self._count(documents)
             going = self._after_step(grad_norm)
+        self._write_line()
         self._check_previous()
 
     # ---- one optimizer step ----
@@ -110,38 +127,66 @@ class Loop:
             self.optimizer.zero_grad()
             release_memory()
             set_rng_state(random_state)
+            if self._give_up_graphs():  # without what they held, the same passes may fit
+                continue
             self.recovery.halve_micro_batch(self.step + 1, documents, self.batches)
+
+    def record_steps(self) -> None:
+        """Record what the steps to come are replayed from, one of each size; nothing where the plan says so."""
+        if self.graphs is None or self.graphs.off:
+            return
+        self.wrapped.train()
+        try:
+            self.graphs.prepare(self.batches.examples(self.step, self.recovery.micro_batch_tokens))
+        except torch.OutOfMemoryError:
+            self._give_up_graphs()
+
+    def _give_up_graphs(self) -> bool:
+        """After memory ran out; whether that gave some back."""
+        if self.graphs is None or not self.graphs.give_up("memory ran out"):
+            return False
+        release_memory()
+        self.recovery.gave_up_graphs(self.step + 1)
+        return True
 
     def _forward_backward(self, documents: Indices) -> torch.Tensor:
         team, batches = self.team, self.batches
+        size = batches.size_of(documents, self.recovery.micro_batch_tokens)
+        if size is not None and self.graphs is not None:
+            return self.graphs.forward_backward((batches.filled(documents, size), batches.num_targets(documents)))
         parts = batches.parts(documents, self.recovery.micro_batch_tokens, team.rank, team.size)
         share = batches.num_targets(documents) / team.size
-        if not parts:  # fewer documents than processes: take part in the exchange of gradients, with none
-            parts, share = [documents[:1]], math.inf
+        passes = [(part, share) for part in parts]
+        wanted = batches.num_passes(documents, self.recovery.micro_batch_tokens, team.size) if team.shards else 1
+        while len(passes) < wanted:  # with nothing of its own a process takes part in the exchanges of the others
+            passes.append((documents[:1], math.inf))
         total = torch.zeros((), device=team.device)
-        for part in parts[:-1]:
-            with team.alone(self.wrapped):
-                total += self._pass(part, share)
-        return total + self._pass(parts[-1], share)
+        for number, (part, over) in enumerate(passes):
+            with team.alone(self.wrapped) if number + 1 < len(passes) else nullcontext():
+                total += self.stepper.run_pass(batches.flat(part), over, is_first=number == 0)
+        return total
 
-    def _pass(self, part: Indices, share: float) -> torch.Tensor:
-        """Forward and backward of one micro-batch; its graph is gone when this returns, and leaves no gaps."""
-        with self.arithmetic():
-            loss: torch.Tensor = self.wrapped(flat=self.batches.flat(part), denominator=share).loss
-        self.scaler.scale(loss).backward()
-        return loss.detach()
+    def update(self) -> torch.Tensor:
+        """Clip the gradients and move the weights; returns the norm before clipping.
 
-    def clip(self) -> torch.Tensor:
-        """Clip the gradients; returns their norm before. One that is not finite ends the run within a step."""
-        self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients(self._trained, self.plan.max_grad_norm)
+        One that is not finite ends the run within a step.
+        """
+        norm = None if self.graphs is None else self.graphs.update()
+        if norm is not None:
+            self._look_at_norm(norm)
+            return norm
+        norm = self.stepper.clip()
+        self._look_at_norm(norm)
+        self.stepper.move()
+        return norm
+
+    def _look_at_norm(self, norm: torch.Tensor) -> None:
         where = self.step + 1
         if self.team.device.type == "cpu":
-            self._check_norm(where, norm)
+            self._check_norm(where, float(norm))
         else:  # read while the next step runs, so that no step waits for the host
             self._check_previous()
-            self._unchecked = (where, norm.detach().to("cpu", non_blocking=True))
-        return norm
+            self._unchecked = (where, Late(norm))
 
     def forget_norm(self) -> None:
         """The step whose norm is not read yet was a rehearsal."""
@@ -149,11 +194,11 @@ class Loop:
 
     def _check_previous(self) -> None:
         if self._unchecked is not None:
-            self._check_norm(*self._unchecked)
+            step, norm = self._unchecked
             self._unchecked = None
+            self._check_norm(step, norm.read()[0])
 
-    def _check_norm(self, step: int, norm: torch.Tensor) -> None:
-        value = float(norm)
+    def _check_norm(self, step: int, value: float) -> None:
         if not math.isfinite(value) and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
             return  # fp16: the step is left out and the scale lowered; below 1 it is no overflow any more
         check_finite(step, self.saves.run_dir.checkpoints, grad_norm=value)
@@ -179,6 +224,7 @@ class Loop:
     def _after_step(self, grad_norm: torch.Tensor) -> bool:
         """Log, evaluate and save, as is due; all processes do the same. Returns whether another step follows."""
         clock, last = self.clock, self.step >= self.plan.num_steps
+        self._write_line()  # of the step before: this one's work is on its way
         self._listen()
         stop, score, save = self.team.agree(
             self.stop.requested, clock.eval_is_due(self.step), clock.save_is_due(self.step)
@@ -204,31 +250,40 @@ class Loop:
             self.recorder.note(f"the terminal went away; the run goes on: tunesmith attach {self.saves.run_dir.path}")
 
     def _log(self, grad_norm: torch.Tensor) -> None:
-        """Write a line of metrics.jsonl, with the mean loss since the last one."""
-        losses = self.team.means(torch.stack(self._unlogged))
+        """Take down a line of metrics.jsonl, with the mean loss since the last; on a GPU it is written a step later."""
+        numbers = torch.stack([*self.team.means(torch.stack(self._unlogged)), grad_norm.detach().float()])
         self._unlogged.clear()
-        loss = sum(losses) / len(losses)
-        check_finite(self.step, self.saves.run_dir.checkpoints, loss=loss)
-        self.counts.loss_sum += sum(losses)
-        for step, of_step in enumerate(losses, start=self.step - len(losses)):
-            self.recovery.look_at_loss(step + 1, of_step, self.batches.steps[step], self.batches)
         tokens_per_second, fed_per_second = self.clock.close_window()
         spent = self.clock.spent()
+        fed = self.batches.fed_before
         line = MetricsLine(
             step=self.step,
             epoch=self.batches.epoch(self.step),
-            loss=loss,
             learning_rate=self.optimizer.param_groups[0]["lr"],
-            grad_norm=float(grad_norm),
             tokens_per_second=tokens_per_second,
             fed_tokens_per_second=fed_per_second,
             peak_bytes=peak_bytes(self.team.device),
             energy_joules=spent.joules,
             time=spent.total,
         )
-        fed = self.batches.fed_before
-        left = int(fed[-1] - fed[self.step])
-        self.recorder.stepped(line, self.clock.seconds_left(self.counts.fed_tokens, left))
+        left = self.clock.seconds_left(self.counts.fed_tokens, int(fed[-1] - fed[self.step]))
+        self._unwritten = line, left, Late(numbers)
+        if self.team.device.type == "cpu":
+            self._write_line()
+
+    def _write_line(self) -> None:
+        """The line that was taken down last, if it is not written yet."""
+        if self._unwritten is None:
+            return
+        (line, seconds_left, numbers), self._unwritten = self._unwritten, None
+        *losses, grad_norm = numbers.read()
+        loss = sum(losses) / len(losses)
+        check_finite(line.step, self.saves.run_dir.checkpoints, loss=loss)
+        self.counts.loss_sum += sum(losses)
+        for step, of_step in enumerate(losses, start=line.step - len(losses)):
+            self.recovery.look_at_loss(step + 1, of_step, self.batches.steps[step], self.batches)
+        line = line.model_copy(update={"loss": loss, "grad_norm": grad_norm})
+        self.recorder.stepped(line, seconds_left)
         self._track(line)
 
     def evaluate(self) -> bool:
@@ -236,6 +291,7 @@ class Loop:
 
         The step is then saved, and scored when the run goes on. Where nothing was held out, nothing is done.
         """
+        self._write_line()
         if self.held_out.is_empty:
             return True
         self.held_out.so_far.is_pending = True
@@ -279,10 +335,15 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint of this step. Raises TrainingError when a weight is not finite."""
         with self.clock.saving():
+            self._write_line()
             self._check_previous()
+            settle(self.model)
             check_weights(self.step, self.saves.run_dir.checkpoints, self.model)
+            weights, optimizer = (
+                gathered(tree, keep=self.team.is_first) for tree in (trained(self.model), self.optimizer.state_dict())
+            )
             if self.team.is_first:
-                self.saves.save(self)
+                self.saves.save(self, weights, optimizer)
                 self.recorder.saved(self.step)
 
 

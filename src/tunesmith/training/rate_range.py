@@ -24,10 +24,8 @@ def losses_at(loop: Loop, rates: Sequence[float]) -> list[float]:
         if not math.isfinite(loss) or (losses and loss > DIVERGED * min(losses)):
             break
         losses.append(loss)
-        loop.clip()
         for group in loop.optimizer.param_groups:
             group["lr"] = rate
-        loop.optimizer.step()
-        loop.optimizer.zero_grad()
+        loop.update()
         loop.recorder.doing(f"rate {rate:.1e}, loss {loss:.3f} ({len(losses)} of {len(rates)})")
     return losses

@@ -48,6 +48,12 @@ class Recovery:
         self.events.append(Event(step=step, kind="out_of_memory", note=told))
         self.note(told)
 
+    def gave_up_graphs(self, step: int) -> None:
+        """After memory ran out in `step` while recorded steps held some of it."""
+        told = f"out of memory at step {step}: without CUDA graphs and their memory, same step again"
+        self.events.append(Event(step=step, kind="out_of_memory", note=told))
+        self.note(told)
+
     def look_at_loss(self, step: int, loss: float, documents: Indices, batches: Batches) -> None:
         """Where the loss of `step` stands out above those before it, say which rows were in the step."""
         usual = self.spikes.usual

@@ -27,6 +27,12 @@ from tunesmith.units import format_bytes
 
 MAX_SHARE = 0.05
 STEPS_TIMED = 5
+SECONDS_TIMED = 1.0
+"""Of real steps before step 1 on a GPU, whose host no forecast knows."""
+SHARE_TIMED = 0.02
+"""Share of the run's steps that these may be, with those that warm up."""
+WARM_UP = 2
+"""Steps that are recorded are so in the second."""
 BATCHES_SCORED = 4
 
 
@@ -45,26 +51,59 @@ def rehearse(loop: Loop) -> bool:
 
 
 def time_steps(loop: Loop) -> list[Measured]:
-    """Time real optimizer steps, whole ones and half ones in turns, and an evaluation, without changing a weight."""
+    """Time real optimizer steps, whole ones and half ones in turns, and an evaluation, without changing a weight.
+
+    Where steps are recorded they are timed as replays, and whole ones only: parts of them would not be.
+    """
     batches = loop.batches
     spread = batches.steps[:: max(1, len(batches.steps) // STEPS_TIMED)][:STEPS_TIMED]
-    steps = [part for step in spread for part in (step[: max(1, len(step) // 2)], step)]
+    recorded = loop.graphs is not None
+    steps = spread if recorded else [part for step in spread for part in (step[: max(1, len(step) // 2)], step)]
     with _rolled_back(loop):
+        loop.record_steps()
         measured = measure_steps(
             lambda number: _still_step(loop, steps[number]), [batches.num_fed(step) for step in steps]
         )
     return [*measured, *_time_evaluation(loop)]
 
 
+def time_usual_steps(loop: Loop) -> list[Measured]:
+    """The usual step of the run, timed over about a second without a wait between, without changing a weight.
+
+    Nothing where that would be more than 2% of the run.
+    """
+    batches = loop.batches
+    afford = int(SHARE_TIMED * loop.plan.num_steps) - WARM_UP
+    if afford < 2:
+        return []
+    mean = batches.fed_before[-1] / len(batches.steps)
+    usual = min(batches.steps, key=lambda step: abs(batches.num_fed(step) - mean))
+    with _rolled_back(loop):
+        seconds = [_timed(loop, usual, 1) for _ in range(WARM_UP)]
+        number = max(1, min(afford, int(SECONDS_TIMED / max(seconds[-1], 1e-6))))
+        return [Measured(batches.num_fed(usual), _timed(loop, usual, number) / number)]
+
+
+def _timed(loop: Loop, documents: Indices, number: int) -> float:
+    """Seconds of so many steps in a row."""
+    began = time.perf_counter()
+    for _ in range(number):
+        _start_still_step(loop, documents)
+    _wait(loop)
+    return time.perf_counter() - began
+
+
 def _still_step(loop: Loop, documents: Indices) -> None:
     """One optimizer step that leaves every weight as it is."""
+    _start_still_step(loop, documents)
+    _wait(loop)
+
+
+def _start_still_step(loop: Loop, documents: Indices) -> None:
     loop.forward_backward(documents)
-    loop.clip()
     for group in loop.optimizer.param_groups:
         group["lr"] = 0.0
-    loop.optimizer.step()
-    loop.optimizer.zero_grad()
-    _wait(loop)
+    loop.update()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ fills what an older version did not write (`OLDER`) and ignores what it does not
 has an unexpected shape and says so. docs/run-directory.md is made from these classes.
 
 record.py       what every artefact is
-plan.py data.py result.py comparison.py manifest.py    the artefacts
+plan.py data.py result.py comparison.py manifest.py export.py    the artefacts
                 result.py also holds the lines of metrics and samples, and the status
 """
 
@@ -24,6 +24,7 @@ from tunesmith.run.artefacts.comparison import (
     NamedRow,
     Sample,
     Score,
+    Vote,
     Wrote,
 )
 from tunesmith.run.artefacts.data import (
@@ -42,6 +43,7 @@ from tunesmith.run.artefacts.data import (
     SplitAccount,
     numbered,
 )
+from tunesmith.run.artefacts.export import Export, ExportFormat, Quant, QuantCost, RoundTrip
 from tunesmith.run.artefacts.manifest import (
     CheckpointInfo,
     FileEntry,
@@ -63,6 +65,7 @@ from tunesmith.run.artefacts.plan import (
     PredictedMemory,
     PredictedTime,
     Schedule,
+    Sharding,
 )
 from tunesmith.run.artefacts.record import (
     Artefact,
@@ -80,7 +83,7 @@ from tunesmith.run.artefacts.result import (
     WrittenText,
 )
 
-ARTEFACTS: tuple[type[Artefact], ...] = (Plan, DataAccount, Result, Comparison, Status, Manifest)
+ARTEFACTS: tuple[type[Artefact], ...] = (Plan, DataAccount, Result, Comparison, Status, Manifest, Export)
 
 __all__ = [
     "ARTEFACTS",
@@ -100,6 +103,8 @@ __all__ = [
     "Dtype",
     "EvalScores",
     "Event",
+    "Export",
+    "ExportFormat",
     "FileAccount",
     "FileEntry",
     "Finding",
@@ -122,8 +127,11 @@ __all__ = [
     "PredictedDisk",
     "PredictedMemory",
     "PredictedTime",
+    "Quant",
+    "QuantCost",
     "Record",
     "Result",
+    "RoundTrip",
     "RowNames",
     "RowsMet",
     "RowsRead",
@@ -132,11 +140,13 @@ __all__ = [
     "Sample",
     "SamplesLine",
     "Schedule",
+    "Sharding",
     "Score",
     "Severity",
     "SplitAccount",
     "State",
     "Status",
+    "Vote",
     "WrittenText",
     "Wrote",
     "numbered",

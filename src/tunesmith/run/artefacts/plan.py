@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal
 from tunesmith.recipe import Every, LoraSection
 from tunesmith.run.artefacts.record import Artefact, Record
 
-Method = Literal["full", "lora", "qlora"]
+Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw8bit"]
+Sharding = Literal["none", "full"]
 Schedule = Literal["linear", "cosine", "constant"]
 Fit = Literal["fits", "tight", "no"]
 ASKED = "the recipe says so"
@@ -120,6 +121,10 @@ class Plan(Artefact):
     """Longest document in tokens, its start and end included."""
     gradient_checkpointing: bool
     compile: bool
+    cuda_graphs: bool = False
+    """Steps of one pass are filled up to a few sizes, and on a GPU each of these is recorded and replayed."""
+    sharding: Sharding = "none"
+    """full: weights, gradients and optimizer are split over the processes."""
     lora: LoraSection | None
     """Of an adapter; None where all weights train."""
     eval_every: Every
@@ -166,6 +171,7 @@ CONTINUES_WITH = (
     "report_to",
     "device",
     "num_processes",
+    "sharding",
 )
 """Fields that a run takes from its new plan when it goes on."""
 STEPS_TO_COME = ("learning_rate", "schedule", "weight_decay", "max_grad_norm", "seed")

@@ -1,4 +1,4 @@
-"""Triton kernels. Import only where Triton is installed; it comes with CUDA builds of torch."""
+"""Cross entropy of rows of logits, and its gradient in their place."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ def _score(x, softcap, CAPPED: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def cross_entropy_gradient(  # type: ignore[no-untyped-def]
-    logits, stride, targets, losses, size, factor, softcap, CAPPED: tl.constexpr, BLOCK: tl.constexpr
+    logits, stride, targets, losses, size, width, factor, softcap, CAPPED: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """One row of logits a program: its loss, and factor * gradient in its place. Softmax in one pass (online)."""
+    """One row of logits a program: its loss, and factor * gradient in its place. Softmax in one pass (online).
+
+    A negative target counts for nothing: loss 0, gradient 0. Of the `width` columns those from `size` on are no logits:
+    they are not read, and get the gradient 0.
+    """
     row = tl.program_id(0).to(tl.int64)
     begin = logits + row * stride
     target = tl.load(targets + row)
+    counts = target >= 0
+    scale = tl.where(counts, tl.load(factor).to(tl.float32), 0.0)
     columns = tl.arange(0, BLOCK)
     highest = -float("inf")
     total = 0.0
@@ -32,13 +38,14 @@ def cross_entropy_gradient(  # type: ignore[no-untyped-def]
         above = tl.maximum(highest, tl.max(x, 0))
         total = total * tl.exp(highest - above) + tl.sum(tl.exp(x - above), 0)
         highest = above
-    of_target = _score(tl.load(begin + target), softcap, CAPPED)
-    tl.store(losses + row, tl.log(total) + highest - of_target)
+    of_target = _score(tl.load(begin + tl.maximum(target, 0)), softcap, CAPPED)
+    tl.store(losses + row, tl.where(counts, tl.log(total) + highest - of_target, 0.0))
     tl.debug_barrier()
-    for offset in range(0, size, BLOCK):
+    for offset in range(0, width, BLOCK):
         inside = offset + columns < size
         x = _score(tl.load(begin + offset + columns, mask=inside, other=0.0), softcap, CAPPED)
         slope = tl.exp(x - highest) / total - tl.where(offset + columns == target, 1.0, 0.0)
         if CAPPED:
             slope = slope * (1.0 - (x / softcap) * (x / softcap))
-        tl.store(begin + offset + columns, (slope * factor).to(logits.dtype.element_ty), mask=inside)
+        slope = tl.where(inside, slope * scale, 0.0)
+        tl.store(begin + offset + columns, slope.to(logits.dtype.element_ty), mask=offset + columns < width)

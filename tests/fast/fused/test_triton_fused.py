@@ -1,0 +1,116 @@
+"""The Triton kernels of fused/ against the same computation in torch, in Triton's interpreter where there is no GPU."""
+
+import importlib.util
+import os
+
+import pytest
+import torch
+
+from tunesmith.fast.fused import gates, norm, rotary, rows
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
+        reason="without a GPU it needs TRITON_INTERPRET=1",
+    ),
+    pytest.mark.filterwarnings("ignore:Conversion of an array"),  # the interpreter, with numpy before 2.4
+]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+HALF = torch.bfloat16 if torch.cuda.is_available() else torch.float16
+"""The interpreter cuts bfloat16 off where a GPU rounds."""
+ROWS = 5
+WIDTHS = [32, 100, *([576, 768, 2048, 2560, 4096] if torch.cuda.is_available() else [])]
+HEADS = [(4, 4, 16), (6, 2, 12), (3, 1, 8), (9, 3, 64)]
+if torch.cuda.is_available():
+    HEADS += [(32, 32, 96), (32, 8, 128), (8, 1, 256), (15, 5, 64)]
+
+
+def random(*shape, dtype=torch.float32):
+    return torch.randn(*shape, device=DEVICE).to(dtype)
+
+
+def assert_near(found, expected):
+    """Both come from float32; a number of 16 bits may be rounded to its neighbour."""
+    for one, other in zip(found, expected, strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        wide = one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=2e-5 if wide else 1e-2, atol=2e-5 if wide else 1e-2)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("stream", [torch.float32, HALF])
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("added", ["nothing", "values", "values and bias"])
+def test_add_norm(width, stream, centred, added):
+    x = random(ROWS, width, dtype=stream)
+    more = None if added == "nothing" else random(ROWS, width, dtype=HALF)
+    more_bias = random(width) if added == "values and bias" else None
+    weight, bias = random(width), random(width) if centred else None
+    arguments = (x, more, more_bias, weight, bias, 1e-5, centred, HALF)
+    assert_near(norm._forward_kernel(*arguments), norm._forward_reference(*arguments))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("stream", [torch.float32, HALF])
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("outer", [False, True])
+@pytest.mark.parametrize(("trained", "summed"), [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("programs", [2, 256])
+def test_add_norm_backward(width, stream, centred, outer, trained, summed, programs, monkeypatch):
+    monkeypatch.setattr(norm, "_num_programs", lambda total: min(len(total), programs))
+    total, weight = random(ROWS, width, dtype=stream), random(width)
+    _, _, mean, rate = norm._forward_reference(total, None, None, weight, None, 1e-5, centred, HALF)
+    d_out, d_total = random(ROWS, width, dtype=HALF), random(ROWS, width, dtype=stream) if outer else None
+    added = HALF if stream == torch.float32 else None
+    arguments = (d_out, d_total, total, weight, mean, rate, centred, added, trained, summed)
+    d_x, d_added, parts = norm._backward_kernel(*arguments)
+    expected = norm._backward_reference(*arguments)
+    assert_near((d_x, d_added), expected[:2])
+    if trained or summed:
+        assert parts.shape == (min(ROWS, programs), norm._num_sums(centred, trained, summed), width)
+        assert_near([parts.sum(0)], [expected[2][0]])
+
+
+@pytest.mark.parametrize(("num_heads", "num_groups", "size"), HEADS)
+@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_turned_heads(num_heads, num_groups, size, repeated, dtype):
+    repeats = num_heads // num_groups if repeated else 1
+    qkv = random(ROWS, (num_heads + 2 * num_groups) * size, dtype=dtype)
+    angles = random(ROWS, size // 2).repeat(1, 2)
+    cos, sin = angles.cos(), angles.sin()
+    arguments = (qkv, cos, sin, num_heads, num_groups, repeats)
+    made = rotary._forward_kernel(*arguments)
+    assert_near(made, rotary._forward_reference(*arguments))
+    d_q, d_k = random(*made[0].shape, dtype=dtype), random(*made[1].shape, dtype=dtype)
+    d_v = random(*made[1].shape, dtype=dtype)
+    arguments = (d_q, d_k, d_v, cos, sin, repeats)
+    assert_near([rotary._backward_kernel(*arguments)], [rotary._backward_reference(*arguments)])
+
+
+@pytest.mark.parametrize("shape", [(3, 16), (5, 1000), (7, 333)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gates(shape, dtype):
+    number, size = shape
+    both, grad = random(number, 2 * size, dtype=dtype), random(number, size, dtype=dtype)
+    assert_near([gates._swiglu_kernel(both)], [gates._swiglu_reference(both)])
+    assert_near(gates._swiglu_backward_kernel(grad, both), gates._swiglu_backward_reference(grad, both))
+    x = random(number, size, dtype=dtype)
+    assert_near(gates._gelu_backward_kernel(grad, x), gates._gelu_backward_reference(grad, x))
+
+
+@pytest.mark.parametrize("searched", [4, 64])
+def test_add_rows(searched, monkeypatch):
+    monkeypatch.setattr(rows, "_SEARCHED", searched)
+    numbers = torch.tensor([3, 0, 3, 3, 6, 1, 0, 3, 5, 3], device=DEVICE)
+    total, added = random(7, 20), random(len(numbers), 20)
+    expected = total.clone()
+    rows._reference(expected, added, numbers)
+    rows._kernel(total, added, numbers)
+    torch.testing.assert_close(total, expected)
