@@ -225,7 +225,7 @@ class EvalSection(_Section):
 
     every: Every = "auto"
     samples: int = Field(default=1, ge=0, le=16)
-    """How many of compare.prompts, from the first on, the model in training continues at each evaluation (40 tokens,
+    """How many of compare.prompts, from the first on, the model in training continues at each evaluation (24 tokens,
     compare's temperature, top_p and seed). What it writes shows sooner than a loss whether a run goes the right way."""
 
 
