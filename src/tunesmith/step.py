@@ -16,6 +16,7 @@ is one of the step that is trained, by construction.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -56,6 +57,8 @@ class StepSettings:
     learning_rate: float = 2.0e-4
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    """Infinite: gradients are not clipped."""
+    update_in_backward: bool = False
     seed: int = 7
 
     @classmethod
@@ -71,9 +74,15 @@ class StepSettings:
             lora=plan.lora or LoraSection(),
             learning_rate=plan.learning_rate,
             weight_decay=plan.weight_decay,
-            max_grad_norm=plan.max_grad_norm,
+            max_grad_norm=clip_norm(plan.max_grad_norm),
+            update_in_backward=plan.update_in_backward,
             seed=plan.seed,
         )
+
+
+def clip_norm(max_grad_norm: float | None) -> float:
+    """What gradients are clipped to; without a limit their norm is only taken."""
+    return math.inf if max_grad_norm is None else max_grad_norm
 
 
 def prepare_model(model: Any, settings: StepSettings, device: Device | None = None) -> Any:

@@ -8,6 +8,7 @@ by a thousandth a step, so it is rounded so too; the first moves by a tenth, and
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -70,6 +71,36 @@ class RoundingAdamW(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, group, scratch[parameter.device])
+
+    def make_scratch(self) -> Scratch:
+        """Buffers for the update of any parameter of the first one's device."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        return Scratch(parameters[0].device, min(CHUNK, max(map(self.scratch_numbers, parameters))))
+
+    def begin_update(self) -> None:
+        """Count a step whose parameters are updated one by one."""
+        for group in self.param_groups:
+            group["step"] += 1
+
+    @torch.no_grad()
+    def update_one(self, parameter: Tensor, scratch: Scratch) -> None:
+        """Update a parameter by its gradient, after `begin_update`.
+
+        The random bits follow from the seed, the step and the parameter's number: in whatever order they come.
+        """
+        assert parameter.grad is not None
+        number, group = self._numbered[parameter]
+        seed = (self.seed * 1_000_003 + group["step"]) * 1_000_033 + number
+        scratch.generator.manual_seed(seed & 0xFFFFFFFFFFFF)
+        if parameter not in self.state:
+            self.state[parameter] = self.new_state(parameter)
+        self._update(parameter, parameter.grad, group, scratch)
+
+    @functools.cached_property
+    def _numbered(self) -> dict[Tensor, tuple[int, dict[str, Any]]]:
+        """Number and group of each parameter."""
+        pairs = ((parameter, group) for group in self.param_groups for parameter in group["params"])
+        return {parameter: (number, group) for number, (parameter, group) in enumerate(pairs)}
 
     def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any], scratch: Scratch) -> None:
         state, step = self.state[parameter], group["step"]
