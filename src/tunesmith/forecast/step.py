@@ -81,7 +81,6 @@ class Step:
             fast=self.kind == "tunesmith",
             lora=self.lora,
             max_grad_norm=1.0 if self.clips else math.inf,
-            update_in_backward=self.update_in_backward,
         )
 
     @property
@@ -226,7 +225,7 @@ def _optimizers(groups: Groups, step: Step, trace: Trace) -> Optimizers:
     for group, tensors in groups:
         trace.enter_group(group)
         if tensors.trained:
-            made.append((group, make_optimizer(tensors.trained, step.settings)))
+            made.append((group, make_optimizer(tensors.trained, step.settings, step.fast_device)))
     return made
 
 
