@@ -1,11 +1,12 @@
 """The forecast of peak memory against real training steps on one GPU.
 
-    python benchmarks/plan_gpu.py [--out plan_gpu.json] [--models NAME...] [--toy]
+    python benchmarks/plan_gpu.py [--out plan_gpu.json] [--models NAME...] [--forecasts FILE] [--toy]
+    python benchmarks/plan_gpu.py --forecast-only --out forecasts.json        # needs no GPU
 
-Each configuration runs in a process of its own: two optimizer steps and an evaluation, weights random, no data. Its
-memory is capped so that the forecast only just counts as "fits"; what then runs out of memory is a broken promise.
-Measured is torch.cuda.max_memory_reserved, from the loaded model on, the CUDA context not counted on either side.
---toy runs the same program on toy models on a CPU: the forecast against what the real steps allocate.
+Each configuration runs in a process of its own, several side by side: two optimizer steps and an evaluation, weights
+random, no data. Its memory is capped so that the forecast only just counts as "fits"; what then runs out of memory is
+a broken promise. Measured is torch.cuda.max_memory_reserved, from the loaded model on, the CUDA context not counted on
+either side. --toy runs the same program on toy models on a CPU: the forecast against what the real steps allocate.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import contextlib
 import gc
 import json
 import os
-import subprocess
-import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,18 +26,23 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a process that asked CUDA itself cannot be forked
+
 import numpy as np
 import torch
+from harness.processes import Row, Runner, Task
 from harness.shapes import SHAPES, build
 
-MODELS = [
-    "EleutherAI/gpt-neo-125m",
-    "EleutherAI/gpt-neo-1.3B",
-    "EleutherAI/gpt-neo-2.7B",
-    "HuggingFaceTB/SmolLM2-135M",
-    "HuggingFaceTB/SmolLM2-360M",
-    "meta-llama/Llama-3.2-1B",
-]
+BILLIONS = {
+    "EleutherAI/gpt-neo-125m": 0.125,
+    "EleutherAI/gpt-neo-1.3B": 1.32,
+    "EleutherAI/gpt-neo-2.7B": 2.65,
+    "HuggingFaceTB/SmolLM2-135M": 0.135,
+    "HuggingFaceTB/SmolLM2-360M": 0.362,
+    "meta-llama/Llama-3.2-1B": 1.24,
+}
+"""Weights of each model."""
+MODELS = list(BILLIONS)
 TOY_MODELS = ["toy-neo", "toy-llama"]
 WAYS = [
     # method, precision, checkpointing, tokens of a document, accumulates
@@ -51,7 +56,11 @@ WAYS = [
 """Of every model: 36 configurations."""
 TOKENS_PER_PASS = 4096
 TOY_SCALE = 32
-TIMEOUT_SECONDS = 300
+WORKERS = 8
+CASE_SECONDS = 15
+CONTEXT_GIGABYTES = 1.0
+ROUGHLY = {"full": (18.0, 6.0), "lora": (3.0, 6.0)}
+"""Bytes a weight, and gigabytes besides, that are kept free for a case which was not forecast before."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,18 @@ class Case:
         scale = TOY_SCALE if self.model in SHAPES else 1
         return (self.length // scale,) * (TOKENS_PER_PASS // self.length)
 
+    @property
+    def name(self) -> str:
+        way = f"{self.method} {self.precision}" + " checkpointing" * self.checkpointing
+        return f"{self.model} {way}{' accumulating' * self.accumulates} {self.length}"
+
+    def room(self, predicted: int | None) -> float:
+        """Gigabytes of the device to keep free for its process."""
+        if predicted is not None:
+            return 1.15 * predicted / 1e9 + CONTEXT_GIGABYTES
+        a_weight, besides = ROUGHLY[self.method]
+        return a_weight * BILLIONS.get(self.model, 0.0) + besides + CONTEXT_GIGABYTES
+
 
 def step_of(case: Case, device: str) -> Any:
     """What the planner calls this configuration. Frozen weights of a bf16 run are held in bf16, as in training."""
@@ -84,7 +105,7 @@ def step_of(case: Case, device: str) -> Any:
         dtype="bfloat16" if frozen else "float32",
         gradient_checkpointing=case.checkpointing,
         device=device,
-        flash=device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False),
+        flash=device == "cuda",  # of an Ampere or newer card
     )
 
 
@@ -177,29 +198,37 @@ def _allocated(case: Case) -> int:
 # ----------------------------------------------------------------------------------------------------------- the whole
 
 
-def run_case(case: Case, device: str) -> dict[str, Any]:
-    """Forecast, and the real steps in another process: capped first, and free when that runs out."""
+def run_case(case: Case, device: str, predicted: int | None = None) -> Iterator[Row]:
+    """Forecast, and the real steps: with capped memory first, and free when that runs out."""
     from tunesmith.forecast.forecaster import FITS
 
+    torch.set_num_threads(1)
     with quiet():
-        predicted = forecast(case, device)
-    cap = int(predicted / FITS) if device == "cuda" else None
-    result = _in_child(case, device, cap)
-    broken = result["out_of_memory"]
-    if broken:
-        result = _in_child(case, device, None)
+        predicted = forecast(case, device) if predicted is None else predicted
+        result = measure(case, device, int(predicted / FITS) if device == "cuda" else None)
+        broken = result["out_of_memory"]
+        if broken:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+            result = measure(case, device, None)
     error = None if result["bytes"] is None else predicted / result["bytes"] - 1
     row = {**asdict(case), "predicted_bytes": predicted, "measured_bytes": result["bytes"], "error": error}
-    return {**row, "fits_but_ran_out": broken, "retries": result["retries"]}
+    yield {**row, "fits_but_ran_out": broken, "retries": result["retries"]}
 
 
-def _in_child(case: Case, device: str, cap: int | None) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", __file__, "--child", json.dumps([asdict(case), device, cap])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
-    if done.returncode:
-        raise SystemExit(f"{case}: the measurement failed.\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+def write_forecasts(cases: list[Case], device: str, out: Path) -> None:
+    """The forecast of every case, by its name."""
+    found = {}
+    for case in cases:
+        with quiet():
+            found[case.name] = forecast(case, device)
+        print(f"{case.name:<60}{found[case.name] / 1e9:>9.3f} GB", flush=True)
+    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def read_forecasts(path: Path | None) -> dict[str, int]:
+    """What `write_forecasts` wrote; nothing without a file."""
+    found: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    return found
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -236,32 +265,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/plan_gpu.json"), help="where the JSON goes")
     parser.add_argument("--models", nargs="+", choices=[*MODELS, *TOY_MODELS], help="only these")
+    parser.add_argument("--forecast-only", action="store_true", help="write the forecasts alone, on any machine")
+    parser.add_argument("--forecasts", type=Path, help="what --forecast-only wrote, instead of computing them again")
     parser.add_argument("--toy", action="store_true", help="toy models on a CPU")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        case, device, cap = json.loads(options.child)
-        torch.set_num_threads(1)
-        with quiet():
-            print(json.dumps(measure(Case(**case), device, cap)))
-        return
     device = "cpu" if options.toy else "cuda"
+    models = options.models or (TOY_MODELS if options.toy else MODELS)
+    cases = [Case(model, *way) for model in models for way in WAYS]
+    if options.forecast_only:
+        write_forecasts(cases, device, options.out)
+        return
     if device == "cuda" and not torch.cuda.is_available():
-        parser.error("no CUDA device here. --toy runs on a CPU.")
-    started = time.monotonic()
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu, toy models"
-    print(f"{name}, torch {torch.__version__}\n{'model':<28}{'way':<36}{'length':>6}{'planned GB':>11}{'took GB':>15}")
-    rows = []
-    for model in options.models or (TOY_MODELS if options.toy else MODELS):
-        for way in WAYS:
-            rows.append(run_case(Case(model, *way), device))
-            print_row(rows[-1])
+        parser.error("no CUDA device here. --toy runs on a CPU, --forecast-only anywhere.")
+    compare(cases, device, options)
+
+
+def compare(cases: list[Case], device: str, options: argparse.Namespace) -> None:
+    """Every case, side by side in processes of their own; the table and the JSON."""
+    started, known = time.monotonic(), read_forecasts(options.forecasts)
+    tasks = [
+        Task(case.name.replace("/", "-"), run_case, (case, device, predicted), CASE_SECONDS, case.room(predicted))
+        for case in cases
+        for predicted in [known.get(case.name)]
+    ]
+    print(f"torch {torch.__version__}\n{'model':<28}{'way':<36}{'length':>6}{'planned GB':>11}{'took GB':>15}")
+    rows: list[Row] = []
+
+    def on_row(task: Task, row: Row) -> None:
+        if row.get("failed"):
+            raise SystemExit(f"{task.name}: {row['failed']}")
+        rows.append(row)
+        print_row(row)
+
+    with tempfile.TemporaryDirectory() as folder:
+        runner = Runner(Path(folder), on_row, budget=float("inf"))
+        gigabytes, workers = (free_gigabytes(), WORKERS) if device == "cuda" else (float("inf"), 1)
+        runner.side_by_side(tasks, gigabytes=gigabytes, workers=workers)
     found = summary(rows)
     print("  ".join(f"{key} {value:.4g}" for key, value in found.items() if value is not None))
-    machine = {"device": name, "torch": torch.__version__}
-    results = {"machine": machine, **found, "rows": rows, "seconds": time.monotonic() - started}
+    results = {"torch": torch.__version__, **found, "rows": rows, "seconds": time.monotonic() - started}
     options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"{results['seconds'] / 60:.1f} minutes; written to {options.out}")
+
+
+def free_gigabytes() -> float:
+    """Memory of the first GPU that nobody holds, by the driver, which leaves this process without a context."""
+    from tunesmith.doctor.hardware import find_gpus
+
+    return find_gpus()[0].free_bytes / 1e9 - CONTEXT_GIGABYTES
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import html
 import io
 import json
 import re
@@ -62,6 +63,28 @@ def test_every_kind_of_table_gives_the_same_rows() -> None:
     assert rows_of(keep(tables[0])) == dicts
     assert rows_of(keep(TEXTS)) == TEXTS
     assert rows_of(keep(pandas.Series(TEXTS))) == TEXTS
+
+
+def test_a_polars_frame_gives_its_rows() -> None:
+    polars = pytest.importorskip("polars", reason="needs polars, of the extra dev-all")
+    frame = polars.DataFrame(
+        {
+            "text": ["a", None],
+            "n": [1, None],
+            "x": [0.5, float("nan")],
+            "when": [datetime.date(2024, 2, 3), None],
+            "list": [[1, 2], []],
+            "turn": [{"role": "user"}, {"role": None}],
+            "kind": polars.Series(["b", "c"], dtype=polars.Categorical),
+        }
+    )
+    assert rows_of(keep(frame)) == [
+        {"text": "a", "n": 1, "x": 0.5, "when": "2024-02-03", "list": [1, 2], "turn": {"role": "user"}, "kind": "b"},
+        {"text": None, "n": None, "x": None, "when": None, "list": [], "turn": {"role": None}, "kind": "c"},
+    ]
+    assert rows_of(keep(polars.Series("text", TEXTS))) == TEXTS
+    assert keep(polars.DataFrame({"text": TEXTS})) == keep([{"text": text} for text in TEXTS])
+    assert rows_of(keep(polars.LazyFrame({"text": TEXTS}).collect())) == [{"text": text} for text in TEXTS]
 
 
 def test_values_of_numpy_and_pandas_become_plain() -> None:
@@ -206,6 +229,15 @@ def test_a_run_shows_itself_in_a_notebook(run: Run) -> None:
     assert f"{run.result['eval_loss']:.4g}" in page
     assert "<script" not in page
     assert repr(run) == f"Run(path={run.path!r})"
+
+
+def test_a_report_is_a_path_that_a_notebook_shows_as_the_page(run: Run) -> None:
+    path = run.report()
+    assert path == run.path / "report.html"
+    assert isinstance(path, Path)
+    shown = path._repr_html_()  # type: ignore[attr-defined]
+    assert shown.startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+    assert html.unescape(shown.split('srcdoc="')[1].split('" style=')[0]) == path.read_text(encoding="utf-8")
 
 
 def test_a_run_that_has_no_result_shows_itself_too(run: Run, tmp_path: Path) -> None:

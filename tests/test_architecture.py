@@ -41,7 +41,7 @@ FLOORS = [
     {"show"},
     {"init"},
     {"pipeline"},
-    {"watch"},
+    {"watch", "launch", "sweep"},
     {"api"},
     {"demo"},
     {"cli"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,9 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tunesmith.cli import app
+from tunesmith.machine.gpus import gpus
+from tunesmith.machine.prices import typical_prices
+from tunesmith.show.plan import print_gpus
 
 COMMANDS = [
     "demo",
@@ -120,6 +125,18 @@ def test_gpus_are_listed_with_what_they_hold_and_cost() -> None:
     shown = CliRunner().invoke(app, ["gpus"]).output
     assert "NVIDIA A40" in shown
     assert "typical prices of" in shown
+    assert rows["l4"]["price_date"] < rows["h100-sxm"]["price_date"]
+    assert (rows["a40"]["price_per_hour"], rows["a40"]["price_source"]) == (None, None)
+
+
+def test_the_table_of_gpus_fits_a_terminal_of_80_columns() -> None:
+    out = io.StringIO()
+    print_gpus(gpus(), typical_prices(), Console(file=out, width=80))
+    table = out.getvalue().split("An hour:")[0]
+    assert "\u2026" not in table
+    for gpu in gpus():
+        (row,) = [line for line in table.splitlines() if line.startswith(f"{gpu.key} ")]
+        assert f"{gpu.memory_bytes / 2**30:.1f}" in row
 
 
 def test_eval_wants_data_or_tasks(tiny_llama: Path) -> None:

@@ -62,7 +62,7 @@ def requirements(*extras: str) -> dict[str, Requirement]:
 
 def for_users() -> list[str]:
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
-    return [name for name in project["optional-dependencies"] if name != "dev"]
+    return [name for name in project["optional-dependencies"] if not name.startswith("dev")]
 
 
 def distribution(package: str) -> str:

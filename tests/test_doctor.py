@@ -444,3 +444,13 @@ def test_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     check = places.check_login()
     assert check.status == "ok"
     assert "hf auth login" in check.found
+
+
+@pytest.mark.gpu
+def test_a_gpu_copies_within_its_memory() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    torch.cuda.reset_peak_memory_stats()
+    assert hardware.copy_rate("cuda") > 0
+    assert torch.cuda.max_memory_allocated() >= 2**30

@@ -261,7 +261,11 @@ def test_eval_scores_every_row_of_a_folder_with_splits(tiny_llama: Path) -> None
         (["--text", "descripton"], "no column 'descripton' (--text). Did you mean 'description'?"),
     ],
 )
-def test_eval_speaks_of_its_own_options(tiny_llama: Path, shows_csv: Path, options: list[str], said: str) -> None:
+def test_eval_speaks_of_its_own_options(
+    tiny_llama: Path, shows_csv: Path, options: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says it before the model is touched."""
+    monkeypatch.setattr("tunesmith.models.load.load_for_generation", None)
     done = CliRunner().invoke(app, ["eval", str(tiny_llama), "--data", str(shows_csv), *options])
     assert isinstance(done.exception, DataError)
     assert said in str(done.exception)

@@ -56,6 +56,13 @@ def test_its_siblings(data: str, told: str, tmp_path: Path, shows_csv: Path, tin
     assert told in refused(tmp_path, shows_csv, model=str(tiny_llama), data=data)
 
 
+@pytest.mark.parametrize("command", ["train", "plan", "data"])
+def test_a_column_that_must_be_named(command: str, tmp_path: Path, shows_csv: Path, tiny_llama: Path) -> None:
+    told = refused(tmp_path, shows_csv, model=str(tiny_llama), data="eval_fraction: 0.2", command=command)
+    assert "no column was chosen and 4 hold text" in told
+    assert "Set data.text: description" in told
+
+
 def test_a_missing_file(tmp_path: Path, shows_csv: Path, tiny_llama: Path) -> None:
     assert "gone.csv: no such file" in refused(tmp_path, shows_csv, model=str(tiny_llama), path="gone.csv")
 

@@ -191,7 +191,7 @@ def tunesmith_bfloat16_steps(bench: Bench) -> Callable[[Documents], int]:
     return flat_steps(bench, model, lambda: optimizer_step(model, optimizer))
 
 
-def trl_steps(bench: Bench, *, best: bool) -> Callable[[Documents], int]:
+def trl_steps(bench: Bench, *, best: bool, batch: int = 16) -> Callable[[Documents], int]:
     """TRL's SFTTrainer with packing: its defaults (bfloat16, checkpointing), or its best setting for this device."""
     import datasets
     from transformers import PreTrainedTokenizerFast
@@ -209,7 +209,7 @@ def trl_steps(bench: Bench, *, best: bool) -> Callable[[Documents], int]:
         output_dir=str(folder),
         packing=True,
         max_length=min(PACKED_LENGTH, bench.model.config.max_position_embeddings),
-        per_device_train_batch_size=1 if on_cpu else 16,
+        per_device_train_batch_size=1 if on_cpu else batch,
         bf16=False,  # autocast is entered below: accelerate allows one type a process
         gradient_checkpointing=not best,
         use_cpu=on_cpu,

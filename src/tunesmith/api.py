@@ -98,16 +98,18 @@ class Run:
 
     def compare(self, prompts: list[str] | None = None, *, console: Console | None = None) -> dict[str, Any]:
         """Base against tuned: writes and returns compare.json. What is being done is said on `console`."""
-        with _doing(console) as doing:
+        with _doing(console, wakes=True) as doing:
             from tunesmith.compare import compare
 
             return compare(self.dir, prompts, say=doing).to_json()
 
     def report(self) -> Path:
-        """Write report.html and return its path."""
+        """Write report.html and return its path; a notebook shows the page itself."""
         from tunesmith.report import write_report
+        from tunesmith.report.short import ReportPath
 
-        return write_report(self.dir)
+        path: Path = ReportPath(write_report(self.dir))
+        return path
 
 
 def train(
@@ -248,22 +250,27 @@ def evaluate_file(
 ) -> dict[str, float]:
     """Score RUN_OR_MODEL on every row of a file: loss, perplexity, bits per byte, token accuracy, and what was counted.
 
+    A chat template that writes today's date writes for a run the day on which it began, as in training.
     Raises DataError or ModelError for what the user can fix.
     """
-    with _doing(console) as doing:
+    from tunesmith.data.rows.columns import check_columns
+    from tunesmith.recipe import DataSection
+
+    section = DataSection(
+        path=path, text=text, eval_fraction=0, near_duplicates=False, long="truncate", splits="ignore"
+    )
+    check_columns(section)  # before what is slow
+    with _doing(console, wakes=True) as doing:
         from tunesmith import fast
         from tunesmith.data import prepare
+        from tunesmith.data.tokens.asked import day_of
         from tunesmith.evaluate import evaluate
         from tunesmith.models.load import load_for_generation
-        from tunesmith.recipe import DataSection
 
         doing("loading the model")
         model, tokenizer = load_for_generation(name)
         doing("reading the data")
-        section = DataSection(
-            path=path, text=text, eval_fraction=0, near_duplicates=False, long="truncate", splits="ignore"
-        )
-        documents = prepare(section, tokenizer, max_length, progress=doing).train
+        documents = prepare(section, tokenizer, max_length, progress=doing, date=day_of(name)).train
         fast.apply(model)
         scores = evaluate(model, documents, max_tokens=EVAL_TOKENS, progress=partial(doing, "scoring documents"))
     return {
@@ -295,7 +302,7 @@ def generate(
     How it is decoded, where not given: for a run as its compare section says, otherwise as that section's defaults.
     """
     asked = _compare_section(name)
-    with _doing(console) as doing:
+    with _doing(console, wakes=True) as doing:
         from tunesmith.data.tokens.asked import asked_prompts
         from tunesmith.generate.text import generate as write
         from tunesmith.models.load import load_for_generation
@@ -325,13 +332,16 @@ def _compare_section(name: str) -> CompareSection:
 
 
 @contextmanager
-def _doing(console: Console | None) -> Iterator[Doing]:
-    """Says that the libraries load, and then what it is called with."""
+def _doing(console: Console | None, *, wakes: bool = False) -> Iterator[Doing]:
+    """Says that the libraries load, and then what it is called with. wakes: a GPU is made ready meanwhile."""
     from rich.console import Console
 
+    from tunesmith.machine import driver
     from tunesmith.machine.threads import choose_waiting
     from tunesmith.show.doing import LOADING, Doing
 
+    if wakes:
+        driver.wake()
     choose_waiting()
     with Doing(console or Console(quiet=True)) as doing:
         doing(LOADING)

@@ -6,7 +6,8 @@
     ├── ModelError            the model or tokenizer cannot be loaded, or has no supported structure
     ├── PlanError             what was asked does not fit the machine
     ├── RunError              a run directory is missing, busy, damaged, or belongs to another recipe
-    └── TrainingError         training cannot go on (non-finite numbers, a document that does not fit)
+    ├── TrainingError         training cannot go on (non-finite numbers, a document that does not fit)
+    └── SweepError            a search space is none, or its folder belongs to another search
     Stopped                   the run ended before its end and can be resumed: exit code 75
 
 A message says where, what was found, what was expected and what to do. Anything else is a bug: exit code 1.
@@ -43,6 +44,10 @@ class RunError(TunesmithError):
 
 class TrainingError(TunesmithError):
     """Training cannot go on: non-finite numbers, or a document that does not fit in memory even alone."""
+
+
+class SweepError(TunesmithError):
+    """What is to be searched is no space, or the folder holds another search."""
 
 
 class Stopped(Exception):

@@ -70,6 +70,7 @@ def train(
     """
     from rich.console import Console
 
+    from tunesmith.machine import driver
     from tunesmith.machine.heap import importing
     from tunesmith.run.detach import wait_for
     from tunesmith.run.notify import notifying
@@ -78,7 +79,9 @@ def train(
     from tunesmith.show.progress import Progress
 
     _check_flags(path, resume=resume, fresh=fresh)
-    if after is not None:
+    if after is None:
+        driver.wake()
+    else:
         RunDir.open(after)
     first = is_first_process()
     console = (console or Console(stderr=True)) if first else Console(quiet=True)

@@ -117,15 +117,6 @@ def test_the_cpu_benchmark_runs_end_to_end(benchmarks, tmp_path, shows_csv):
     assert "time to a held-out loss" in printed
 
 
-@pytest.mark.slow
-def test_the_gpu_benchmark_runs_on_a_cpu_with_toys(benchmarks, tmp_path, shows_csv):
-    out = tmp_path / "gpu.json"
-    run(benchmarks / "gpu.py", "--toy", "--rows", shows_csv, "--out", out)
-    results = json.loads(out.read_text())
-    assert results["models"]["toy-neo"]["variants"]["tunesmith_bf16"]["mfu"] > 0
-    assert results["vs_hf_sorted"] > 0
-
-
 def test_the_gpu_benchmark_says_what_it_needs(benchmarks):
     import torch
 

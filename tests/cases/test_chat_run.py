@@ -65,6 +65,13 @@ def test_the_saved_model_stops_at_both_ends(run: Run) -> None:
     assert config["eos_token_id"] == [0, 513]
 
 
+def test_a_saved_adapter_says_both_ends(chat_llama: Path, tmp_path: Path) -> None:
+    tuned = tunesmith.train(recipe(chat_llama, method="lora"), out=tmp_path / "run", console=QUIET)
+    config = json.loads((tuned.dir.model / "generation_config.json").read_text(encoding="utf-8"))
+    assert config["eos_token_id"] == [0, 513]
+    assert (config["bos_token_id"], config["pad_token_id"]) == (0, 0)
+
+
 def test_the_audit_says_which_ends(run: Run) -> None:
     (found,) = [finding["found"] for finding in run.dir.read_json("data.json")["findings"] if finding["name"] == "end"]
     assert "A turn ends in '<|im_end|>', which is not the tokenizer's end '<|endoftext|>'" in found
@@ -127,23 +134,39 @@ def test_compare_asks_in_the_template(run: Run, fed: list[Any]) -> None:
     assert sample["prompt"] == "Question?"
 
 
-def test_a_resume_on_another_day_reads_the_same_data(
-    chat_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = Path(shutil.copytree(chat_llama, tmp_path / "model"))
-    template = model / "chat_template.jinja"
-    template.write_text(DATED + template.read_text(encoding="utf-8"), encoding="utf-8")
-    days = [datetime.date(2026, 1, 31), datetime.date(2026, 2, 1)]
+@pytest.fixture
+def days(monkeypatch: pytest.MonkeyPatch) -> list[datetime.date]:
+    """Two days; the first is today, until it is popped."""
+    days = [datetime.date(2026, 1, 31), datetime.date(2027, 12, 28)]
     of = ChatTemplate.of
 
     def on_its_day(tokenizer: TextTokenizer, date: datetime.date | None = None) -> ChatTemplate:
         return of(tokenizer, date or days[0])
 
     monkeypatch.setattr(ChatTemplate, "of", on_its_day)
-    begun = tunesmith.train(recipe(model), out=tmp_path / "run", console=QUIET)
+    return days
+
+
+@pytest.fixture
+def dated(chat_llama: Path, tmp_path: Path) -> Path:
+    """The chat model with a template that writes today's date."""
+    model = Path(shutil.copytree(chat_llama, tmp_path / "model"))
+    template = model / "chat_template.jinja"
+    template.write_text(DATED + template.read_text(encoding="utf-8"), encoding="utf-8")
+    return model
+
+
+def test_another_day_changes_nothing(dated: Path, tmp_path: Path, days: list[datetime.date]) -> None:
+    """Neither what a resume reads nor what `eval` scores: both are of the day on which the run began."""
+    rows = str(CASES / "chat_end_is_not_eos" / "rows.jsonl")
+    begun = tunesmith.train(recipe(dated), out=tmp_path / "run", console=QUIET)
     before = begun.dir.read_json("data.json")["fingerprint"]
+    scored = tunesmith.evaluate_file(str(begun.path), rows)
+    of_the_model = tunesmith.evaluate_file(str(begun.dir.model), rows)
     days.pop(0)
-    longer = tunesmith.train(recipe(model, max_steps=3), out=tmp_path / "run", resume=True, console=QUIET)
+    assert tunesmith.evaluate_file(str(begun.path), rows) == scored
+    assert tunesmith.evaluate_file(str(begun.dir.model), rows) != of_the_model, "a mere model knows no other day"
+    longer = tunesmith.train(recipe(dated, max_steps=3), out=tmp_path / "run", resume=True, console=QUIET)
     assert longer.result["steps"] == 3
     assert longer.dir.read_json("data.json")["fingerprint"] == before
     assert begun_on(longer.dir) == datetime.date(2026, 1, 31)

@@ -40,6 +40,7 @@ def header_of(card: str) -> dict[str, Any]:
     return header
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers by an old name
 @pytest.mark.parametrize("prompts", [["One fine morning"], []])
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_the_snippet_writes_text(
@@ -60,8 +61,11 @@ def test_the_snippet_writes_text(
     save_model(model, load_tokenizer(source), tmp_path / "model", card)
     snippet = card.split("```python\n")[1].split("```")[0]
     assert snippet.count("path/to/model") == 1
+    assert snippet.count(f"path/to/{tiny_llama.name}") == (method == "lora")
+    snippet = snippet.replace("path/to/model", str(tmp_path / "model"))
+    snippet = snippet.replace(f"path/to/{tiny_llama.name}", str(tiny_llama))
     names: dict[str, Any] = {}
-    exec(snippet.replace("path/to/model", str(tmp_path / "model")).replace("=80", "=4"), names)
+    exec(snippet.replace("=80", "=4"), names)
     assert capsys.readouterr().out.startswith(prompts[0] if prompts else "The")
     assert names["write"].tokenizer.name_or_path == str(tmp_path / "model")
 
@@ -117,6 +121,17 @@ def test_an_adapter_of_the_embedded_model_says_what_puts_it_together(tiny_llama:
     assert header_of(card)["base_model"] == EMBEDDED
     assert "tunesmith generate path/to/model --prompt 'It'\"'\"'s late'" in card
     assert "transformers import" not in card
+    card = card_of(recipe, replace(source, name="/home/anna/tiny.gguf", kind="gguf"), method="lora", lora=LoraSection())
+    assert "puts under it when tiny.gguf lies beside the folder" in card
+    assert "/home" not in card
+
+
+def test_an_adapter_of_a_hub_model_is_loaded_by_its_name(tiny_llama: Path, card_of: MakeCard) -> None:
+    source = ModelSource("owner/name", str(tiny_llama), "hub")
+    recipe = Recipe(model={"name": "owner/name"}, data={"path": "shows.csv"})
+    card = card_of(recipe, source, method="lora", lora=LoraSection())
+    assert "transformers loads owner/name under it, which needs `pip install peft`" in card
+    assert 'pipeline("text-generation", model, tokenizer=model)' in card
 
 
 def test_a_dry_run_and_the_test_rows_are_told(tiny_run: RunDir) -> None:

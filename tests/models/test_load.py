@@ -221,7 +221,9 @@ def test_plain_transformers_reads_what_is_saved(source: ModelSource, tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers by an old name
-def test_an_adapter_is_saved_alone_and_names_its_base(source: ModelSource, tmp_path: Path) -> None:
+def test_an_adapter_is_saved_alone_and_names_its_base(
+    source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM, pipeline
 
@@ -236,12 +238,14 @@ def test_an_adapter_is_saved_alone_and_names_its_base(source: ModelSource, tmp_p
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "generation_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
     }
     assert (path / "README.md").read_text() == "# Card\n"
     config = json.loads((path / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(Path(source.path).resolve())
+    assert config["base_model_name_or_path"] == f"./{Path(source.path).name}"
+    monkeypatch.chdir(Path(source.path).parent)  # from where transformers finds that
     torch.testing.assert_close(logits(AutoPeftModelForCausalLM.from_pretrained(path), tokenizer), expected)
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(path), tokenizer), expected)
     write = pipeline("text-generation", str(path), tokenizer=str(path))
@@ -277,7 +281,10 @@ def test_the_adapter_of_a_hub_model_names_the_hub_and_the_commit(tiny_llama: Pat
     assert (config["base_model_name_or_path"], config["revision"]) == ("owner/name", "0123abc")
 
 
-def test_training_on_a_merged_adapter_is_full_or_refused(tiny_llama: Path, tmp_path: Path) -> None:
+def test_training_on_a_merged_adapter_is_full_or_refused(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_llama.parent)
     source = find_model(str(tiny_llama))
     adapted = attach_lora(load_model(source), LoraSection(rank=2), "lora")
     save_model(adapted, load_tokenizer(source), tmp_path / "adapter", "")

@@ -16,7 +16,7 @@ from tunesmith.forecast.time import Measured
 from tunesmith.machine.gpus import gpus
 from tunesmith.machine.prices import typical_prices
 from tunesmith.plan.quote import PlanReport, plan
-from tunesmith.recipe import Recipe
+from tunesmith.recipe import Recipe, SaveSection
 from tunesmith.show.plan import print_report
 
 NewRecipe = Callable[..., Recipe]
@@ -51,6 +51,17 @@ def test_one_gpu_is_told_in_detail(recipe: NewRecipe) -> None:
         assert part in text
 
 
+def test_what_the_recipe_says_is_told_from_a_default(recipe: NewRecipe) -> None:
+    asked = recipe(schedule="cosine")
+    asked = asked.model_copy(update={"save": SaveSection(keep=3)})
+    rows = {line.split()[0]: line for line in printed(plan(asked, gpu="l4")).splitlines() if line.startswith("  ")}
+    assert rows["schedule"].rstrip().endswith("the recipe says so")
+    assert rows["max_length"].rstrip().endswith("the recipe says so")
+    assert rows["save_keep"].rstrip().endswith("the recipe says so")
+    assert rows["weight_decay"].rstrip().endswith("the default")
+    assert rows["dtype"].rstrip().endswith("small updates would be lost in a shorter type")
+
+
 def test_all_gpus_are_a_row_each(recipe: NewRecipe) -> None:
     told: list[tuple[str, int, int]] = []
     report = plan(recipe(), all_gpus=True, price=["t4=0.01"], progress=lambda *what: told.append(what))
@@ -67,6 +78,13 @@ def test_all_gpus_are_a_row_each(recipe: NewRecipe) -> None:
     text = printed(report)
     assert all(gpu.name in text for gpu in gpus())
     assert "cost" in text
+    fitting = [quote for quote in report.quotes if quote.found.fit == "fits"]
+    priced = [quote.cost is not None for quote in fitting]
+    assert True in priced
+    assert False in priced
+    assert priced == sorted(priced, reverse=True), "what has no price stands behind"
+    assert "no price known: --price NAME=X for " in text
+    assert not any(quote.target.gpu and quote.target.gpu.key == "a40" and quote.cost for quote in report.quotes)
     assert "cheapest that finishes within an hour: Tesla T4, 0.000 for" in text
     assert f"typical prices of {typical_prices().date} in USD" in text
     written = json.loads(json.dumps(report.to_json()))
@@ -228,6 +246,13 @@ def test_a_typical_price_is_said_to_be_one(recipe: NewRecipe) -> None:
     assert report.quotes[0].price_is_typical
     assert f"an hour (typical prices of {typical_prices().date} in USD; look yours up" in printed(report)
     assert "typical" not in printed(plan(recipe(), gpu="l4", price=["l4=0.8"]))
+
+
+def test_a_gpu_without_a_price_says_how_to_give_one(recipe: NewRecipe) -> None:
+    report = plan(recipe(), gpu="a40")
+    assert (report.quotes[0].price, report.quotes[0].cost) == (None, None)
+    assert "cost    no price known: --price a40=X" in printed(report)
+    assert "no price known" not in printed(plan(recipe(), gpu="a40", price=0.4))
 
 
 def test_only_this_machine_can_be_timed(recipe: NewRecipe) -> None:

@@ -138,8 +138,8 @@ def new_loop(
         recorder = Recorder(run_dir, decided.num_steps, notes)
         loop = _loop(job, build_model(job), StopRequest("again"), recorder)
         if kind == "dropout":
-            for module in loop.model.modules():
-                if isinstance(module, torch.nn.Dropout):
+            for name, module in loop.model.named_modules():
+                if isinstance(module, torch.nn.Dropout) and not name.endswith("attn_dropout"):  # it would be padded
                     module.p = 0.1
         if capture is not None and loop.graphs is not None:
             loop.graphs.capture = capture

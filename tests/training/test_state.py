@@ -11,13 +11,13 @@ import torch
 
 from tunesmith.errors import RunError
 from tunesmith.step import ReadyAdamW
+from tunesmith.training.sharding import trained
 from tunesmith.training.state import (
     load_optimizer,
     load_trainable,
     load_tree,
     rng_state,
-    save_optimizer,
-    save_trainable,
+    save_parameters,
     save_tree,
     set_rng_state,
 )
@@ -86,8 +86,8 @@ def test_a_restored_state_goes_on_bit_for_bit(tmp_path: Path, optimizer_class) -
     model, optimizer, scheduler = build(optimizer_class)
     train(model, optimizer, scheduler, 3)
     np.random.normal()  # leaves a cached gaussian behind
-    save_trainable(model, tmp_path / "model.safetensors")
-    save_optimizer(optimizer, tmp_path / "optimizer.safetensors")
+    save_parameters(trained(model), tmp_path / "model.safetensors")
+    save_tree(optimizer.state_dict(), tmp_path / "optimizer.safetensors")
     save_tree(scheduler.state_dict(), tmp_path / "scheduler.safetensors")
     save_tree(rng_state(), tmp_path / "rng.safetensors")
     train(model, optimizer, scheduler, 3)
@@ -106,14 +106,14 @@ def test_a_restored_state_goes_on_bit_for_bit(tmp_path: Path, optimizer_class) -
 def test_only_parameters_that_train_are_saved(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
     model[0].requires_grad_(False)
-    save_trainable(model, tmp_path / "model.safetensors")
+    save_parameters(trained(model), tmp_path / "model.safetensors")
     other = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
     with pytest.raises(RunError, match=r"lacks \['0.bias', '0.weight'\]"):
         load_trainable(other, tmp_path / "model.safetensors")
 
 
 def test_another_shape_or_type_is_refused(tmp_path: Path) -> None:
-    save_trainable(torch.nn.Linear(4, 4), tmp_path / "model.safetensors")
+    save_parameters(trained(torch.nn.Linear(4, 4)), tmp_path / "model.safetensors")
     with pytest.raises(RunError, match=r"expected \(5, 4\) torch.float32, found \(4, 4\) torch.float32"):
         load_trainable(torch.nn.Linear(4, 5, bias=True), tmp_path / "model.safetensors")
     with pytest.raises(RunError, match=r"expected .* torch\.bfloat16"):
@@ -121,7 +121,7 @@ def test_another_shape_or_type_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_optimizer_of_another_model_is_refused(tmp_path: Path) -> None:
-    save_optimizer(torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=1), tmp_path / "o.safetensors")
+    save_tree(torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=1).state_dict(), tmp_path / "o.safetensors")
     with pytest.raises(RunError, match=r"expected parameter groups of \[1\], found \[2\]"):
         load_optimizer(torch.optim.SGD([torch.zeros(1)], lr=1), tmp_path / "o.safetensors")
 
@@ -132,7 +132,7 @@ def test_a_state_that_is_there_is_filled_in_place(tmp_path: Path) -> None:
     saved = ReadyAdamW([{"params": list(first.parameters()), "weight_decay": 0.1}], 0.5)
     first(torch.ones(2, 8)).sum().backward()
     saved.step()
-    save_optimizer(saved, tmp_path / "o.safetensors")
+    save_tree(saved.state_dict(), tmp_path / "o.safetensors")
     resumed = ReadyAdamW([{"params": list(second.parameters()), "weight_decay": 0.0}], 0.1)
     held = [tensor for state in resumed.state.values() for tensor in state.values()]
     load_optimizer(resumed, tmp_path / "o.safetensors")
@@ -145,7 +145,7 @@ def test_a_state_that_is_there_is_filled_in_place(tmp_path: Path) -> None:
 
 def test_a_state_of_another_type_is_not_filled_in_place(tmp_path: Path) -> None:
     saved = ReadyAdamW([{"params": [torch.nn.Parameter(torch.ones(4))]}], 0.5)
-    save_optimizer(saved, tmp_path / "o.safetensors")
+    save_tree(saved.state_dict(), tmp_path / "o.safetensors")
     parameter = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     resumed = ReadyAdamW([{"params": [parameter]}], 0.5)
     load_optimizer(resumed, tmp_path / "o.safetensors")

@@ -5,6 +5,7 @@ train.py     demo, train
 look.py      doctor, plan, gpus, data
 use.py       compare, generate, eval, report
 follow.py    runs, watch, status, attach, stop
+many.py      sweep, launch
 options.py   what several commands share
 """
 
@@ -18,7 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tunesmith import __version__
-from tunesmith.cli import begin, follow, look, train, use
+from tunesmith.cli import begin, follow, look, many, train, use
 from tunesmith.cli.options import asked
 from tunesmith.errors import Stopped, TunesmithError
 from tunesmith.machine.heap import use_huge_pages
@@ -52,6 +53,8 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "generate": use.generate,
     "eval": use.evaluate,
     "report": use.report,
+    "sweep": many.sweep,
+    "launch": many.launch,
     "schema": begin.schema,
 }
 for _name, _command in COMMANDS.items():

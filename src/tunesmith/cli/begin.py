@@ -57,7 +57,7 @@ def init(
     for command, why in (
         (f"tunesmith data {recipe}", "what the model will see"),
         (f"tunesmith plan {recipe}", "memory, time and disk"),
-        (f"tunesmith train {recipe} --small", f"a dry run on 100 rows{then}"),
+        (f"tunesmith train {recipe} --small", f"a dry run on 100 rows, if there are more{then}"),
     ):
         typer.echo(f"  {command:<44}  # {why}")
 

@@ -83,7 +83,7 @@ def gpus(as_json: JsonOption = False) -> None:
         print_json(
             {
                 "prices": {"date": prices.date, "currency": prices.currency},
-                "gpus": [{**gpu.to_json(), "price_per_hour": prices.of(gpu.key)} for gpu in rows],
+                "gpus": [{**gpu.to_json(), **prices.to_json(gpu.key)} for gpu in rows],
             }
         )
         return

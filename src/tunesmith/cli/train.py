@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ import typer
 from tunesmith.cli.options import JsonOption, RecipeArgument, SetOption, asked, console, number, print_json
 
 if TYPE_CHECKING:
+    from tunesmith.launch.processes import Group
     from tunesmith.run.artefacts import Result
 
 
@@ -50,6 +53,9 @@ def train(
     stop_on_hangup: Annotated[
         bool, typer.Option("--stop-on-hangup", help="Save and stop when the terminal goes away; else the run goes on.")
     ] = False,
+    procs: Annotated[
+        int, typer.Option(help="Training processes on this machine, one a GPU; with PET_NNODES more on others.")
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Train. An unfinished run in --out goes on where it stopped.
@@ -57,6 +63,7 @@ def train(
     Example: tunesmith train recipes/shows-smollm2.yaml --set train.epochs=2
     """
     from tunesmith import pipeline
+    from tunesmith.launch.processes import Group, is_worker
     from tunesmith.run.artefacts import DataAccount, Result
     from tunesmith.show.following import following
 
@@ -64,6 +71,9 @@ def train(
     if detach:
         _detach(path, [] if out is not None else ["--out", str(path)])
         return
+    group = None if is_worker(os.environ) else Group.of(procs, os.environ)
+    if group is not None and group.num_processes > 1:
+        raise typer.Exit(_together(group, sys.argv[1:], stop_on_hangup=stop_on_hangup))
     run_dir = pipeline.train(
         told,
         path,
@@ -95,6 +105,16 @@ def _detach(path: Path, more: list[str]) -> None:
     pid = start_detached(path, arguments, lambda line: typer.echo(line, err=True))
     typer.echo(f"{path} pid {pid}")
     typer.echo(f"Next: tunesmith attach {path}, tunesmith status {path}, tunesmith stop {path}", err=True)
+
+
+def _together(group: Group, arguments: Sequence[str], *, stop_on_hangup: bool) -> int:
+    """The same command in every process of a group; returns their exit code."""
+    from tunesmith.launch.processes import run_together, tunesmith
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    return run_together(tunesmith(arguments), group, say, stop_on_hangup=stop_on_hangup)
 
 
 def outcome(result: Result) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunesmith.machine.detect import detect_machine
+from tunesmith.machine.driver import nvml
 from tunesmith.machine.threads import choose_waiting
 from tunesmith.run.artefacts import Finding
 from tunesmith.units import format_bytes
@@ -20,6 +20,9 @@ SMALL_MEMORY_BYTES = 4_000_000_000
 BUSY_SHARE = 0.1  # of a GPU's memory in other hands, or of the cores' time
 _BENCH_SECONDS = 1.0
 _TRIAL_SIZE = 128
+_COPY_BYTES = {"cpu": 64_000_000, "cuda": 2**30}
+"""So much that no cache holds it, and on a GPU that starting the copy takes no part of its time."""
+_COPIES = 20
 
 
 @dataclass(frozen=True)
@@ -41,49 +44,33 @@ class Gpu:
     other_processes: tuple[tuple[int, int | None], ...]
 
 
-@contextlib.contextmanager
-def _nvml() -> Iterator[Any]:
-    """The driver's library, or None where there is no driver."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # NVMLError, or no library at all
-        yield None
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()
-
-
 def nvidia_driver() -> Driver | None:
     """The installed NVIDIA driver; None without one."""
-    with _nvml() as nvml:
-        if nvml is None:
+    with nvml() as library:
+        if library is None:
             return None
-        number = nvml.nvmlSystemGetCudaDriverVersion_v2()
-        return Driver(str(nvml.nvmlSystemGetDriverVersion()), (number // 1000, number % 1000 // 10))
+        number = library.nvmlSystemGetCudaDriverVersion_v2()
+        return Driver(str(library.nvmlSystemGetDriverVersion()), (number // 1000, number % 1000 // 10))
 
 
 def find_gpus() -> list[Gpu]:
     """Every NVIDIA GPU that the driver shows."""
-    with _nvml() as nvml:
-        return [] if nvml is None else [_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+    with nvml() as library:
+        return [] if library is None else [_gpu(library, index) for index in range(library.nvmlDeviceGetCount())]
 
 
-def _gpu(nvml: Any, index: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+def _gpu(library: Any, index: int) -> Gpu:
+    handle = library.nvmlDeviceGetHandleByIndex(index)
+    memory = library.nvmlDeviceGetMemoryInfo(handle)
     try:
         running = [
             (int(process.pid), process.usedGpuMemory)
-            for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            for process in library.nvmlDeviceGetComputeRunningProcesses(handle)
             if process.pid != os.getpid()
         ]
-    except nvml.NVMLError:  # some drivers do not tell, or not inside a container
+    except library.NVMLError:  # some drivers do not tell, or not inside a container
         running = []
-    return Gpu(index, str(nvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free), tuple(running))
+    return Gpu(index, str(library.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free), tuple(running))
 
 
 def check_gpus() -> Finding:
@@ -118,7 +105,8 @@ def check_arithmetic() -> Finding:
     if machine.device == "cpu":
         kind = torch.backends.cpu.get_cpu_capability()
         kinds = "bf16 is the fast type for large models" if machine.supports_bf16 else "fp32 is the fast type"
-        found = f"{machine.name} ({kind}), {torch.get_num_threads()} threads: {kinds}, attention over padded groups"
+        threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
+        found = f"{machine.name} ({kind}), {threads}: {kinds}, attention over padded groups"
         return Finding(name="arithmetic", status="ok", found=found)
     major, minor = torch.cuda.get_device_capability(0)
     found = f"compute capability {major}.{minor}, {'bf16' if machine.supports_bf16 else 'no bf16: fp16 is used'}"
@@ -189,12 +177,37 @@ def matmul_rate(dtype: Any, device: str, size: int) -> float:
 
 
 def copy_rate(device: str) -> float:
-    """Bytes read and written per second by a copy that no cache holds."""
+    """Bytes read and written per second by a copy within the device's memory.
+
+    On a GPU timed by the GPU itself, over copies that follow each other; of a quarter of what is free, where that is
+    less than a gigabyte.
+    """
     import torch
 
-    source = torch.ones(64_000_000 if device == "cuda" else 16_000_000, device=device)
+    size = _COPY_BYTES[device]
+    if device == "cuda":
+        size = max(1, min(size, torch.cuda.mem_get_info()[0] // 4))
+    source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / _median_seconds(lambda: target.copy_(source), device)
+    if device == "cuda":
+        return 2 * size / _gpu_seconds(lambda: target.copy_(source))
+    return 2 * size / _median_seconds(lambda: target.copy_(source), device)
+
+
+def _gpu_seconds(call: Callable[[], Any]) -> float:
+    """Seconds of one call between two time stamps of the GPU, after calls that warm up."""
+    import torch
+
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for _ in range(2):
+        call()
+    begin.record()
+    for _ in range(_COPIES):
+        call()
+    end.record()
+    end.synchronize()
+    milliseconds: float = begin.elapsed_time(end)
+    return milliseconds / 1e3 / _COPIES
 
 
 def _median_seconds(call: Callable[[], Any], device: str) -> float:

@@ -12,15 +12,18 @@ parts listed in `Applied.replaced` get a `forward` of their own on the instance,
     device.py          what the device can do
     layout.py          FlatBatch, and the gathers into padded buckets
     sizes.py           a few sizes that the batches of a run are filled up to; fixed.py: one of them in one place
+    untouched.py       a model that another tool has patched is refused
     families.py        the supported architectures: projections and options of their attention
     layers.py          whole layers, where element-wise chains cost time
     fused/             whole layers in few launches, on a GPU with Triton; kernels/ holds its kernels
     shadow.py          one narrow copy of each weight a step
+    proof.py           the kernels tried on the user's own model before they are relied on
     rope.py            rotary embeddings that depend on a document's length
     linear.py          float32 products on processors that are not Intel's
     adapters.py        low-rank adapters inside the product of their layer
     recompute.py       activations that backward computes again
     pointwise.py       norms, rotary embedding and gates in few passes
+    cached.py          one token of several texts, over keys and values in fixed places
     attention.py       causal attention that no document leaves; varlen.py is its CUDA kernel, options.py its settings
     rounding.py        AdamW for weights held in bfloat16; eight_bit.py: with moments of 8 bits; in_backward.py: while
                        backward runs
@@ -62,6 +65,7 @@ from tunesmith.fast.layout import FlatBatch, flatten
 from tunesmith.fast.linear import linear_forward
 from tunesmith.fast.pointwise import Kernels
 from tunesmith.fast.rope import DocumentRope, rotary_modules
+from tunesmith.fast.untouched import check_untouched
 
 __all__ = ["Applied", "Device", "FlatBatch", "FlatOutput", "apply", "flatten", "fuse_adapters"]
 
@@ -113,6 +117,7 @@ def apply(model: PreTrainedModel, *, compile: bool = False, device: Device | Non
     layers = layer_modules(model, family)
     if isinstance(model.__dict__.get("forward"), functools.partial):
         raise ModelError(f"{type(model).__name__}: the fast path is already applied. Restore it first.")
+    check_untouched(model, layers)
     device = device or _device_of(model)
     kernels = Kernels.compiled(device) if compile else Kernels(device=device)
     applied = Applied(model, [])

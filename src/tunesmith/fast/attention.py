@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tunesmith.compat import as_subclass
+from tunesmith.fast.cached import CachedBatch
 from tunesmith.fast.device import Device
 from tunesmith.fast.layout import Bucket, FlatBatch
 from tunesmith.fast.options import AttentionOptions
@@ -33,18 +34,25 @@ class FlatMask(Tensor):
     flat: FlatBatch
 
     @staticmethod
-    def of(flat: FlatBatch) -> FlatMask:
+    def of(flat: FlatBatch | CachedBatch) -> FlatMask:
         device = flat.input_ids.device
         nothing = _NOTHING if device.type == "cpu" else torch.empty(1, 1, 0, 0, device=device)
         mask = as_subclass(nothing, FlatMask)
-        mask.flat = flat
+        mask.flat = flat  # type: ignore[assignment]  # layers only hand it on
         return mask
 
 
 def attend(
-    q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, flat: FlatBatch, options: AttentionOptions, device: Device
+    q_THD: Tensor,
+    k_TGD: Tensor,
+    v_TGD: Tensor,
+    flat: FlatBatch | CachedBatch,
+    options: AttentionOptions,
+    device: Device,
 ) -> Tensor:
     """Each token's attention over the tokens of its own document up to itself. Returns [T, H, D]."""
+    if isinstance(flat, CachedBatch):
+        return flat.attend(q_THD, k_TGD, v_TGD, options)
     dtype, wanted = attention_dtype(q_THD, device), compute_dtype(v_TGD)
     q_THD, k_TGD, v_TGD = q_THD.to(dtype), k_TGD.to(dtype), v_TGD.to(dtype)
     if varlen_fits(dtype, q_THD.shape[-1], options, device):

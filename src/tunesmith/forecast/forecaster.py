@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tunesmith.forecast.memory import CONTEXT_BYTES, MemoryForecast, forecast_memory
+from tunesmith.forecast.memory import CONTEXT_BYTES, MemoryForecast, forecast_memory, sharded
 from tunesmith.forecast.shapes import ModelShape
 from tunesmith.forecast.simulate import NF4_BYTES
 from tunesmith.forecast.step import Step, trace_step, with_8bit_state
@@ -195,7 +195,16 @@ class Forecaster:
                 base_bytes=target.base_bytes,
                 workspace_bytes=target.workspace_bytes,
             )
+        if self.recipe.train.sharding == "full" and target.num_processes > 1:
+            return sharded(self._memory[key], target.num_processes, self._gathered_bytes(choice))
         return self._memory[key]
+
+    def _gathered_bytes(self, choice: Choice) -> int:
+        """What is whole at a time: what stands outside the layers, and two layers, with their gradients."""
+        config = self.shape.config.get_text_config()
+        outside = config.vocab_size * config.hidden_size
+        layer = max(0, self.shape.num_parameters - outside) // config.num_hidden_layers
+        return int(2 * (outside + 2 * layer) * {"float32": 4, "bfloat16": 2, "float16": 2}[choice.dtype])
 
     def least_bytes(self, choice: Choice) -> int:
         """What weights, gradients and optimizer alone take: a bound that needs no trace."""

@@ -58,6 +58,24 @@ class MemoryForecast:
         return PredictedMemory(**asdict(self))
 
 
+def sharded(memory: MemoryForecast, num_processes: int, largest_bytes: int) -> MemoryForecast:
+    """Of one of several processes that share weights, gradients and optimizer equally.
+
+    largest_bytes: what is gathered at a time, which comes on top. By arithmetic; the step is traced unsharded.
+    """
+    kept = {"weights", "gradients", "optimizer"}
+    components = {name: size // num_processes if name in kept else size for name, size in memory.components.items()}
+    saved = sum(memory.components.values()) - sum(components.values()) - largest_bytes
+    components["temporary"] += largest_bytes
+    return replace(
+        memory,
+        peak_bytes=memory.peak_bytes - saved,
+        allocated_bytes=memory.allocated_bytes - saved,
+        reserved_bytes=memory.reserved_bytes - saved,
+        components=components,
+    )
+
+
 def forecast_memory(
     log: Log,
     device: Literal["cpu", "cuda"],

@@ -19,6 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import ModelError, TunesmithError
+from tunesmith.generate.decode import Beginning, Decoder, fast_path, recorder
 from tunesmith.models.load import evaluation_mode
 from tunesmith.models.tokenizer import TextTokenizer
 
@@ -246,44 +248,97 @@ def _steps(
     Prompts are padded on the left, so that all rows write in the same column; the padding is masked and not counted in
     positions. Rows that ended go on as noise until enough of them have ended to be worth dropping.
     """
-    device = model.device
-    num_steps = max(request.max_new_tokens for request in batch)
-    ids_BL, mask_BL = _left_padded([request.ids for request in batch], tokenizer.pad_id, num_steps, device)
-    last_B = torch.tensor([len(request.ids) + request.max_new_tokens - 1 for request in batch], device=device)
-    positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)
-    stops = torch.tensor(stop_ids(model, tokenizer), device=device)
-    draws_BS = torch.from_numpy(np.stack([request.draws for request in batch])).to(device)
-    rows_B = torch.arange(len(batch), device=device)
-    ended_B = torch.zeros(len(batch), dtype=torch.bool, device=device)
-    check_every = 1 if device.type == "cpu" else 8  # asking a GPU whether rows ended waits for it
+    device, num_steps = model.device, max(request.max_new_tokens for request in batch)
+    rows = _Rows.of(batch, tokenizer.pad_id, stop_ids(model, tokenizer), num_steps, device)
+    check_every = 1 if recorder(device) is None else 8  # asking a GPU whether rows ended waits for it
     options = _accepted(model, {"logits_to_keep": 1})
     with_positions = bool(_accepted(model, {"position_ids": None}))
-    cache, length = None, ids_BL.shape[1]
-    for step in range(num_steps):
-        if with_positions:
-            options["position_ids"] = positions_BL[:, length - ids_BL.shape[1] : length]
-        output = model(
-            input_ids=ids_BL, attention_mask=mask_BL[:, :length], past_key_values=cache, use_cache=True, **options
-        )
-        cache = output.past_key_values
-        logits_BV = output.logits[:, -1]
-        if step == 0 and not torch.isfinite(logits_BV).all():
-            raise ModelError("the model's predictions are not finite numbers: its weights are damaged or diverged.")
-        tokens_B = _choose(logits_BV, draws_BS[:, step], decoding)
-        yield rows_B, tokens_B
-        length += 1
-        ids_BL = tokens_B[:, None]
-        ended_B |= torch.isin(tokens_B, stops) | (positions_BL[:, length - 1] >= last_B)
-        if (step + 1) % check_every == 0:
-            going = (~ended_B).nonzero().flatten()
-            if len(going) == 0:
+    cache, decoder = None, None
+    with fast_path(model, num_steps):
+        for step in range(num_steps):
+            if decoder is not None and step > 1:
+                tokens_B = decoder.step()
+            else:
+                inputs = rows.inputs(with_positions) | options
+                output = model(**inputs, past_key_values=cache, use_cache=True)
+                cache, logits_BV = output.past_key_values, output.logits[:, -1]
+                if step == 0 and not torch.isfinite(logits_BV).all():
+                    raise ModelError(
+                        "the model's predictions are not finite numbers: its weights are damaged or diverged."
+                    )
+                tokens_B = _choose(logits_BV, rows.draws_BS[:, step], decoding)
+            yield rows.numbers_B, tokens_B
+            rows.feed(tokens_B)
+            if step == 0:
+                decoder = Decoder.of(model, rows.beginning(cache), partial(_choose, decoding=decoding))
+            elif step == 1 and decoder is not None and not decoder.takes_over(logits_BV, tokens_B):
+                decoder = None
+            if (step + 1) % check_every == 0 and not rows.drop_ended(None if decoder is not None else cache):
                 return
-            if len(going) <= SHRINK_AT * len(rows_B):
-                cache.batch_select_indices(going)
-                ids_BL, mask_BL, positions_BL, last_B, draws_BS, rows_B, ended_B = (
-                    tensor.index_select(0, going)
-                    for tensor in (ids_BL, mask_BL, positions_BL, last_B, draws_BS, rows_B, ended_B)
-                )
+
+
+@dataclass
+class _Rows:
+    """The rows of a batch that are still being written, and what is fed of them next."""
+
+    ids_BL: Tensor
+    mask_BL: Tensor
+    """Covers what will be written, too."""
+    positions_BL: Tensor
+    last_B: Tensor
+    """The position of each row's last token."""
+    draws_BS: Tensor
+    numbers_B: Tensor
+    """Of the rows in the batch."""
+    ended_B: Tensor
+    stops: Tensor
+    length: int
+    """Columns so far."""
+
+    @classmethod
+    def of(
+        cls, batch: list[_Request], pad_id: int, stops: tuple[int, ...], num_steps: int, device: torch.device
+    ) -> _Rows:
+        ids_BL, mask_BL = _left_padded([request.ids for request in batch], pad_id, num_steps, device)
+        return cls(
+            ids_BL,
+            mask_BL,
+            positions_BL=(mask_BL.cumsum(1) - 1).clamp(min=0),
+            last_B=torch.tensor([len(request.ids) + request.max_new_tokens - 1 for request in batch], device=device),
+            draws_BS=torch.from_numpy(np.stack([request.draws for request in batch])).to(device),
+            numbers_B=torch.arange(len(batch), device=device),
+            ended_B=torch.zeros(len(batch), dtype=torch.bool, device=device),
+            stops=torch.tensor(stops, device=device),
+            length=ids_BL.shape[1],
+        )
+
+    def inputs(self, with_positions: bool) -> dict[str, Tensor]:
+        """Arguments of the model's next pass."""
+        inputs = {"input_ids": self.ids_BL, "attention_mask": self.mask_BL[:, : self.length]}
+        if with_positions:
+            inputs["position_ids"] = self.positions_BL[:, self.length - self.ids_BL.shape[1] : self.length]
+        return inputs
+
+    def feed(self, tokens_B: Tensor) -> None:
+        """These are fed next."""
+        self.length += 1
+        self.ids_BL = tokens_B[:, None]
+        ends_B = torch.isin(tokens_B, self.stops) | (self.positions_BL[:, self.length - 1] >= self.last_B)
+        self.ended_B = self.ended_B | ends_B
+
+    def beginning(self, cache: Any) -> Beginning:
+        """What a decoder begins with, after the first tokens."""
+        padding_B = (self.mask_BL == 0).sum(1)
+        return Beginning(cache, self.ids_BL[:, 0], self.positions_BL[:, self.length - 1], padding_B, self.draws_BS)
+
+    def drop_ended(self, cache: Any) -> bool:
+        """Whether any row goes on. Rows that ended go, where they are many; with a decoder (no cache) all stay."""
+        going = (~self.ended_B).nonzero().flatten()
+        if cache is not None and 0 < len(going) <= SHRINK_AT * len(self.numbers_B):
+            cache.batch_select_indices(going)
+            for name in ("ids_BL", "mask_BL", "positions_BL", "last_B", "draws_BS", "numbers_B", "ended_B"):
+                setattr(self, name, getattr(self, name).index_select(0, going))
+        return len(going) > 0
 
 
 def _left_padded(prompts: list[list[int]], pad_id: int, num_steps: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import psutil
 
 from tunesmith.compat import onednn_has_bf16
+from tunesmith.machine import driver
 
 CGROUP = Path("/sys/fs/cgroup")
 MUCH_FASTER = 1.4
@@ -31,7 +32,7 @@ class Machine:
     memory_bytes: int
     """Of one GPU; of the machine when it has none."""
     memory_free_bytes: int
-    """Free now, on the fullest visible GPU; free RAM on a machine without."""
+    """Free now beside this process's CUDA context, on the fullest visible GPU; free RAM on a machine without."""
     ram_bytes: int
     ram_free_bytes: int
     num_cores: int
@@ -65,19 +66,29 @@ def detect_machine() -> Machine:
             num_processes=num_processes,
         )
     num_devices = torch.cuda.device_count()
-    memory = [torch.cuda.mem_get_info(index) for index in range(num_devices)]
+    totals = [torch.cuda.get_device_properties(index).total_memory for index in range(num_devices)]
     return Machine(
         device="cuda",
         num_devices=num_devices,
         name=torch.cuda.get_device_name(0),
-        memory_bytes=min(total for _, total in memory),
-        memory_free_bytes=min(free for free, _ in memory),
+        memory_bytes=min(totals),
+        memory_free_bytes=min(_gpu_free_bytes(index) for index in range(num_devices)),
         ram_bytes=ram_bytes,
         ram_free_bytes=ram_free_bytes,
         num_cores=_num_cores(),
         supports_bf16=torch.cuda.is_bf16_supported(including_emulation=False),
         num_processes=num_processes,
     )
+
+
+def _gpu_free_bytes(index: int) -> int:
+    """Asked of the driver as long as this process holds nothing there: to ask CUDA takes memory from a run beside."""
+    import torch
+
+    told = None
+    if not driver.is_awake() and not torch.cuda.memory_reserved(index):
+        told = driver.free_bytes(str(torch.cuda.get_device_properties(index).uuid))
+    return torch.cuda.mem_get_info(index)[0] if told is None else max(0, told - driver.CONTEXT_BYTES)
 
 
 @functools.cache

@@ -22,7 +22,8 @@ def use_huge_pages() -> None:
 def importing() -> Iterator[None]:
     """The garbage collector rests: a million objects that libraries make while they load, and keep, are not looked at.
 
-    Measured: 0.5 of 8 processor seconds of a short run.
+    Measured: 0.5 of 8 processor seconds of a short run; of the 5 in which a tokenizer loads, and torch and transformers
+    with it, 1.0 to 1.2 in 1,085 collections before and 0.6 in 215 since.
     """
     was_on = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""What an hour of a GPU costs: as the user says, or a dated table of typical prices."""
+"""What an hour of a GPU costs: as the user says, or a table of typical prices, each with its date and source."""
 
 from __future__ import annotations
 
@@ -13,16 +13,30 @@ from tunesmith.machine.gpus import find_gpu
 
 
 @dataclass(frozen=True)
-class Prices:
-    """Prices per hour. `typical` comes from the table, which is of `date` and in `currency`."""
+class Typical:
+    """What an hour of a GPU cost in the month `date` (2026-03), by `source`."""
 
-    typical: Mapping[str, float]
+    price: float
     date: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices per hour. `typical` comes from the table, in `currency`; it lacks what no source was found for."""
+
+    typical: Mapping[str, Typical]
     currency: str
     asked: Mapping[str, float] = field(default_factory=dict)
     """By key of a GPU, as the user gave them; in any currency, so use one."""
     one: float | None = None
     """Of this machine, or of the one GPU that is planned for."""
+
+    @property
+    def date(self) -> str:
+        """Of the table: from its oldest to its newest price."""
+        dates = [typical.date for typical in self.typical.values()]
+        return f"{min(dates)} to {max(dates)}"
 
     def of(self, gpu: str | None, *, alone: bool = False) -> float | None:
         """Of a GPU of the table, None where it is not known; None as the key: of this machine.
@@ -33,11 +47,18 @@ class Prices:
             return self.one
         if gpu is None:
             return None
-        return self.asked.get(gpu, self.typical.get(gpu))
+        return self.asked[gpu] if gpu in self.asked else self.typical[gpu].price if gpu in self.typical else None
 
     def is_typical(self, gpu: str | None, *, alone: bool = False) -> bool:
         """Whether the price of a GPU is the table's, which must be looked up before it is relied on."""
         return not (alone and self.one is not None) and gpu not in self.asked and gpu in self.typical
+
+    def to_json(self, gpu: str) -> dict[str, object]:
+        """The table's row of a GPU; nulls where it has none."""
+        row = self.typical.get(gpu)
+        if row is None:
+            return {"price_per_hour": None, "price_date": None, "price_source": None}
+        return {"price_per_hour": row.price, "price_date": row.date, "price_source": row.source}
 
     def with_asked(self, given: Sequence[str | float]) -> Prices:
         """With what --price says: X once, NAME=X as often as wanted. Raises PlanError for what is neither."""
@@ -59,7 +80,7 @@ def typical_prices() -> Prices:
     """The table that ships with the package."""
     text = resources.files("tunesmith").joinpath("assets/gpu-prices.json").read_text(encoding="utf-8")
     table = json.loads(text)
-    return Prices(table["per_hour"], table["date"], table["currency"])
+    return Prices({key: Typical(**row) for key, row in table["per_hour"].items()}, table["currency"])
 
 
 def _number(value: str, text: str) -> float:

@@ -66,9 +66,16 @@ def _use(recipe: Recipe, plan: Plan, source: ModelSource) -> str:
     if plan.lora is None:
         return f"The folder is a whole model.\n\n{_snippet(prompt)}"
     if source.kind in ("embedded", "gguf"):  # transformers has no way to their weights
+        where = "" if source.kind == "embedded" else f" when {source.title} lies beside the folder"
         return (
-            f"The folder is an adapter of {source.title}, which tunesmith finds and puts under it.\n\n"
+            f"The folder is an adapter of {source.title}, which tunesmith finds and puts under it{where}.\n\n"
             f"```sh\ntunesmith generate path/to/model --prompt {shlex.quote(prompt)}\n```"
+        )
+    if not source.is_public:
+        return (
+            f"The folder is an adapter of {source.title}, a model in a folder that is not part of it. Loading it needs "
+            f"`pip install peft` and that folder; tunesmith finds it beside this one.\n\n"
+            f"{_snippet(prompt, source.title)}"
         )
     return (
         f"The folder is an adapter: transformers loads {source.title} under it, which needs `pip install peft`. Its "
@@ -76,12 +83,21 @@ def _use(recipe: Recipe, plan: Plan, source: ModelSource) -> str:
     )
 
 
-def _snippet(prompt: str) -> str:
-    return f"""```python
-from transformers import pipeline
+def _snippet(prompt: str, base: str | None = None) -> str:
+    """base: the folder of the model to put under an adapter, where its name does not say where it is."""
+    under = f"""from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 model = "path/to/model"
-write = pipeline("text-generation", model, tokenizer=model)
+base = AutoModelForCausalLM.from_pretrained({f"path/to/{base}"!r})
+tuned = PeftModel.from_pretrained(base, model).merge_and_unload()
+write = pipeline("text-generation", tuned, tokenizer=AutoTokenizer.from_pretrained(model))"""
+    whole = """from transformers import pipeline
+
+model = "path/to/model"
+write = pipeline("text-generation", model, tokenizer=model)"""
+    return f"""```python
+{whole if base is None else under}
 print(write({prompt!r}, max_new_tokens=80, do_sample=True)[0]["generated_text"])
 ```"""
 

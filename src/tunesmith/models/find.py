@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +25,7 @@ from tunesmith.models.gguf import dequantise, gguf_licence
 from tunesmith.models.hub import snapshot
 from tunesmith.redact import first_line, redact
 from tunesmith.run.artefacts import JsonObject
-from tunesmith.run.directory import RunDir
+from tunesmith.run.directory import MODEL, RunDir
 
 EMBEDDED = "smollm2-135m"
 EMBEDDED_LICENCE = "apache-2.0"
@@ -61,16 +62,19 @@ class ModelSource:
 
     @property
     def base_name(self) -> str:
-        """How an adapter of this model names it, so that `find_model` finds it again: on any machine where that can be,
-        and never a folder of the cache."""
-        if self.kind in ("embedded", "hub"):
-            return self.name
-        return str(Path(self.name if self.kind == "gguf" else self.path).expanduser().resolve())
+        """How an adapter of this model names it, for others too: a name that is found anywhere, or `./` and the name of
+        a local one. No hub id begins so, thus no other model of that name is ever put under the adapter."""
+        return self.name if self.is_public else f"./{self.title}"
+
+    @property
+    def is_public(self) -> bool:
+        """Whether its name means the same model on any machine."""
+        return self.kind in ("embedded", "hub")
 
     @property
     def title(self) -> str:
         """The name for people: of a local model that of its file or folder, without the way there."""
-        return self.name if self.kind in ("embedded", "hub") else Path(self.name).expanduser().resolve().name
+        return self.name if self.is_public else Path(self.name).expanduser().resolve().name
 
 
 def find_model(name: str, revision: str | None = None, *, weights: bool = True) -> ModelSource:
@@ -139,19 +143,14 @@ def _find_run(name: str, path: Path) -> ModelSource:
         )
     if not (run_dir.model / "adapter_config.json").is_file():
         return replace(_find_directory(name, run_dir.model), kind="run")
-    asked = run_dir.recipe().model
-    base = _adapter_base(run_dir.model)
-    if not _is_model(base):  # the run came from another machine
-        base = asked.name
-    return _with_adapter(name, run_dir.model, _find_base(name, run_dir.model, base, asked.revision), "run")
+    return _with_adapter(name, run_dir.model, _find_base(name, run_dir.model, run_dir), "run")
 
 
 def _find_directory(name: str, path: Path) -> ModelSource:
     if (path / "adapter_config.json").is_file():
-        base = _adapter_base(path)
-        if not base:
-            raise ModelError(f"model {name}: adapter_config.json names no base model (base_model_name_or_path).")
-        return _with_adapter(name, path, _find_base(name, path, base), "directory")
+        whole = path.resolve()
+        run_dir = RunDir(whole.parent) if whole.name == MODEL and RunDir.is_run(whole.parent) else None
+        return _with_adapter(name, path, _find_base(name, path, run_dir), "directory")
     _check_config(name, path)
     _check_weights(name, path)
     _check_tokenizer(name, path)
@@ -182,26 +181,48 @@ _FORMER_EMBEDDED = re.compile(rf"tunesmith/models/{EMBEDDED}-[^/]*$")
 """The folder of somebody's cache that adapters of the embedded model named in former versions."""
 
 
-def _find_base(name: str, path: Path, base: str, revision: str | None = None) -> ModelSource:
-    """The base of the adapter in `path`; a relative one is looked for here, as PEFT does, and from its own folder.
+def _find_base(name: str, path: Path, run_dir: RunDir | None) -> ModelSource:
+    """The base of the adapter in `path`, of `run_dir` where it still lies there.
 
     Raises ModelError that says whose base is missing, and where it is named.
     """
-    is_relative = base.startswith(".") and not Path(base).exists() and (path / base).exists()
+    base = _adapter_base(path)
+    if not base and run_dir is None:
+        raise ModelError(f"model {name}: adapter_config.json names no base model (base_model_name_or_path).")
+    asked = None if run_dir is None else run_dir.recipe().model
+    if _is_named(base):
+        found = base
+    else:
+        found = next((str(place) for place in _places(base, path, run_dir) if place.exists()), "")
+        found = found or (asked.name if asked is not None and _is_named(asked.name) else base)
     try:
-        return find_model(str(path / base) if is_relative else base, revision)
+        return find_model(found, None if asked is None else asked.revision)
     except ModelError as error:
-        if base == EMBEDDED or Path(base).expanduser().exists():
+        if found == EMBEDDED or Path(found).expanduser().exists():
             raise
         raise ModelError(
-            f"model {name}: its base model, {base!r}, cannot be found from {Path.cwd()}. Write its full path or its "
+            f"model {name}: its base model, {found!r}, cannot be found from {Path.cwd()}. Write its full path or its "
             f"hub id as base_model_name_or_path into {path / 'adapter_config.json'}. ({error})"
         ) from None
 
 
-def _is_model(base: str) -> bool:
-    """Whether an adapter's base is there, or is the embedded model or a hub id."""
-    return bool(base) and (Path(base).exists() or not _looks_like_path(base))
+def _places(base: str, path: Path, run_dir: RunDir | None) -> Iterator[Path]:
+    """Where the local base of an adapter may lie.
+
+    As the recipe of its run says: from here, or from a folder above the run, where the command ran that began it. As
+    the adapter says: from here, as PEFT looks for it, from its own folder, or beside that.
+    """
+    if run_dir is not None:
+        asked = Path(run_dir.recipe().model.name).expanduser()
+        yield asked
+        yield from (above / asked for above in run_dir.path.resolve().parents)
+    if base:
+        yield from (Path(base), path / base, path.resolve().parent / base)
+
+
+def _is_named(base: str) -> bool:
+    """Whether a base is the embedded model, a hub id, or a full path that is there."""
+    return bool(base) and (not _looks_like_path(base) or (Path(base).is_absolute() and Path(base).exists()))
 
 
 def _check_config(name: str, path: Path) -> None:

@@ -82,15 +82,16 @@ def count_parameters(model: Any) -> tuple[int, int]:
 def save_model(model: Any, tokenizer: TextTokenizer, path: str | Path, card: str) -> None:
     """Write a model directory: weights, config, generation config, tokenizer and `card` as README.md.
 
-    Of a model with an adapter only the adapter is written, with the name of its base. The directory appears whole or
+    Of a model with an adapter its weights alone are written, with the name of the base. The directory appears whole or
     not at all, with private files.
     """
     with replace_directory(Path(path)) as staging:
         with quiet_transformers():
             if hasattr(model, "get_base_model"):  # peft's; its import alone takes a second
                 model.save_pretrained(staging, save_embedding_layers=False)
+                _generation_config(model.get_base_model().generation_config, tokenizer).save_pretrained(staging)
             else:
-                _save_whole(model, tokenizer, staging)
+                _save_whole(model, _generation_config(model.generation_config, tokenizer), staging)
         tokenizer.save(staging)
         write_text(staging / "README.md", card)
 
@@ -173,8 +174,17 @@ def _name_base(model: Any, source: ModelSource) -> None:
     model.base_revision = source.revision
 
 
-def _save_whole(model: Any, tokenizer: TextTokenizer, path: Path) -> None:
-    generation = model.generation_config
+def _save_whole(model: Any, own: Any, path: Path) -> None:
+    generation, use_cache = model.generation_config, model.config.use_cache
+    model.generation_config, model.config.use_cache = own, True
+    try:
+        model.save_pretrained(path)
+    finally:
+        model.generation_config, model.config.use_cache = generation, use_cache
+
+
+def _generation_config(generation: Any, tokenizer: TextTokenizer) -> Any:
+    """A model's generation config with the tokenizer's start and pad, and every end: of a document, and of a turn."""
     values = {key: value for key, value in generation.to_dict().items() if not key.startswith("_")}
     own = type(generation).from_dict(values)  # a copy that no longer counts as derived from the model's config
     also = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
@@ -183,9 +193,4 @@ def _save_whole(model: Any, tokenizer: TextTokenizer, path: Path) -> None:
     own.bos_token_id, own.pad_token_id, own.use_cache = tokenizer.start_id, tokenizer.pad_id, True
     if own.temperature not in (None, 1.0) or own.top_p not in (None, 1.0):
         own.do_sample = True  # some published files set one without the other, which is refused when saving
-    use_cache, model.config.use_cache = model.config.use_cache, True
-    model.generation_config = own
-    try:
-        model.save_pretrained(path)
-    finally:
-        model.generation_config, model.config.use_cache = generation, use_cache
+    return own

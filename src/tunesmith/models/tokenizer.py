@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.compat import quiet_transformers
 from tunesmith.errors import ModelError
+from tunesmith.machine.heap import importing
 from tunesmith.models.find import ModelSource
 from tunesmith.models.gguf import SET_GGUF_END
 from tunesmith.redact import redact
@@ -155,10 +156,10 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
 
 
 def _load_backend(path: str) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
     try:
-        with quiet_transformers():
+        with importing(), quiet_transformers():  # mostly it is transformers and torch that load here
+            from transformers import AutoTokenizer
+
             return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # a damaged tokenizer.json raises a bare Exception from Rust
         cause = redact((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -18,7 +18,7 @@ from tunesmith.machine.gpus import gpu_of_device
 from tunesmith.plan.graphs import choose_graphs
 from tunesmith.plan.search import alternatives, dtype_of, larger_gpu, precision_of, search
 from tunesmith.recipe import Every, LoraSection, Recipe, duration_seconds
-from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan, Schedule
+from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan, Schedule, Sharding
 from tunesmith.units import format_bytes
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         **_asked_of_training(recipe, reasons),
         device=target.device,
         num_processes=target.num_processes,
+        sharding=_sharding(recipe, choice, target, reasons),
         reasons=reasons,
         predicted=forecast.predicted(),
     )
@@ -350,6 +351,18 @@ def _lora(recipe: Recipe, method: str, reasons: dict[str, str]) -> LoraSection |
         reasons["lora"] = "all weights train"
         return None
     return _asked(recipe.lora, "lora", reasons)
+
+
+def _sharding(recipe: Recipe, choice: Choice, target: Target, reasons: dict[str, str]) -> Sharding:
+    """Raises PlanError for what cannot be sharded."""
+    if recipe.train.sharding == "none" or target.num_processes == 1:
+        reasons["sharding"] = ASKED if recipe.train.sharding == "none" else "one process"
+        return "none"
+    for what, why in ((choice.method == "qlora", "quantised weights"), (choice.precision == "fp16", "fp16")):
+        if what:
+            raise PlanError(f"train.sharding: full: {why} cannot be sharded. Expected none, or lora and bf16 instead.")
+    reasons["sharding"] = ASKED
+    return "full"
 
 
 def _asked_of_training(recipe: Recipe, reasons: dict[str, str]) -> _AskedOfTraining:

@@ -108,12 +108,13 @@ def _cost(result: Result) -> Iterator[Row]:
     """By the table of typical prices, where it knows what the run trained on."""
     prices = typical_prices()
     gpu = gpu_of_device(result.hardware or "")
-    price = prices.of(gpu.key) if gpu is not None else None
-    if price is None:
+    typical = prices.typical.get(gpu.key) if gpu is not None else None
+    if typical is None:
         return
     several = re.match(r"(\d{1,6}) x ", result.hardware or "")
     hours = result.total_seconds / 3600 * (int(several[1]) if several else 1)
-    yield Row("Cost", f"about {price * hours:,.2f} {prices.currency}", f"{price:.2f} an hour, typical in {prices.date}")
+    cost = f"about {typical.price * hours:,.2f} {prices.currency}"
+    yield Row("Cost", cost, f"{typical.price:.2f} an hour, typical in {typical.date}")
 
 
 def _next(found: Artefacts) -> tuple[str, str]:

@@ -1,8 +1,9 @@
-"""The report in a few lines of HTML, for a notebook: verdict, losses before and after, one text before and after."""
+"""The report in a notebook: in a few lines (verdict, losses before and after, one text of each), or whole."""
 
 from __future__ import annotations
 
 import html
+from pathlib import Path
 
 from tunesmith.redact import redact, visible
 from tunesmith.report.artefacts import read_artefacts
@@ -11,6 +12,17 @@ from tunesmith.report.verdict import judge
 from tunesmith.run.directory import RunDir
 
 NUM_SAMPLES = 2
+INLINE_HEIGHT = 720
+"""Pixels of a whole report in a notebook; it scrolls within."""
+
+
+class ReportPath(type(Path())):  # type: ignore[misc]  # Path itself cannot be derived from before Python 3.12
+    """The path of a report.html, which a notebook shows as the page that it names."""
+
+    def _repr_html_(self) -> str:
+        page = html.escape(self.read_text(encoding="utf-8"))
+        style = f"width:100%;height:{INLINE_HEIGHT}px;border:0"
+        return f'<iframe srcdoc="{page}" style="{style}" sandbox title="Report"></iframe>'
 
 
 def short_report(run_dir: RunDir) -> str:

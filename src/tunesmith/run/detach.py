@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
+
 from tunesmith.errors import RunError
 from tunesmith.run.artefacts import Status
 from tunesmith.run.directory import STOP, RunDir
@@ -42,13 +44,21 @@ def start_detached(path: Path, arguments: Sequence[str], say: Say) -> int:
         while True:
             code = child.poll()
             status = RunDir(path).find(Status)
-            begun = status is not None and status.pid == child.pid and status != before
+            begun = status is not None and status != before and _is_of(status.pid, child.pid)
             said = _pass_on(output.fileno(), said, say)
             if code is not None and not begun:
                 raise SystemExit(code)
-            if begun:
-                return child.pid
+            if begun and status is not None and status.pid is not None:
+                return status.pid
             time.sleep(POLL_SECONDS)
+
+
+def _is_of(pid: int | None, ours: int) -> bool:
+    """Whether `pid` is the process `ours`, or one that it started: the first of several that train together."""
+    try:
+        return pid == ours or (pid is not None and psutil.Process(pid).ppid() == ours)
+    except psutil.Error:
+        return False
 
 
 def _pass_on(descriptor: int, begin: int, say: Say) -> int:

@@ -1,4 +1,5 @@
-"""What is being done, said at once and again while it lasts: a live line on a terminal, elsewhere a line now and then.
+"""What is being done, said at once and again while it lasts: a live line on a terminal or in a notebook, else a line
+now and then.
 
 A thread of its own says it again, so that a stage that has nothing to count (libraries that load, a plan that is
 traced) is not silent either.
@@ -10,6 +11,8 @@ import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from tunesmith.show.notebook import NotebookLine, publisher
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,6 +37,8 @@ class Doing:
         self.console = console
         self._subject = f"{subject}: " if subject else ""
         self._live: Status | None = None
+        display = publisher(console)
+        self._cell = None if display is None else NotebookLine(display)
         self._stage, self._amount, self._begun, self._said = "", "", 0.0, 0.0
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -77,7 +82,7 @@ class Doing:
         now = time.monotonic()
         lasted = now - self._begun
         pause = LONG_LINE_SECONDS if lasted > LONG_SECONDS else LINE_SECONDS
-        if now - self._said >= (LIVE_SECONDS if self.console.is_terminal else pause):
+        if now - self._said >= (LIVE_SECONDS if self.console.is_terminal or self._cell is not None else pause):
             self._say(f"{self._subject}{self._stage}{self._amount}, {lasted:.0f} s")
 
     def _say(self, line: str) -> None:
@@ -88,7 +93,9 @@ class Doing:
             self.console.quiet = True
 
     def _show(self, line: str) -> None:
-        if not self.console.is_terminal:
+        if self._cell is not None:
+            self._cell.draw(line, now=True)
+        elif not self.console.is_terminal:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         elif self._live is None:
             self._live = self.console.status(line)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from tunesmith.machine.gpus import GIB
 from tunesmith.plan.decide import describe
-from tunesmith.recipe import LoraSection
+from tunesmith.recipe import LoraSection, Recipe
+from tunesmith.run.artefacts import ASKED, Plan
 from tunesmith.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
     say(f"device  {quote.target.name}, {format_bytes(quote.target.capacity_bytes)} to give")
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in quote.plan.decided().items():
-        table.add_row(f"  {name}", _plain(value), quote.plan.reasons.get(name, ""))
+        table.add_row(f"  {name}", _plain(value), _reason(name, quote.plan, report.recipe))
     say("decided")
     say.console.print(table, markup=False, highlight=False)
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in memory.components.items() if size > 5e6)
@@ -82,6 +83,17 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
     if quote.cost is not None:
         how = f" ({_typical(report.prices)})" if quote.price_is_typical else ""
         say(f"cost    {_money(quote.cost)} at {quote.price:g} an hour{how}")
+    elif quote.target.gpu is not None:
+        say(f"cost    no price known: --price {quote.target.gpu.key}=X")
+
+
+def _reason(name: str, plan: Plan, recipe: Recipe) -> str:
+    """Why a value was decided so. What a recipe says is told from what it left to a default."""
+    reason = plan.reasons.get(name, "")
+    written = recipe.model.model_fields_set | recipe.train.model_fields_set
+    written |= {f"eval_{key}" for key in recipe.eval.model_fields_set}
+    written |= {f"save_{key}" for key in recipe.save.model_fields_set}
+    return "the default" if reason == ASKED and name not in written else reason
 
 
 def _plain(value: object) -> str:
@@ -115,7 +127,7 @@ def _print_table(report: PlanReport, console: Console) -> None:
             format_bytes(quote.target.capacity_bytes),
             format_seconds(quote.forecast.time.total_seconds) if fits else "-",
         ]
-        cells.append(_money(quote.cost) if fits and quote.cost is not None else "-")
+        cells.append("-" if not fits else "no price" if quote.cost is None else _money(quote.cost))
         cells.append(quote.found.choice.dtype if fits else "-")
         table.add_row(*cells, _how(quote))
     console.print(table, highlight=False)
@@ -128,6 +140,9 @@ def _print_table(report: PlanReport, console: Console) -> None:
             break
     if any(quote.price_is_typical for quote in report.quotes):
         say(f"Costs are computed from {_typical(report.prices)}.")
+    unpriced = [quote.target.gpu.key for quote in report.quotes if quote.cost is None and quote.target.gpu is not None]
+    if unpriced:
+        say(f"no price known: --price NAME=X for {', '.join(unpriced)}")
 
 
 def print_gpus(rows: Sequence[Gpu], prices: Prices, console: Console) -> None:
@@ -135,9 +150,9 @@ def print_gpus(rows: Sequence[Gpu], prices: Prices, console: Console) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("--gpu", "nvidia-smi prints"):
-        table.add_column(name, no_wrap=True)
-    for name in ("GiB", "bf16 TFLOP/s", "GB/s", "an hour"):
+    table.add_column("--gpu", no_wrap=True)
+    table.add_column("nvidia-smi prints")  # alone gives way where the terminal is narrow
+    for name in ("GiB", "TFLOP/s", "GB/s", "an hour"):
         table.add_column(name, justify="right", no_wrap=True)
     for gpu in rows:
         price = prices.of(gpu.key)
@@ -150,7 +165,10 @@ def print_gpus(rows: Sequence[Gpu], prices: Prices, console: Console) -> None:
             "-" if price is None else f"{price:.2f}",
         )
     console.print(table, highlight=False, markup=False)
-    _Say(console)(f"An hour: {_typical(prices)}. Rates are those of the makers' data sheets (--json names them).")
+    _Say(console)(
+        f"An hour: {_typical(prices)}. Where no dated source was found there is no price. Rates are in bf16, "
+        "those of the makers' data sheets. --json names every source."
+    )
 
 
 def _money(cost: float) -> str:

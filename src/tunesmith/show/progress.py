@@ -12,6 +12,7 @@ from rich.progress import Progress as RichProgress
 from tunesmith.redact import redact
 from tunesmith.run.artefacts import EvalScores, MetricsLine
 from tunesmith.show.doing import Doing
+from tunesmith.show.notebook import NotebookLine, publisher
 
 LINE_SECONDS, EARLY_LINE_SECONDS, EARLY_SECONDS = 30.0, 4.0, 60.0
 """Between two lines where there is no terminal, and in the first minute."""
@@ -20,7 +21,8 @@ LINE_SECONDS, EARLY_LINE_SECONDS, EARLY_SECONDS = 30.0, 4.0, 60.0
 class Progress:
     """What is done before and after the steps; while they are made, a bar with loss, tokens/s, memory and time left.
 
-    Without a terminal, lines: one every few seconds in the first minute, then one every half minute.
+    In a notebook the bar is drawn in the output of the cell. Without a terminal, lines: one every few seconds in the
+    first minute, then one every half minute.
     """
 
     def __init__(self, console: Console) -> None:
@@ -31,6 +33,7 @@ class Progress:
         self._doing: Doing | None = None
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
+        self._cell: NotebookLine | None = None
 
     def __enter__(self) -> Progress:
         return self
@@ -62,6 +65,9 @@ class Progress:
             )
             self._bar.start()
             self._task = self._bar.add_task("training", total=num_steps, completed=step, numbers="", left="")
+        elif (display := publisher(self.console)) is not None:
+            self._cell = NotebookLine(display)
+            self._cell.draw("training", step, num_steps, now=True)
 
     def stepped(self, line: MetricsLine, seconds_left: float | None) -> None:
         self._step = line.step
@@ -72,6 +78,9 @@ class Progress:
         )
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._step, description="training", left=self._left, numbers=numbers)
+        elif self._cell is not None:
+            told = f"{numbers}  {self._left}".rstrip()
+            self._cell.draw(told, self._step, self._num_steps, now=self._step == self._num_steps)
         elif self._line_is_due() or self._step == self._num_steps:
             self.note(f"step {self._step}/{self._num_steps}  {numbers}  {self._left}".rstrip())
 
@@ -80,6 +89,8 @@ class Progress:
             self._doing("scoring the base model", done, total)
         elif self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=f"evaluating {done}/{total}")
+        elif self._cell is not None:
+            self._cell.draw(f"evaluating {done:,} of {total:,} documents", self._step, self._num_steps)
         elif self._line_is_due():
             self.note(f"step {self._step}/{self._num_steps}  evaluating {done:,} of {total:,} documents")
 
@@ -107,6 +118,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
+        self._cell = None
 
 
 def format_seconds(seconds: float) -> str:

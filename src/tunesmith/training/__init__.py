@@ -9,6 +9,8 @@ held_out.py     scores of the held-out documents
 saving.py       the tuned model written, in the type of its base where that loses nothing
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
+rate_range.py   the loss while the learning rate grows
+sharding.py     weights, gradients and optimizer split over processes
 rehearsal.py    the largest batch tried before step 1, then rolled back
 distributed.py  the processes that train together, and trackers
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -67,7 +70,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
     with Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():
             recorder.doing("loading the model")
-            model = build_model(job)
+            model = build_model(job, recorder.note)
             loop = _loop(job, model, stop, recorder)
         _introduce(job, model, recorder)
         run_dir.keep_metrics_until(checkpoint.step if checkpoint else -1)
@@ -102,17 +105,31 @@ def calibrate(job: Job, observer: Observer) -> list[Measured]:
         return time_steps(loop)
 
 
-def build_model(job: Job) -> Any:
-    """The model on its device, made fast, with its adapter; in training mode."""
+def range_test(job: Job, rates: Sequence[float], stop: StopRequest, observer: Observer) -> list[float]:
+    """The training loss of one step at each rate, from the base model on; `job.run_dir` may be a temporary one."""
+    from tunesmith.training.rate_range import losses_at
+
+    recorder = Recorder(job.run_dir, job.plan.num_steps, observer)
+    loop = _loop(job, build_model(job), stop, recorder)
+    with loop.on_stream():
+        return losses_at(loop, rates)
+
+
+def build_model(job: Job, note: Callable[[str], None] = lambda message: None) -> Any:
+    """The model on its device, made fast, with its adapter; in training mode. Told: where kernels cannot be used."""
     import torch
 
+    from tunesmith.fast.proof import proven_device
     from tunesmith.models.load import load_model
-    from tunesmith.step import StepSettings, prepare_model
+    from tunesmith.step import AUTOCAST, StepSettings, prepare_model
 
     plan = job.plan
     torch.manual_seed(plan.seed)
     model = load_model(job.source, dtype=plan.dtype, device=plan.device, quantize=plan.method == "qlora")
-    return prepare_model(model, StepSettings.of(plan))
+    device, why = proven_device(model, AUTOCAST.get(plan.precision, model.dtype))
+    if why:
+        note(why)
+    return prepare_model(model, StepSettings.of(plan), device)
 
 
 def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
@@ -132,6 +149,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
     plan = job.plan
     team = Team(plan, job.run_dir)
     arithmetic = partial(autocast, plan.precision, plan.device)
+    team.shard(model)
     _seed(plan.seed)
 
     def scored(done: int, total: int) -> None:
@@ -175,7 +193,8 @@ def _begin(job: Job, loop: Loop) -> None:
     from tunesmith.training.rehearsal import rehearse, time_usual_steps
 
     loop.recorder.doing("checking that batches change nothing that is learned")
-    check_invariance(loop.model, job.data.train, precision=job.plan.precision)
+    if not loop.team.shards:  # it asks for gradients of single parameters, which nobody has whole
+        check_invariance(loop.model, job.data.train, precision=job.plan.precision)
     if job.plan.rehearse:
         loop.recorder.doing("trying the largest step")
         rehearse(loop)
@@ -256,4 +275,4 @@ def _value(scores: EvalScores | None, name: str) -> float | None:
     return None if scores is None else float(getattr(scores, name))
 
 
-__all__ = ["Job", "calibrate", "train"]
+__all__ = ["Job", "calibrate", "range_test", "train"]

@@ -58,6 +58,10 @@ class Batches:
         mine = rank_share(step, self.fed_tokens, rank, num_processes)
         return micro_batches(mine, self.fed_tokens, max_tokens) if len(mine) else []
 
+    def num_passes(self, step: Indices, max_tokens: int, num_processes: int) -> int:
+        """Micro-batches of the process that has most of a step."""
+        return max(len(self.parts(step, max_tokens, rank, num_processes)) for rank in range(num_processes))
+
     def flat(self, part: Indices) -> FlatBatch:
         """The documents of one micro-batch, on this process's device."""
         return flatten([self.documents[int(index)] for index in part], row_multiple(self.device)).to(self.device)

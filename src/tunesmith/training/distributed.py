@@ -13,6 +13,7 @@ from tunesmith.errors import TrainingError
 from tunesmith.redact import redact
 from tunesmith.run.artefacts import JsonObject, Plan
 from tunesmith.run.directory import TRACKERS, RunDir
+from tunesmith.training.sharding import gradients_stay, shard
 
 _PACKAGES = {"comet_ml": "comet_ml", "tensorboard": "tensorboard", "dvclive": "dvclive"}
 
@@ -29,6 +30,7 @@ class Team:
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.size: int = self._accelerator.num_processes
+        self.shards = plan.sharding == "full" and self.size > 1
         self._tracks = bool(plan.report_to)
 
     @property
@@ -36,13 +38,20 @@ class Team:
         """Whether this process writes and speaks for all."""
         return self.rank == 0
 
+    def shard(self, model: Any) -> None:
+        """Split the model over the processes where the plan says so: before its optimizer is made."""
+        if self.shards:
+            shard(model, self.device, self.size)
+
     def wrap(self, model: Any) -> Any:
         """The model as all processes train it: gradients are averaged over them in backward."""
-        return model if self.size == 1 else self._accelerator.prepare_model(model)
+        return model if self.size == 1 or self.shards else self._accelerator.prepare_model(model)
 
     def alone(self, model: Any) -> contextlib.AbstractContextManager[Any]:
         """Inside, gradients stay in this process: those of all but the last micro-batch of a step."""
-        return contextlib.nullcontext() if self.size == 1 else self._accelerator.no_sync(model)
+        if self.size == 1:
+            return contextlib.nullcontext()
+        return gradients_stay(model) if self.shards else self._accelerator.no_sync(model)
 
     def means(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of each value over the processes."""

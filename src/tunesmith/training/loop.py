@@ -34,6 +34,7 @@ from tunesmith.training.late import Late
 from tunesmith.training.numbers import check_finite, check_weights
 from tunesmith.training.recovery import Recovery
 from tunesmith.training.saves import Saves
+from tunesmith.training.sharding import gathered, settle, trained
 from tunesmith.training.state import rng_state, set_rng_state
 from tunesmith.training.stepper import Stepper
 
@@ -167,13 +168,15 @@ class Loop:
             return self._lean_step(documents)
         parts = batches.parts(documents, self.recovery.micro_batch_tokens, team.rank, team.size)
         share = batches.num_targets(documents) / team.size
-        if not parts:  # fewer documents than processes: take part in the exchange of gradients, with none
-            parts, share = [documents[:1]], math.inf
+        passes = [(part, share) for part in parts]
+        wanted = batches.num_passes(documents, self.recovery.micro_batch_tokens, team.size) if team.shards else 1
+        while len(passes) < wanted:  # with nothing of its own a process takes part in the exchanges of the others
+            passes.append((documents[:1], math.inf))
         total = torch.zeros((), device=team.device)
-        for part in parts[:-1]:
-            with team.alone(self.wrapped):
-                total += self._pass(part, share)
-        return total + self._pass(parts[-1], share)
+        for number, (part, over) in enumerate(passes):
+            with team.alone(self.wrapped) if number + 1 < len(passes) else nullcontext():
+                total += self.stepper.run_pass(batches.flat(part), over, is_first=number == 0)
+        return total
 
     def _lean_step(self, documents: Indices) -> torch.Tensor:
         """A step whose weights have moved when this returns."""
@@ -181,9 +184,6 @@ class Loop:
         flat, share = self.batches.flat(documents), self.batches.num_targets(documents)
         loss, self._moved_by = self.stepper.run_lean(flat, share, lambda: set_rng_state(random_state))
         return loss
-
-    def _pass(self, part: Indices, share: float) -> torch.Tensor:
-        return self.stepper.run_pass(self.batches.flat(part), share)
 
     def update(self) -> torch.Tensor:
         """Clip the gradients and move the weights; returns the norm before clipping.
@@ -343,9 +343,13 @@ class Loop:
         with self.clock.saving():
             self._write_line()
             self._check_previous()
+            settle(self.model)
             check_weights(self.step, self.saves.run_dir.checkpoints, self.model)
+            weights, optimizer = (
+                gathered(tree, keep=self.team.is_first) for tree in (trained(self.model), self.optimizer.state_dict())
+            )
             if self.team.is_first:
-                self.saves.save(self)
+                self.saves.save(self, weights, optimizer)
 
 
 def rate_at(step: int, *, schedule: str, warmup: int, total: int) -> float:

@@ -36,11 +36,13 @@ def check_weights(step: int, checkpoints: Path, model: torch.nn.Module) -> None:
     """Raise TrainingError that names the parameters of `model` that are not finite. Reads the device once."""
     import torch
 
+    from tunesmith.training.sharding import whole
+
     parameters = [(name, p.detach()) for name, p in model.named_parameters() if p.requires_grad]
     largest = torch.nn.utils.get_total_norm([p for _, p in parameters], norm_type=math.inf)
-    if math.isfinite(float(largest)):
+    if math.isfinite(float(whole(largest))):
         return
-    bad = [name for name, p in parameters if not bool(torch.isfinite(p).all())]
+    bad = [name for name, p in parameters if not bool(torch.isfinite(whole(p)).all())]
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
     raise _error(step, checkpoints, f"not finite: parameter {', '.join(bad[:3])}{more}")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,8 +21,7 @@ from tunesmith.training.state import (
     load_trainable,
     load_tree,
     rng_state,
-    save_optimizer,
-    save_trainable,
+    save_parameters,
     save_tree,
 )
 
@@ -48,23 +48,28 @@ class Saves:
         info = CheckpointInfo(data=data, model=model, recipe=recipe, plan=plan, environment=environment(), eval=None)
         return cls(run_dir, plan, info)
 
-    def save(self, loop: Loop) -> None:
-        """Write step-N whole or not at all. Raises RunError when the disk is full."""
+    def save(self, loop: Loop, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any]) -> None:
+        """Write step-N whole or not at all: whole tensors by name, and an optimizer's state with such.
+
+        Raises RunError when the disk is full.
+        """
         last = loop.held_out.so_far.last
         save_checkpoint(
             self.run_dir.checkpoints,
             loop.step,
-            lambda folder: self.write_state(loop, folder),
+            lambda folder: self.write_state(loop, weights, optimizer, folder),
             info=self.info.model_copy(update={"eval": last}).to_json(),
             keep=self.plan.save_keep,
             best_step=loop.held_out.so_far.best_step,
             required_bytes=self.num_bytes(loop.model),
         )
 
-    def write_state(self, loop: Loop, folder: Path) -> None:
+    def write_state(
+        self, loop: Loop, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any], folder: Path
+    ) -> None:
         """Weights, optimizer, random numbers, and where the run stands."""
-        save_trainable(loop.model, folder / MODEL_STATE)
-        save_optimizer(loop.optimizer, folder / OPTIMIZER_STATE)
+        save_parameters(weights, folder / MODEL_STATE)
+        save_tree(dict(optimizer), folder / OPTIMIZER_STATE)
         save_tree(rng_state(), folder / RANDOM_STATE)
         so_far = loop.held_out.so_far
         progress = {

@@ -46,20 +46,33 @@ def save_tuned(job: Job, loop: Loop, result: Result) -> Result:
         return result
     started = time.monotonic()
     written = _choose(job, loop)
-    with weights_in(loop.model, written.dtype):
+    model = _assembled(job, loop) if loop.team.shards else loop.model
+    with weights_in(model, written.dtype):
         if written.scores is not None:
             result = result.model_copy(update=written.scores.model_dump())
             if result.test_loss is not None:
                 result = result.model_copy(update={"test_loss": loop.held_out.score(job.data.test).loss})
         card = model_card(job.recipe, job.plan, job.source, job.data.account, result)
-        with weights_in(loop.model, written.dtype, held=True):
-            save_model(loop.model, job.tokenizer, job.run_dir.model, card)
+        with weights_in(model, written.dtype, held=True):
+            save_model(model, job.tokenizer, job.run_dir.model, card)
     size = sum(file.stat().st_size for file in job.run_dir.model.rglob("*") if file.is_file())
     loop.recorder.note(
         f"saved {job.run_dir.model} ({written.dtype}, {format_bytes(size)}) in {time.monotonic() - started:.0f} s"
         + (f": {written.why}" if written.why else "")
     )
     return result
+
+
+def _assembled(job: Job, loop: Loop) -> Any:
+    """The whole model on the CPU, with the weights of the checkpoint that the last step left."""
+    from tunesmith.models.load import load_model
+    from tunesmith.step import StepSettings, prepare_model
+    from tunesmith.training.saves import MODEL_STATE
+    from tunesmith.training.state import load_trainable
+
+    model = prepare_model(load_model(job.source, dtype=job.plan.dtype, device="cpu"), StepSettings.of(job.plan))
+    load_trainable(model, job.run_dir.checkpoints / f"step-{loop.step}" / MODEL_STATE)
+    return model
 
 
 def rounding_is_free(base: float | None, trained: float, rounded: float) -> bool:
@@ -97,6 +110,8 @@ def _choose(job: Job, loop: Loop) -> _Written:
     if plan.save_dtype in (held, "float32"):  # nothing is rounded
         return _Written(plan.save_dtype)
     asked = plan.reasons.get("save_dtype") == ASKED
+    if loop.team.shards and not asked:
+        return _Written(held, why=f"weights in {plan.save_dtype} are not scored where they are sharded")
     if loop.held_out.is_empty or trained is None:
         if asked:
             return _Written(plan.save_dtype, why="the recipe says so; nothing was held out to measure what that loses")

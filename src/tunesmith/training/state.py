@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from tunesmith import __version__
 from tunesmith.errors import RunError
+from tunesmith.training.sharding import fill
 
 _TREE = "tree"
 _TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.int64: "I64"}
@@ -56,13 +57,8 @@ def _reading(path: Path) -> Iterator[tuple[Any, Any]]:
         raise RunError(f"{path}: cannot be read back ({error}). Resume from an older checkpoint.") from None
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Write the whole state of an optimizer: moments, step counts and the options of every group."""
-    save_tree(optimizer.state_dict(), path)
-
-
 def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Restore what `save_optimizer` wrote. Raises RunError when it belongs to other parameters.
+    """Restore a `state_dict` that `save_tree` wrote. Raises RunError when it belongs to other parameters.
 
     Tensors that the optimizer holds already are filled one after another, so a run that goes on needs no more memory
     than one that was never stopped.
@@ -98,9 +94,8 @@ def _fill(optimizer: torch.optim.Optimizer, state: Any, file: Any) -> bool:
             if (found.get_shape(), found.get_dtype()) != (list(tensor.shape), _TYPES.get(tensor.dtype)):
                 return False
             pairs.append((tensor, place))
-    with torch.no_grad():
-        for tensor, place in pairs:
-            tensor.copy_(file.get_tensor(place))
+    for tensor, place in pairs:
+        fill(tensor, file.get_tensor(place))
     for group, stored in zip(optimizer.param_groups, state["param_groups"], strict=True):
         group.update({name: value for name, value in stored.items() if name != "params"})
     return True
@@ -117,14 +112,13 @@ class _Names(dict[str, _Name]):
         return _Name(name)
 
 
-def save_trainable(model: torch.nn.Module, path: Path) -> None:
-    """Write the parameters that train, each once, under their own names."""
-    tensors = {name: _plain(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
-    save_file(tensors, path, metadata={"format": "pt"})
+def save_parameters(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write whole tensors, each once, under their own names."""
+    save_file({name: _plain(tensor) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
 
 
 def load_trainable(model: torch.nn.Module, path: Path) -> None:
-    """Copy what `save_trainable` wrote into the parameters of `model`, in place.
+    """Copy what `save_parameters` wrote into the parameters of `model`, in place.
 
     Raises RunError when names, shapes or types differ.
     """
@@ -197,8 +191,7 @@ def _copy_into(parameter: torch.Tensor, value: torch.Tensor, where: str) -> None
         raise RunError(
             f"{where}: expected {tuple(parameter.shape)} {parameter.dtype}, found {tuple(value.shape)} {value.dtype}."
         )
-    with torch.no_grad():
-        parameter.copy_(value)
+    fill(parameter, value)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

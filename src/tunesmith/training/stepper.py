@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tunesmith.fast.in_backward import InBackward
 from tunesmith.fast.layout import FlatBatch
 from tunesmith.step import ReadyAdamW, clip_gradients
+from tunesmith.training.sharding import whole
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,20 @@ class Stepper:
         assert self.in_backward is not None
         return self.in_backward.run(lambda: self.run_pass(flat, denominator), self.max_grad_norm, again)
 
-    def run_pass(self, flat: FlatBatch, denominator: float | Tensor) -> Tensor:
-        """Forward and backward of one micro-batch; its graph is gone when this returns, and leaves no gaps."""
+    def run_pass(self, flat: FlatBatch, denominator: float | Tensor, *, is_first: bool = True) -> Tensor:
+        """Forward and backward of one micro-batch; its graph is gone when this returns, and leaves no gaps.
+
+        is_first: of its step, so that the weights may have changed since the last one.
+        """
         with self.arithmetic():
-            loss: Tensor = self.model(flat=flat, denominator=denominator).loss
+            loss: Tensor = self.model(flat=flat, denominator=denominator, weights_changed=is_first).loss
         self.scaler.scale(loss).backward()
         return loss.detach()
 
     def clip(self) -> Tensor:
         """Clip the gradients; returns their norm before."""
         self.scaler.unscale_(self.optimizer)
-        return clip_gradients(self.trained, self.max_grad_norm)
+        return whole(clip_gradients(self.trained, self.max_grad_norm))
 
     def move(self) -> None:
         """Move the weights by the gradients, which are gone afterwards."""

@@ -9,16 +9,19 @@ from tunesmith.data.read.files import find_files
 from tunesmith.data.read.hub import is_saved
 from tunesmith.data.read.inputs import STDIN, is_elsewhere, named, open_table
 from tunesmith.data.read.table import Table, list_columns
+from tunesmith.data.rows.spec import check_recognised
 from tunesmith.data.rows.template import parse_template
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataSection
 
+_TEXT_KEYS = ("text", "prompt", "completion", "messages")
 _SPLIT_KEYS = ("group", "stratify", "split_column")
 """Of the rows that are split; files that are held out as a whole need no such column."""
 
 
 def check_columns(section: DataSection) -> None:
-    """Look at the first file of each local path of the recipe: that it is there, opens, and has the columns named.
+    """Look at the first file of each local path of the recipe: that it is there, opens, and has the columns named,
+    or columns that say by themselves what the rows are.
 
     Reads a few rows; no torch, no model. What is elsewhere or piped in is left to the reading proper, which checks
     every file. Raises DataError.
@@ -48,7 +51,8 @@ def _check(path: str, section: DataSection, keys: tuple[str, ...]) -> None:
 
 
 def _check_text(table: Table, section: DataSection) -> None:
-    for key in ("text", "prompt", "completion", "messages"):
-        source = getattr(section, key)
-        if source is not None:
-            parse_template(f"data.{key}", source, table.columns, table.name)
+    named_keys = {key: source for key in _TEXT_KEYS if (source := getattr(section, key)) is not None}
+    for key, source in named_keys.items():
+        parse_template(f"data.{key}", source, table.columns, table.name)
+    if not named_keys:
+        check_recognised(table)

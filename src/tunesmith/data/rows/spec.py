@@ -17,6 +17,8 @@ from tunesmith.recipe import DataSection
 Render = Callable[[Mapping[str, object]], Rendered]
 _FILLED = ("parquet", "datasets")
 """Kinds of tables that fill the fields that a row lacks with null."""
+_TURNS = ("messages", "conversations", "conversation")
+"""Columns that hold chat turns, by their names."""
 _LEARN = {
     "all": "",
     "last": "; the last assistant turn is learned, as data.turns says",
@@ -140,7 +142,7 @@ def _recognise(table: Table, chat: ChatTemplate, learn: Learn) -> RowSpec:
     columns = set(table.columns)
     if table.plain_text:
         return _text_rows("text", table)
-    for name in ("messages", "conversations", "conversation"):
+    for name in _TURNS:
         if name in columns and _holds_turns(table, name):
             shape = "ShareGPT" if name != "messages" else "messages"
             return _chat_rows(name, table, chat, f"chat turns in {name!r} ({shape} columns recognised)", learn)
@@ -152,9 +154,25 @@ def _recognise(table: Table, chat: ChatTemplate, learn: Learn) -> RowSpec:
         return _prompt_rows("prompt", "completion", table, "prompt and completion columns recognised")
     if "text" in columns:
         return _text_rows("text", table, "text in column 'text', recognised by its name")
+    only = _only_text(table)
+    return _text_rows(only, table, f"text in column {only!r}, the only one that holds text")
+
+
+def check_recognised(table: Table) -> None:
+    """Raises DataError where no name of a column says what the rows are, and not just one holds text."""
+    columns = set(table.columns)
+    if table.plain_text or any(
+        names <= columns for names in ({"instruction", "output"}, {"prompt", "completion"}, {"text"})
+    ):
+        return
+    if not any(name in columns and _holds_turns(table, name) for name in _TURNS):
+        _only_text(table)
+
+
+def _only_text(table: Table) -> str:
     texts = text_columns(table)
     if len(texts) == 1:
-        return _text_rows(texts[0], table, f"text in column {texts[0]!r}, the only one that holds text")
+        return texts[0]
     found = f"{len(texts)} hold text" if texts else "none holds text"
     longest = texts[0] if texts else "COLUMN"
     raise DataError(

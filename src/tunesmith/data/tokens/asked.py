@@ -24,6 +24,12 @@ def begun_on(run_dir: RunDir) -> datetime.date | None:
     return datetime.date.fromisoformat(date) if date else None
 
 
+def day_of(name: str) -> datetime.date | None:
+    """The day that RUN_OR_MODEL learned to read in its template; None for what is no run, or writes no date."""
+    path = Path(name).expanduser()
+    return begun_on(RunDir.open(path)) if RunDir.is_run(path) else None
+
+
 def chat_of(run_dir: RunDir, tokenizer: TextTokenizer) -> ChatTemplate | None:
     """The template that a run tuned on conversations is asked in; None for a run of another kind."""
     account = run_dir.find(DataAccount)

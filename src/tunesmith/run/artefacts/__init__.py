@@ -62,6 +62,7 @@ from tunesmith.run.artefacts.plan import (
     PredictedMemory,
     PredictedTime,
     Schedule,
+    Sharding,
 )
 from tunesmith.run.artefacts.record import (
     Artefact,
@@ -128,6 +129,7 @@ __all__ = [
     "STEPS_TO_COME",
     "Sample",
     "Schedule",
+    "Sharding",
     "Score",
     "Severity",
     "SplitAccount",

@@ -13,6 +13,7 @@ Method = Literal["full", "lora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw8bit"]
+Sharding = Literal["none", "full"]
 Schedule = Literal["linear", "cosine", "constant"]
 Fit = Literal["fits", "tight", "no"]
 ASKED = "the recipe says so"
@@ -125,6 +126,8 @@ class Plan(Artefact):
     """Steps of one pass are filled up to a few sizes, and on a GPU each of these is recorded and replayed."""
     update_in_backward: bool = False
     """Weights move while backward runs, so that no step holds all gradients; a clipped step runs its pass twice."""
+    sharding: Sharding = "none"
+    """full: weights, gradients and optimizer are split over the processes."""
     lora: LoraSection | None
     """Of an adapter; None where all weights train."""
     eval_every: Every
@@ -171,6 +174,7 @@ CONTINUES_WITH = (
     "report_to",
     "device",
     "num_processes",
+    "sharding",
 )
 """Fields that a run takes from its new plan when it goes on."""
 STEPS_TO_COME = ("learning_rate", "schedule", "weight_decay", "max_grad_norm", "seed")

@@ -1,0 +1,102 @@
+"""A sweep on a tiny model: trials, what they leave, and going on after a process that was killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+optuna = pytest.importorskip("optuna", reason="optuna is not installed (extra sweep)")
+
+from tunesmith.errors import SweepError  # noqa: E402
+from tunesmith.pipeline import Prepared, prepare_inputs  # noqa: E402
+from tunesmith.recipe import Recipe  # noqa: E402
+from tunesmith.run.observer import Silent  # noqa: E402
+from tunesmith.run.signals import StopRequest  # noqa: E402
+from tunesmith.sweep.lr_find import find_rate  # noqa: E402
+from tunesmith.sweep.stage import Budget, sweep  # noqa: E402
+from tunesmith.sweep.study import Study  # noqa: E402
+
+RATE = "train.learning_rate"
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_llama: Path, shows_csv: Path) -> Recipe:
+    return Recipe(
+        model={"name": str(tiny_llama)},
+        data={"path": str(shows_csv), "text": "description", "max_rows": 40, "eval_fraction": 0.25},
+        train={"tokens_per_step": 200, "max_steps": 4},
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(recipe: Recipe) -> Prepared:
+    return prepare_inputs(recipe, lambda *_: None, small=False)
+
+
+def search(recipe: Recipe, folder: Path, prepared: Prepared, trials: int, **more: Any) -> tuple[Study, list[str]]:
+    said: list[str] = []
+    over = more.pop("over", [f"{RATE}=1e-4..1e-1:log"])
+    return sweep(recipe, folder, prepared, over=over, budget=Budget(trials=trials), say=said.append, **more), said
+
+
+def test_a_sweep_leaves_the_best_recipe_and_goes_on(recipe: Recipe, prepared: Prepared, tmp_path: Path) -> None:
+    study, _ = search(recipe, tmp_path, prepared, 2)
+    found = json.loads((tmp_path / "trials.json").read_text())
+    assert [row["state"] for row in found["trials"]] == ["complete", "complete"]
+    assert all(len(row["evaluations"]) == 4 for row in found["trials"])
+    best = min(found["trials"], key=lambda row: row["eval_loss"])
+    assert found["best"] == best["number"]
+    assert Recipe.load(tmp_path / "best.yaml").train.learning_rate == pytest.approx(best["values"][RATE])
+    kept = [path.name for path in (tmp_path / "trials").iterdir() if (path / "model").is_dir()]
+    assert kept == [f"{best['number']:04d}"]
+    assert "Best of 2 trials" in (tmp_path / "sweep.html").read_text()
+
+    killed = study.kept.ask()  # a process that was killed in the middle of its third trial
+    killed.suggest_float(RATE, 1e-4, 1e-1, log=True)
+    value = killed.params[RATE]
+    _, said = search(recipe, tmp_path, prepared, 3)
+    assert "going on after 2 trials, 1 of them cut off" in said[0]
+    rows = json.loads((tmp_path / "trials.json").read_text())["trials"]
+    assert [row["state"] for row in rows] == ["complete", "complete", "failed", "complete"]
+    assert rows[3]["values"][RATE] == value
+
+
+def test_the_plan_s_own_choice_is_tried_first(recipe: Recipe, prepared: Prepared, tmp_path: Path) -> None:
+    _, said = search(recipe, tmp_path, prepared, 1, over=())
+    values = json.loads((tmp_path / "trials.json").read_text())["trials"][0]["values"]
+    assert values["train.tokens_per_step"] == 200
+    assert "held-out loss" in said[0]
+
+
+def test_values_that_cannot_be_trained_with_are_failed_trials(
+    recipe: Recipe, prepared: Prepared, tmp_path: Path
+) -> None:
+    lora = recipe.with_values(**{"train.method": "lora"})
+    with pytest.raises(SweepError, match="5 trials in a row failed"):
+        search(lora, tmp_path, prepared, 20, over=["lora.target=no_such_layer,nor_this"])
+    rows = json.loads((tmp_path / "trials.json").read_text())["trials"]
+    assert {row["state"] for row in rows} == {"failed"}
+    assert "no linear layer of this model has that name" in rows[0]["why"]
+
+
+def test_a_folder_of_another_sweep_is_refused(recipe: Recipe, prepared: Prepared, tmp_path: Path) -> None:
+    search(recipe, tmp_path, prepared, 1)
+    other = recipe.with_values(**{"train.max_steps": 5})
+    with pytest.raises(SweepError, match=r"differs in recipe\.train\.max_steps"):
+        search(other, tmp_path, prepared, 1)
+
+
+def test_nothing_held_out_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    asked = recipe.with_values(**{"data.eval_fraction": 0})
+    with pytest.raises(SweepError, match="no rows are held out"):
+        search(asked, tmp_path, prepare_inputs(asked, lambda *_: None, small=False), 1)
+
+
+def test_a_rate_is_found_on_a_real_model(recipe: Recipe, prepared: Prepared) -> None:
+    with StopRequest("again") as stop:
+        found = find_rate(recipe, prepared, stop, Silent())
+    assert 1e-5 < found.suggestion < 1e-1
+    assert len(found.rates) == len(found.losses) >= 12
