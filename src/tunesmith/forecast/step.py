@@ -184,7 +184,7 @@ def _run_lean_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, optim
 
     def one_pass() -> Tensor:
         with trace.phase("forward"):
-            loss = _forward(model, step, batch)
+            loss = _forward(model, step, batch, weights_changed=True)
         trace.name_alive("activations", "forward")
         with trace.phase("backward"):
             loss.backward()
