@@ -176,7 +176,8 @@ class TrainSection(_Section):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """null: gradients are not clipped."""
     optimizer: Literal["auto", "adamw", "adamw8bit"] = "auto"
     tokens_per_step: AutoOr | Annotated[int, Field(gt=0)] = "auto"
     """Tokens per optimizer step over all processes, padding never counted."""
@@ -225,7 +226,7 @@ class EvalSection(_Section):
 
     every: Every = "auto"
     samples: int = Field(default=1, ge=0, le=16)
-    """How many of compare.prompts, from the first on, the model in training continues at each evaluation (40 tokens,
+    """How many of compare.prompts, from the first on, the model in training continues at each evaluation (24 tokens,
     compare's temperature, top_p and seed). What it writes shows sooner than a loss whether a run goes the right way."""
 
 

@@ -54,11 +54,12 @@ def start_from_a_shell_that_dies(command: str, cwd: Path) -> int:
     call = f"{shlex.quote(sys.executable)} -m {command}; sleep 600"
     with subprocess.Popen(["sh", "-c", call], stdout=subprocess.PIPE, text=True, cwd=cwd, start_new_session=True) as sh:
         assert sh.stdout is not None
-        name, word, pid = sh.stdout.readline().split()
-        assert (name, word) == ("run", "pid")
+        said = sh.stdout.readline()
         for number in (signal.SIGHUP, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(sh.pid, number)
+    path, word, pid = said.split()
+    assert (Path(path).name, word) == ("run", "pid")
     return int(pid)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import urllib.error
 import urllib.request
@@ -113,6 +114,12 @@ def test_the_server_answers_and_refuses(growing: Any, serve_page: Callable[..., 
     assert fetch(f"{address}/../../etc/passwd")[0] == 404
     assert fetch(f"{address}/", Host="evil.example")[0] == 400
     assert growing.run_dir.path.exists()
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(tiny_run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    done = CliRunner().invoke(app, ["watch", str(tiny_run.path), "--web"])
+    assert str(done.exception) == "watch --web: uvicorn is not installed. Run: pip install 'tunesmith[serve]'"
 
 
 @pytest.mark.parametrize(

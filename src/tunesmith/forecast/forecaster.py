@@ -109,6 +109,7 @@ class Choice:
     gradient_checkpointing: bool
     tokens_per_step: int
     micro_batch_tokens: int
+    update_in_backward: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,8 @@ class Forecaster:
             "flash": target.flash,
             "fused": target.fused or target.device == "cpu",
             "lora": self.recipe.lora,
+            "update_in_backward": choice.update_in_backward,
+            "clips": self.recipe.train.max_grad_norm is not None,
         }
         if self.recipe.train.loop == "reference":
             rows, passes = reference_rows(self.recipe, self.max_length)
