@@ -34,6 +34,8 @@ COMMANDS = [
     "attach",
     "stop",
     "generate",
+    "chat",
+    "serve",
     "eval",
     "report",
     "schema",

@@ -3,7 +3,8 @@
 begin.py     init, schema
 train.py     demo, train
 look.py      doctor, plan, gpus, data
-use.py       compare, generate, eval, report
+speak.py     generate, chat, serve
+use.py       compare, eval, report
 leave.py     export
 follow.py    runs, watch, status, attach, stop
 many.py      sweep, launch
@@ -20,7 +21,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tunesmith import __version__
-from tunesmith.cli import begin, follow, leave, look, many, train, use
+from tunesmith.cli import begin, follow, leave, look, many, speak, train, use
 from tunesmith.cli.options import asked
 from tunesmith.errors import Stopped, TunesmithError
 from tunesmith.machine.heap import use_huge_pages
@@ -51,7 +52,9 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "status": follow.status,
     "attach": follow.attach,
     "stop": follow.stop,
-    "generate": use.generate,
+    "generate": speak.generate,
+    "chat": speak.chat,
+    "serve": speak.serve,
     "eval": use.evaluate,
     "report": use.report,
     "export": leave.export,

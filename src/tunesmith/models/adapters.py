@@ -119,9 +119,10 @@ def linear_layer_names(model: PreTrainedModel) -> list[str]:
     )
 
 
-def put_on(model: Any, source: ModelSource) -> PeftModel:
-    """The saved adapter of `source` on its base, not merged.
+def put_on(model: Any, source: ModelSource, name: str = "default") -> PeftModel:
+    """The saved adapter of `source` on its base, called `name` and not merged.
 
+    Its forward takes `adapter_names`, one a row, `__base__` for a row without it (peft's mixed batches).
     Raises ModelError when it does not fit, or was trained on another base.
     """
     from peft import PeftModel
@@ -130,7 +131,7 @@ def put_on(model: Any, source: ModelSource) -> PeftModel:
     try:
         with quiet_transformers():
             warnings.filterwarnings("error", "Found missing adapter keys")  # it would go on with random weights
-            adapted = PeftModel.from_pretrained(model, source.adapter)
+            adapted = PeftModel.from_pretrained(model, source.adapter, adapter_name=name)
         _check_base(source)
     except (ValueError, OSError, RuntimeError, KeyError, SafetensorError, UserWarning) as error:
         raise ModelError(
@@ -138,6 +139,15 @@ def put_on(model: Any, source: ModelSource) -> PeftModel:
             f"({redact(str(error)).splitlines()[0][:300]}). Give the adapter the base it was trained on."
         ) from error
     return adapted.eval()
+
+
+def can_switch_by_row(adapter: str) -> bool:
+    """Whether rows of one batch can be written with and without the adapter: plain low-rank adapters, not DoRA's."""
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(adapter)
+    simple = not any(getattr(config, name, None) for name in ("use_dora", "modules_to_save", "alora_invocation_tokens"))
+    return config.peft_type == "LORA" and simple and getattr(config, "bias", "none") == "none"
 
 
 def merge_adapter(model: Any, source: ModelSource) -> Any:

@@ -105,12 +105,17 @@ def load_for_generation(
 
     Unless told otherwise: float32 on the CPU, bfloat16 on the first GPU where there is one that has it.
     """
+    source = find_model(run_or_model, revision)
+    device, dtype = usual_device(device, dtype)
+    return load_model(source, dtype=dtype, device=device), load_tokenizer(source)
+
+
+def usual_device(device: str | None = None, dtype: str | None = None) -> tuple[str, str]:
+    """Where a model writes and in which type, unless told otherwise: as `load_for_generation` says."""
     import torch
 
-    source = find_model(run_or_model, revision)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or ("bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32")
-    return load_model(source, dtype=dtype, device=device), load_tokenizer(source)
+    return device, dtype or ("bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32")
 
 
 @contextmanager
