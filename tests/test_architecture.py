@@ -42,7 +42,7 @@ FLOORS = [
     {"show"},
     {"init"},
     {"pipeline"},
-    {"watch", "serve", "launch", "sweep"},
+    {"watch", "launch", "sweep", "serve"},
     {"api"},
     {"demo"},
     {"cli"},

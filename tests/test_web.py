@@ -202,6 +202,7 @@ def test_a_browser_is_asked_for_the_key() -> None:
     assert page.status == 401
     assert b'type="password"' in page.body
     assert "form-action 'self'" in (page.header("content-security-policy") or "")
+    assert page.header("referrer-policy") == "same-origin", "with none, browsers send Origin: null"
     wrong = ask(guard, "POST", "/sign-in", parts=(b"key=wrong",))
     assert (wrong.status, wrong.header("set-cookie")) == (401, None)
     right = ask(guard, "POST", "/sign-in", parts=(f"key={KEY}".encode(),))

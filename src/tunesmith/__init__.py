@@ -18,7 +18,8 @@ The pipeline, one room a stage, one artefact each in the run directory:
     run/                           a run on disk: its artefacts, lock, signals and table
     models/ generate/ fast/        models found, loaded, written with, made fast
     doctor/ selftest.py machine/   whether this machine, and the arithmetic on it, is fit
-    watch/ serve/                  a run while it goes on; a run or model over HTTP; web.py: what stands before a server
+    sweep/ launch/                 a search over recipe values; the same recipe on many processes and machines
+    watch/ serve/ web.py           a run while it goes on, a model over HTTP, and what every server stands behind
     cache.py compat.py disk.py errors.py redact.py units.py
 
 Imports only go down: docs/architecture.md has the order and the reasons.

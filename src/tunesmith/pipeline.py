@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,7 +92,7 @@ def train(
             doing(LOADING)
             with importing():
                 from tunesmith import training
-                from tunesmith.training.distributed import check_trackers
+                from tunesmith.training.trackers import check_trackers
             check_trackers(recipe.train.report_to)
             if recipe.export.format is not None:
                 from tunesmith.export.stage import check_recipe
@@ -119,9 +119,10 @@ def train(
             run_dir.write(prepared.data.account.model_copy(update={"findings": findings}))
             if _is_finished(job, say):
                 return run_dir
-            with notifying(recipe.notify, run_dir, say):
+            with notifying(recipe.notify, run_dir, say) as tell:
                 with Progress(console) as progress:
-                    observer = progress if callbacks is None else Calling(progress, callbacks, stop.ask)
+                    called = replace(callbacks or Callbacks(), on_event=tell)
+                    observer = Calling(progress, called, stop.ask)
                     result = training.train(job, stop, observer)
                 _conclude(run_dir, result, say)
                 _export(recipe, run_dir, console, say)

@@ -176,7 +176,8 @@ class TrainSection(_Section):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """null: gradients are not clipped."""
     optimizer: Literal["auto", "adamw", "adamw8bit"] = "auto"
     tokens_per_step: AutoOr | Annotated[int, Field(gt=0)] = "auto"
     """Tokens per optimizer step over all processes, padding never counted."""
@@ -199,7 +200,7 @@ class TrainSection(_Section):
     rehearse: bool = True
     """Try the largest batch (forward, backward, step, evaluation, save) before step 1, then roll back."""
     report_to: Texts = ()
-    """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ..."""
+    """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ... One that fails ends nothing."""
     seed: int = Field(default=7, ge=0, lt=2**32)
 
 
@@ -224,6 +225,9 @@ class EvalSection(_Section):
     """When the held-out loss is measured during training."""
 
     every: Every = "auto"
+    samples: int = Field(default=1, ge=0, le=16)
+    """How many of compare.prompts, from the first on, the model in training continues at each evaluation (24 tokens,
+    compare's temperature, top_p and seed). What it writes shows sooner than a loss whether a run goes the right way."""
 
 
 class SaveSection(_Section):
@@ -250,7 +254,7 @@ class CompareSection(_Section):
 
 
 class NotifySection(_Section):
-    """Who is told when a run ends, by itself, by a stop or by a failure."""
+    """Who is told when a run ends, by itself, by a stop or by a failure, and when its loss stands out meanwhile."""
 
     url: str | None = None
     """A webhook that gets JSON (Slack, Discord, Mattermost, ntfy, your own). $NAME in it is read from the environment

@@ -350,7 +350,8 @@ def _ask_for_key(problem: str) -> Refusal:
         f'<button>Open</button><p role="alert">{problem}</p></form></html>'
     )
     policy = content_policy(_SIGN_IN_STYLE, form_action="'self'").encode()
-    return Refusal(401, problem, ((b"content-security-policy", policy),), page)
+    # without a referrer a browser sends `Origin: null` with the form, which no page of this server is
+    return Refusal(401, problem, ((b"content-security-policy", policy), (b"referrer-policy", b"same-origin")), page)
 
 
 # ---- the server ----

@@ -88,6 +88,7 @@ def _sections(found: Artefacts, problems: list[str]) -> dict[str, object]:
         "progress": guard("status.json", partial(progress, found), ""),
         "tiles": guard("result.json", partial(tables.tiles, found), []),
         "groups": guard("compare.json", partial(samples.sample_groups, compare), []),
+        "written": samples.while_it_trained(found.samples),
         "decoding": guard("compare.json", partial(decoding, compare), ""),
         "notes": compare.notes if compare is not None else (),
         "scores": guard("compare.json", partial(tables.score_rows, compare), []),

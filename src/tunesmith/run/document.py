@@ -24,6 +24,7 @@ from tunesmith.run.artefacts import (
     MetricsLine,
     Plan,
     Result,
+    SamplesLine,
     Status,
     Vote,
 )
@@ -40,6 +41,7 @@ before. This page is made from the classes in `src/tunesmith/run/artefacts/`:
 | [plan.json](#planjson) | every decided value with its reason; what was predicted and, after the run, measured |
 | [data.json](#datajson) | what was read, what became of every row, fingerprints, what the audit found |
 | [metrics.jsonl](#metricsjsonl) | a line a logged step and a line an evaluation |
+| [samples.jsonl](#samplesjsonl) | a line an evaluation: what the model in training wrote (eval.samples) |
 | [result.json](#resultjson) | final metrics |
 | [compare.json](#comparejson) | what base and tuned wrote, and every score |
 | [votes.jsonl](#votesjsonl) | choices of blind tests in the playground |
@@ -60,6 +62,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("plan.json", Plan),
     ("data.json", DataAccount),
     ("metrics.jsonl", MetricsLine),
+    ("samples.jsonl", SamplesLine),
     ("result.json", Result),
     ("compare.json", Comparison),
     ("votes.jsonl", Vote),

@@ -6,7 +6,7 @@ has an unexpected shape and says so. docs/run-directory.md is made from these cl
 
 record.py       what every artefact is
 plan.py data.py result.py comparison.py manifest.py export.py    the artefacts
-result.py also holds metrics lines and the status
+                result.py also holds the lines of metrics and samples, and the status
 """
 
 from __future__ import annotations
@@ -77,8 +77,10 @@ from tunesmith.run.artefacts.result import (
     Event,
     MetricsLine,
     Result,
+    SamplesLine,
     State,
     Status,
+    WrittenText,
 )
 
 ARTEFACTS: tuple[type[Artefact], ...] = (Plan, DataAccount, Result, Comparison, Status, Manifest, Export)
@@ -136,6 +138,7 @@ __all__ = [
     "SEVERITIES",
     "STEPS_TO_COME",
     "Sample",
+    "SamplesLine",
     "Schedule",
     "Sharding",
     "Score",
@@ -144,6 +147,7 @@ __all__ = [
     "State",
     "Status",
     "Vote",
+    "WrittenText",
     "Wrote",
     "numbered",
 ]
