@@ -414,14 +414,16 @@ class Writer:
 
         Raises DataError for an `out` that holds something else.
         """
+        from rich.console import Console
+
         from tunesmith.generate.batch import write_lines
-        from tunesmith.show.doing import Doing
+        from tunesmith.show.count import counting
 
-        with self._speakers(console) as (speakers, how):
-            from rich.console import Console
-
-            with Doing(console or Console(quiet=True)) as doing:
-                return write_lines(speakers, self.name, prompts, how, out, partial(doing, "writing texts"))
+        with (
+            self._speakers(console) as (speakers, how),
+            counting(console or Console(quiet=True), "writing texts") as progress,
+        ):
+            return write_lines(speakers, self.name, prompts, how, out, progress)
 
     def streams(self, prompts: Sequence[str], *, console: Console | None = None) -> Iterator[TextStream]:
         """Each prompt and the pieces of its text as they are written."""

@@ -83,7 +83,7 @@ def evaluate(
     with evaluation_mode(model):
         while done < len(order):
             for batch in _batches(order[done:], documents.lengths, max_tokens):
-                scored = _score(model, documents, batch)
+                scored = _score(model, documents, batch, weights_changed=done == 0)
                 if scored is None:
                     max_tokens = _halved(documents, batch, max_tokens)
                     break
@@ -107,12 +107,12 @@ def _batches(numbers: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens:
 
 @torch.no_grad()
 def _score(
-    model: Any, documents: TokenizedDocuments, batch: NDArray[np.int64]
+    model: Any, documents: TokenizedDocuments, batch: NDArray[np.int64], *, weights_changed: bool
 ) -> tuple[NDArray[np.float64], int] | None:
     """Loss of each document of the batch and the number of tokens predicted right; None when memory ran out."""
     try:
         flat = flatten([documents[int(number)] for number in batch], row_multiple(model.device)).to(model.device)
-        output = model(flat=flat, denominator=1.0, flat_metrics=True)
+        output = model(flat=flat, denominator=1.0, flat_metrics=True, weights_changed=weights_changed)
         return output.document_loss[: len(batch)].cpu().numpy(), int(output.num_correct)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

@@ -176,7 +176,8 @@ class TrainSection(_Section):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """null: gradients are not clipped."""
     optimizer: Literal["auto", "adamw", "adamw8bit"] = "auto"
     tokens_per_step: AutoOr | Annotated[int, Field(gt=0)] = "auto"
     """Tokens per optimizer step over all processes, padding never counted."""

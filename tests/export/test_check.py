@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tunesmith.errors import ModelError
-from tunesmith.export.check import Row, Seen, check_passed, first_rows, openings, part_of, round_trip
+from tunesmith.export.check import Engine, Row, Seen, check_passed, first_rows, openings, part_of, round_trip
 from tunesmith.run.artefacts import RoundTrip
 
 ROWS = [Row((0, 5, 6, 7), (False, True, True, True)), Row((0, 8, 9), (False, False, True))]
@@ -18,7 +18,7 @@ SEEN = Seen(
 
 
 def trip(found: Seen, quant: str = "f32") -> RoundTrip:
-    return round_trip("an engine", SEEN, found, ROWS, quant, "the tuned model", 0.0)  # type: ignore[arg-type]
+    return round_trip(Engine("an engine", 0.0), SEEN, found, ROWS, quant)  # type: ignore[arg-type]
 
 
 def test_the_same_passes() -> None:
@@ -40,6 +40,13 @@ def test_what_differs_is_named(found: Seen, told: str) -> None:
     with pytest.raises(ModelError, match=told) as caught:
         check_passed(trip(found), "out.gguf")
     assert "Nothing was written" in str(caught.value)
+
+
+def test_rounded_weights_are_told_from_the_tuned_ones() -> None:
+    tuned = replace(SEEN, logprobs=SEEN.logprobs + 0.1)
+    seen = round_trip(Engine("an engine", 0.0), SEEN, SEEN, ROWS, "q8_0", tuned)
+    assert seen.against == "the tuned model with its weights rounded to q8_0"
+    assert seen.expected_loss - seen.tuned_loss == pytest.approx(0.1)
 
 
 def test_near_ties_may_go_either_way() -> None:

@@ -26,6 +26,12 @@ def test_fused_layers_start_few_kernels(name, most):
     assert launches(name) <= most
 
 
+@pytest.mark.parametrize(("name", "most"), [(NEO, 1.3 * 400), pytest.param(SMOL, 1.3 * 900, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_start_few_more(name, most, dtype):
+    assert launches(name, method="lora", dtype=dtype) <= most
+
+
 def test_many_tensors_share_a_launch():
     assert many_launches("_foreach_mul_", [10] * 110) == 1
     assert many_launches("_foreach_mul_", [10] * 111) == 2

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from tunesmith.forecast import simulate
+from tunesmith.forecast.memory import forecast_memory
+from tunesmith.forecast.shapes import find_shape
 from tunesmith.forecast.step import Step, _twice, run_step, trace_step, with_8bit_state
 from tunesmith.forecast.trace import Log, Trace
 from tunesmith.recipe import LoraSection
@@ -149,3 +151,36 @@ def test_gpu_kernels_allocate_other_memory(short_llama_config: Any) -> None:
         for work in trace_step(short_llama_config, Step(DOCUMENTS, device="cuda", precision="bf16")).work("forward")
     }
     assert "_varlen_attn" in names
+
+
+@pytest.mark.parametrize("model", ["llama", "neo"])
+def test_weights_that_move_in_backward_hold_no_gradients(model: str, request: pytest.FixtureRequest) -> None:
+    config = request.getfixturevalue(f"short_{model}_config")
+    common: dict[str, Any] = {"precision": "bf16", "dtype": "bfloat16"}
+    lean, plain = (Step(DOCUMENTS, **common, update_in_backward=value) for value in (True, False))
+    log = trace_step(config, lean)
+    assert log.components_at_peak()["gradients"] == 0
+    assert log.num_trained == trace_step(config, plain).num_trained
+    assert (lean.runs_each_pass, plain.runs_each_pass) == (2, 1)
+    assert Step(DOCUMENTS, update_in_backward=True, clips=False).runs_each_pass == 1
+
+
+LEANEST: dict[str, Any] = {
+    "precision": "bf16", "dtype": "bfloat16", "device": "cuda", "gradient_checkpointing": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "most", "most_in_backward"),
+    [
+        ("EleutherAI/gpt-neo-125m", 2.0, 1.4),
+        pytest.param("EleutherAI/gpt-neo-1.3B", 11.0, 7.5, marks=pytest.mark.slow),
+        pytest.param("EleutherAI/gpt-neo-2.7B", 22.0, 13.5, marks=pytest.mark.slow),
+    ],
+)
+def test_the_leanest_whole_fine_tuning(model: str, most: float, most_in_backward: float) -> None:
+    """Gigabytes reserved with 1,056 tokens a pass, clipped: bfloat16 weights, 8-bit moments, checkpointing."""
+    for in_backward, limit in ((False, most), (True, most_in_backward)):
+        step = Step((33,) * 32, **LEANEST, update_in_backward=in_backward)
+        log = with_8bit_state(trace_step(find_shape(model).config, step), "bfloat16")
+        assert forecast_memory(log, "cuda", base_bytes=0).reserved_bytes < limit * 1e9

@@ -119,6 +119,16 @@ def test_options_that_do_not_go_together(arguments: tuple[str, ...], tiny_llama:
     assert "--file" in str(done.exception)
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_how_many_are_done_is_shown(is_terminal: bool, tiny_llama: Path) -> None:
+    from rich.console import Console
+
+    shown = io.StringIO()
+    writer = Writer(str(tiny_llama)).decoded(4, None, None, None)
+    writer.write_lines(PROMPTS, None, console=Console(file=shown, force_terminal=is_terminal, width=100))
+    assert ("4/4" if is_terminal else "writing texts 0 of 4") in shown.getvalue()
+
+
 def test_a_terminal_sees_no_control_characters() -> None:
     from rich.console import Console
 

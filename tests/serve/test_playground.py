@@ -69,7 +69,7 @@ def test_data_that_is_gone_is_told(lora_run: Path, tmp_path: Path) -> None:
     rows = Rows(run_dir, load_tokenizer(find_model(run_dir.recipe().model.name)))
     rows.start()
     rows.wait()
-    assert "could not be read again" in str(rows.why)
+    assert "gone.csv" in str(rows.why)
     assert rows.look_up(["a"]) == []
 
 

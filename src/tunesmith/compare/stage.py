@@ -79,7 +79,7 @@ def compare(
     tokenizer = load_tokenizer(base_source)
     if data is None:
         say("reading the data again")
-        data = data_again(run_dir, recipe, tokenizer, notes, say)
+        data = _prepare_again(run_dir, recipe, tokenizer, notes, say)
     texts = _choose_texts(data, tokenizer, recipe, prompts, notes, chat_of(run_dir, tokenizer))
     arithmetic = Arithmetic.of(run_dir.find(Plan))
     say(f"base writes {len(texts.prompts)} texts")
@@ -140,8 +140,10 @@ def _choose_texts(
     return _Texts(asked, scored, general, complete=scored is held_out)
 
 
-def data_again(run_dir: RunDir, recipe: Recipe, tokenizer: TextTokenizer, notes: list[str], say: Say) -> Data | None:
-    """The run's data from its cache or its files; None, with a note, when they are gone."""
+def _prepare_again(
+    run_dir: RunDir, recipe: Recipe, tokenizer: TextTokenizer, notes: list[str], say: Say
+) -> Data | None:
+    """The run's data; None, with a note, when they are gone."""
     from tunesmith.data.again import prepare_again
 
     try:

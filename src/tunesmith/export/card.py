@@ -30,8 +30,8 @@ def describe_trip(trip: RoundTrip) -> str:
     """One line: how it did when it was loaded again."""
     return (
         f"{trip.engine}: loss {trip.loss:.4f} on {trip.num_tokens:,} tokens, expected {trip.expected_loss:.4f} "
-        f"(within {trip.loss_tolerance:g}); same likeliest token {trip.same_first:.1%}; "
-        f"{trip.same_texts} of {trip.num_texts} greedy texts the same"
+        f"(within {trip.loss_tolerance:g}), as trained {trip.tuned_loss:.4f}; "
+        f"same likeliest token {trip.same_first:.1%}; {trip.same_texts} of {trip.num_texts} greedy texts the same"
     )
 
 

@@ -82,6 +82,14 @@ class Seen:
         return float(-np.nanmean(self.logprobs))
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What loaded an export again, with its version, and how long it took."""
+
+    name: str
+    seconds: float
+
+
 def rows_of(documents: TokenizedDocuments, context: int | None) -> list[Row]:
     """The documents, cut where the context of what is exported ends."""
     rows = [Row(tuple(ids.tolist()), tuple(supervised.tolist())) for ids, supervised in documents]
@@ -152,9 +160,12 @@ def part_of(seen: Seen, part: Sequence[Row]) -> Seen:
 
 
 def round_trip(
-    engine: str, expected: Seen, found: Seen, rows: Sequence[Row], quant: Quant, against: str, seconds: float
+    by: Engine, expected: Seen, found: Seen, rows: Sequence[Row], quant: Quant, tuned: Seen | None = None
 ) -> RoundTrip:
-    """Both side by side; `passed` says whether they agree within the format's tolerance."""
+    """Both side by side; `passed` says whether they agree within the format's tolerance.
+
+    tuned: what the tuned model made of the rows, where `expected` is of its weights rounded to the type of the file.
+    """
     tolerance, listed = TOLERANCES[quant], np.isfinite(found.logprobs)
     ties = expected.margins < tolerance.tie
     same = ((expected.first == found.first) | ties)[listed]
@@ -164,13 +175,14 @@ def round_trip(
     ]
     differences = np.abs(found.logprobs - expected.logprobs)[listed]
     return RoundTrip(
-        engine=engine,
-        against=against,
+        engine=by.name,
+        against="the tuned model" if tuned is None else f"the tuned model with its weights rounded to {quant}",
         num_documents=len(rows),
         num_tokens=int(listed.sum()),
         num_unlisted=int((~listed).sum()),
-        loss=float(-found.logprobs[listed].mean()) if listed.any() else float("nan"),
-        expected_loss=float(-expected.logprobs[listed].mean()) if listed.any() else float("nan"),
+        loss=_loss(found, listed),
+        expected_loss=_loss(expected, listed),
+        tuned_loss=_loss(expected if tuned is None else tuned, listed),
         loss_tolerance=tolerance.loss,
         same_first=float(same.mean()) if listed.any() else 0.0,
         same_first_least=tolerance.same_first,
@@ -178,8 +190,12 @@ def round_trip(
         largest_difference=float(differences.max()) if listed.any() else float("nan"),
         num_texts=len(texts),
         same_texts=sum(texts),
-        seconds=seconds,
+        seconds=by.seconds,
     )
+
+
+def _loss(seen: Seen, listed: NDArray[np.bool_]) -> float:
+    return float(-seen.logprobs[listed].mean()) if listed.any() else float("nan")
 
 
 def _same_text(expected: tuple[int, ...], margins: tuple[float, ...], found: tuple[int, ...], tie_nats: float) -> bool:

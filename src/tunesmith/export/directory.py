@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from tunesmith.errors import ModelError
-from tunesmith.export.check import check_passed, observe, round_trip
+from tunesmith.export.check import Engine, check_passed, observe, round_trip
 from tunesmith.export.fold import fold
 from tunesmith.export.job import Job, Proof
 from tunesmith.export.safetensors import check_tokenizer, default_type, load_plain, write_model
@@ -35,8 +35,8 @@ def export_directory(job: Job, model: Any) -> Proof:
             f"{num_rows}: the vocabulary changed."
         )
     found = observe(loaded, job.rows, job.begun)
-    engine = f"transformers {metadata.version('transformers')}"
-    trip = round_trip(engine, job.tuned, found, job.rows, quant, "the tuned model", time.monotonic() - started)
+    engine = Engine(f"transformers {metadata.version('transformers')}", time.monotonic() - started)
+    trip = round_trip(engine, job.tuned, found, job.rows, quant)
     check_passed(trip, f"--format {asked.format} --quant {quant}")
     cost = QuantCost(
         num_documents=trip.num_documents,

@@ -11,7 +11,7 @@ from typing import Any
 
 from tunesmith.compat import quiet_transformers
 from tunesmith.errors import ModelError
-from tunesmith.export.check import check_passed, observe, round_trip
+from tunesmith.export.check import Engine, check_passed, observe, round_trip
 from tunesmith.export.job import Job, Proof
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -35,8 +35,8 @@ def export_onnx(job: Job, model: Any) -> Proof:
     job.say("running it in onnxruntime")
     started = time.monotonic()
     found = observe(_Session(path, model.config), job.rows, job.begun)
-    engine = f"onnxruntime {metadata.version('onnxruntime')}"
-    trip = round_trip(engine, job.tuned, found, job.rows, "f32", "the tuned model", time.monotonic() - started)
+    engine = Engine(f"onnxruntime {metadata.version('onnxruntime')}", time.monotonic() - started)
+    trip = round_trip(engine, job.tuned, found, job.rows, "f32")
     check_passed(trip, "--format onnx")
     use = (
         "```python\nimport onnxruntime\nsession = onnxruntime.InferenceSession('model.onnx')\n"

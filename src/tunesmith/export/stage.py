@@ -71,27 +71,7 @@ def export(run_dir: RunDir, asked: Asked, say: Say = lambda stage, done=0, total
         proof, change = _write(job, tuned, weights.base)
         del tuned
         _compare_with_quantised(job, run_dir, weights)
-        record = Export(
-            format=asked.format,
-            quant=proof.quant,
-            architecture=proof.architecture,
-            base=weights.base.title,
-            base_revision=weights.base.revision,
-            method=weights.plan.method,
-            weights=weights.where,
-            is_adapter=asked.adapter,
-            merged_change=change,
-            end_ids=tokenizer.stop_ids,
-            vocabulary=proof.vocabulary,
-            context_length=proof.context_length,
-            rows=job.what,
-            cost=proof.cost,
-            round_trips=proof.round_trips,
-            files=_files(folder),
-            address=hub.address(asked.repo) if asked.repo else None,
-            notes=tuple(job.notes),
-            seconds=time.monotonic() - started,
-        )
+        record = _record(job, weights, proof, change, time.monotonic() - started)
         account = run_dir.read(DataAccount)
         card = export_card(recipe, weights.plan, weights.base, account, weights.result, record, proof)
         write_text(folder / "README.md", card)
@@ -101,6 +81,32 @@ def export(run_dir: RunDir, asked: Asked, say: Say = lambda stage, done=0, total
             say(f"uploading to {asked.repo}")
             hub.push(folder, asked.repo, run_dir, recipe, weights.base, public=asked.public)
     return Exported(target, record.address or str(target), record)
+
+
+def _record(job: Job, weights: Weights, proof: Proof, change: float | None, seconds: float) -> Export:
+    from tunesmith.export import hub
+
+    return Export(
+        format=job.asked.format,
+        quant=proof.quant,
+        architecture=proof.architecture,
+        base=weights.base.title,
+        base_revision=weights.base.revision,
+        method=weights.plan.method,
+        weights=weights.where,
+        is_adapter=job.asked.adapter,
+        merged_change=change,
+        end_ids=job.tokenizer.stop_ids,
+        vocabulary=proof.vocabulary,
+        context_length=proof.context_length,
+        rows=job.what,
+        cost=proof.cost,
+        round_trips=proof.round_trips,
+        files=_files(job.folder),
+        address=hub.address(job.asked.repo) if job.asked.repo else None,
+        notes=tuple(job.notes),
+        seconds=seconds,
+    )
 
 
 def asked_of(section: ExportSection) -> Asked | None:
@@ -268,10 +274,11 @@ def _adapters(tuned: Any) -> Mapping[str, Adapter]:
 
 def _config_of(folder: str) -> tuple[str, Any]:
     """The name of a model's class, and its config."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return AutoModelForCausalLM._model_mapping[type(config)].__name__, config
+    return str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, config.model_type)), config
 
 
 def _target(run_dir: RunDir, asked: Asked) -> Path:
@@ -299,8 +306,8 @@ def _check_room(target: Path, base: str, asked: Asked) -> None:
                 for length in file.get_slice(name).get_shape():
                     size *= length
                 number += size
-    copies = 2 if asked.format == "gguf" else 1  # tensors wait in a temporary file
-    needed = int(number * BITS[asked.quant or "f16" if asked.format == "gguf" else asked.quant or "f32"] / 8) * copies
+    quant = asked.quant or ("f16" if asked.format == "gguf" else "f32")
+    needed = int(number * BITS[quant] / 8) + (2 * number if quant == "q4_k_m" else 0)  # which is made of f16
     free = shutil.disk_usage(next(folder for folder in target.resolve().parents if folder.exists())).free
     if needed > free:
         raise RunError(

@@ -38,7 +38,7 @@ class Copy:
             self._buffer = like.new_empty(self._rows, *like.shape[1:], dtype=self.dtype)
             if self._rows > self._num_rows:
                 self._buffer[self._num_rows :].zero_()
-            _write([self])
+            _write([(self, range(len(self.weights)))])
         return self._buffer
 
     @property
@@ -51,14 +51,13 @@ class Copy:
         parts: Sequence[Tensor] = self.buffer[: self._num_rows].split([len(weight) for weight in self.weights])
         return parts
 
-    @property
-    def is_stale(self) -> bool:
-        """Whether a weight has changed since the last copy, as far as torch knows."""
-        return self._versions != [weight._version for weight in self.weights]
-
-    @property
-    def is_trained(self) -> bool:
-        return any(weight.requires_grad for weight in self.weights)
+    def behind(self, *, weights_changed: bool) -> list[int]:
+        """Numbers of the weights that have, or may have, changed since they were copied."""
+        return [
+            number
+            for number, (weight, version) in enumerate(zip(self.weights, self._versions, strict=True))
+            if (weights_changed and weight.requires_grad) or weight._version != version
+        ]
 
     def written(self) -> None:
         """The parts are what the weights are now."""
@@ -88,10 +87,7 @@ class Shadow:
 
     def renew(self, *, weights_changed: bool = True) -> None:
         """Write the copies of the weights that may have changed since the last pass."""
-        known = [copy for copy in self._copies if copy.exists]
-        changed = [copy for copy in known if (weights_changed and copy.is_trained) or copy.is_stale]
-        if changed:
-            _write(changed)
+        _write([(copy, copy.behind(weights_changed=weights_changed)) for copy in self._copies if copy.exists])
 
     def clear(self) -> None:
         """Forget all copies."""
@@ -99,12 +95,15 @@ class Shadow:
 
 
 @torch.no_grad()
-def _write(copies: Sequence[Copy]) -> None:
+def _write(copies: Sequence[tuple[Copy, Sequence[int]]]) -> None:
+    """Copy the weights of these numbers, all in as few launches as torch's kernel takes."""
     by_type: dict[tuple[torch.dtype, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
-    for copy in copies:
-        for part, weight in zip(copy.parts, copy.weights, strict=True):
-            parts, weights = by_type.setdefault((part.dtype, weight.dtype), ([], []))
-            parts.append(part)
+    for copy, numbers in copies:
+        all_parts = copy.parts
+        for number in numbers:
+            weight = copy.weights[number]
+            parts, weights = by_type.setdefault((copy.dtype, weight.dtype), ([], []))
+            parts.append(all_parts[number])
             weights.append(weight.detach())
         copy.written()
     for parts, weights in by_type.values():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,15 +120,34 @@ def linear_layer_names(model: PreTrainedModel) -> list[str]:
 
 
 def put_on(model: Any, source: ModelSource, name: str = "default") -> PeftModel:
-    """The saved adapter of `source` on its base, called `name` and not merged: rows are written with or without it.
+    """The saved adapter of `source` on its base, called `name` and not merged.
 
-    Forward takes `adapter_names`, one a row, `__base__` for none (peft's mixed batches). Raises ModelError when it does
-    not fit, or was trained on another base.
+    Its forward takes `adapter_names`, one a row, `__base__` for a row without it (peft's mixed batches).
+    Raises ModelError when it does not fit, or was trained on another base.
     """
-    with _adapter_errors(source):
-        adapted = _attached(model, source, name)
-    _check_base(source)
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        with quiet_transformers():
+            warnings.filterwarnings("error", "Found missing adapter keys")  # it would go on with random weights
+            adapted = PeftModel.from_pretrained(model, source.adapter, adapter_name=name)
+        _check_base(source)
+    except (ValueError, OSError, RuntimeError, KeyError, SafetensorError, UserWarning) as error:
+        raise ModelError(
+            f"model {source.name}: its adapter does not fit the base {source.path} "
+            f"({redact(str(error)).splitlines()[0][:300]}). Give the adapter the base it was trained on."
+        ) from error
     return adapted.eval()
+
+
+def can_switch_by_row(adapter: str) -> bool:
+    """Whether rows of one batch can be written with and without the adapter: plain low-rank adapters, not DoRA's."""
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(adapter)
+    simple = not any(getattr(config, name, None) for name in ("use_dora", "modules_to_save", "alora_invocation_tokens"))
+    return config.peft_type == "LORA" and simple and getattr(config, "bias", "none") == "none"
 
 
 def merge_adapter(model: Any, source: ModelSource) -> Any:
@@ -150,36 +167,6 @@ def merged(adapted: Any, source: ModelSource) -> Any:
         ) from error
     whole.merged_adapter = source.adapter
     return whole.requires_grad_(True)
-
-
-def can_switch_by_row(adapter: str) -> bool:
-    """Whether rows of one batch can be written with and without the adapter: plain low-rank adapters, not DoRA's."""
-    from peft import PeftConfig
-
-    config = PeftConfig.from_pretrained(adapter)
-    simple = not any(getattr(config, name, None) for name in ("use_dora", "modules_to_save", "alora_invocation_tokens"))
-    return config.peft_type == "LORA" and simple and getattr(config, "bias", "none") == "none"
-
-
-def _attached(model: Any, source: ModelSource, name: str) -> PeftModel:
-    from peft import PeftModel
-
-    with quiet_transformers():
-        warnings.filterwarnings("error", "Found missing adapter keys")  # it would go on with random weights
-        return PeftModel.from_pretrained(model, source.adapter, adapter_name=name)
-
-
-@contextmanager
-def _adapter_errors(source: ModelSource) -> Iterator[None]:
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (ValueError, OSError, RuntimeError, KeyError, SafetensorError, UserWarning) as error:
-        raise ModelError(
-            f"model {source.name}: its adapter does not fit the base {source.path} "
-            f"({redact(str(error)).splitlines()[0][:300]}). Give the adapter the base it was trained on."
-        ) from error
 
 
 def _check_base(source: ModelSource) -> None:

@@ -74,7 +74,11 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     found = _choose(forecaster, target, tokens_per_step, reasons)
     choice = found.choice
     num_steps = _num_steps(forecaster, tokens_per_step, reasons)
-    recorded = choose_graphs(forecaster, target, choice, _num_passes(forecaster, target, choice), reasons)
+    recorded = False
+    if choice.update_in_backward:
+        reasons["cuda_graphs"] = "weights move while backward runs"
+    else:
+        recorded = choose_graphs(forecaster, target, choice, _num_passes(forecaster, target, choice), reasons)
     if recorded:
         found, recorded = _with_graphs(recipe, target, found, reasons)
     forecast = forecast_run(forecaster, target, found, num_steps=num_steps, out=out, recorded=recorded)
@@ -96,6 +100,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         gradient_checkpointing=choice.gradient_checkpointing,
         compile=_compile(recipe, reasons),
         cuda_graphs=recorded,
+        update_in_backward=choice.update_in_backward,
         lora=_lora(recipe, choice.method, reasons),
         eval_every=eval_every,
         save_every=save_every,
@@ -183,6 +188,8 @@ def describe(found: Found) -> str:
         parts.append(f"train.optimizer: {choice.optimizer}")
     if choice.gradient_checkpointing:
         parts.append("train.gradient_checkpointing: true")
+    if choice.update_in_backward:
+        parts.append("weights moved in backward")
     parts.append(f"train.micro_batch_tokens: {choice.micro_batch_tokens}")
     return ", ".join(parts)
 
@@ -251,6 +258,10 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
         choice.gradient_checkpointing == guess.gradient_checkpointing,
         f"memory allows to keep activations: {memory}",
     )
+    if choice.update_in_backward:
+        reasons["update_in_backward"] = f"{scarce}; {_cost_of_lean(recipe)}"
+    else:
+        reasons["update_in_backward"] = "memory allows to hold all gradients"
     passes = math.ceil(share / choice.micro_batch_tokens)
     if train.micro_batch_tokens != "auto":
         reasons["micro_batch_tokens"] = ASKED
@@ -262,6 +273,12 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
         reasons["micro_batch_tokens"] = f"{scarce}; a step takes {passes} passes"
     reasons["device"] = target.name
     reasons["num_processes"] = "one process" if target.num_processes == 1 else "started by the launcher"
+
+
+def _cost_of_lean(recipe: Recipe) -> str:
+    if recipe.train.max_grad_norm is None:
+        return "a step that runs out of memory ends the run"
+    return "each pass runs twice, for the norm to clip by (train.max_grad_norm: null does without)"
 
 
 def _with_graphs(recipe: Recipe, target: Target, found: Found, reasons: dict[str, str]) -> tuple[Found, bool]:
@@ -376,7 +393,7 @@ def _asked_of_training(recipe: Recipe, reasons: dict[str, str]) -> _AskedOfTrain
 class _AskedOfTraining(TypedDict):
     schedule: Schedule
     weight_decay: float
-    max_grad_norm: float
+    max_grad_norm: float | None
     epochs: float
     rehearse: bool
     report_to: tuple[str, ...]

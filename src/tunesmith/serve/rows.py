@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tunesmith.compare.prompts import held_out_prompts
 from tunesmith.compare.samples import TrainingRows, look_up
-from tunesmith.compare.stage import data_again
+from tunesmith.data.again import prepare_again
 from tunesmith.errors import TunesmithError
 from tunesmith.models.tokenizer import TextTokenizer
 from tunesmith.redact import redact
@@ -43,10 +43,7 @@ class Rows:
 
     def _read(self) -> None:
         try:
-            data = data_again(self.run_dir, self.run_dir.recipe(), self.tokenizer, self.notes, lambda *_, **__: None)
-            if data is None:
-                self.why = " ".join(self.notes)
-                return
+            data = prepare_again(self.run_dir, self.run_dir.recipe(), self.tokenizer, self.notes, lambda *_, **__: None)
             rows = TrainingRows(data.train, self.tokenizer)
             rows.nearest(["warm"])
             self._rows = rows

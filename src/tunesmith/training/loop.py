@@ -17,10 +17,13 @@ import torch
 
 from tunesmith.data.tokens.steps import Indices
 from tunesmith.errors import Stopped
+from tunesmith.fast.in_backward import InBackward
+from tunesmith.fast.rounding import RoundingAdamW
 from tunesmith.machine.memory import is_out_of_memory, peak_bytes, release_memory
 from tunesmith.run.artefacts import MetricsLine, Plan, SamplesLine
 from tunesmith.run.recorder import Recorder
 from tunesmith.run.signals import StopRequest
+from tunesmith.step import clip_norm
 from tunesmith.training.batches import Batches
 from tunesmith.training.capture import CallAgain, CudaCapture
 from tunesmith.training.clock import Clock, Window
@@ -82,14 +85,23 @@ class Loop:
             optimizer=self.optimizer,
             scaler=self.scaler,
             trained=tuple(parameter for parameter in self.model.parameters() if parameter.requires_grad),
-            max_grad_norm=self.plan.max_grad_norm,
+            max_grad_norm=clip_norm(self.plan.max_grad_norm),
+            in_backward=self._in_backward(),
         )
+        self._moved_by: torch.Tensor | None = None
+        """Norm of the gradients by which the weights have moved already."""
         self.graphs: Graphs | None = None
         if self.capture is not None:
             self.graphs = Graphs(self.stepper, self.capture, self.team.device, self.recorder.note)
         self._unlogged: list[torch.Tensor] = []
         self._unwritten: tuple[MetricsLine, float | None, Late] | None = None
         self._unchecked: tuple[int, Late] | None = None
+
+    def _in_backward(self) -> InBackward | None:
+        if not self.plan.update_in_backward:
+            return None
+        assert isinstance(self.optimizer, RoundingAdamW), "planned for weights in bfloat16 alone"
+        return InBackward([self.optimizer])
 
     def on_stream(self) -> AbstractContextManager[None]:
         """Inside, work is launched on the stream of recorded steps, where there are such."""
@@ -124,6 +136,8 @@ class Loop:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.team.size > 1:
                     raise  # with several processes the others already wait for this one's gradients
+                if self.stepper.in_backward is not None:
+                    raise self.recovery.cannot_retry(self.step + 1, self.saves.run_dir.checkpoints) from None
             self.optimizer.zero_grad()
             release_memory()
             set_rng_state(random_state)
@@ -154,6 +168,8 @@ class Loop:
         size = batches.size_of(documents, self.recovery.micro_batch_tokens)
         if size is not None and self.graphs is not None:
             return self.graphs.forward_backward((batches.filled(documents, size), batches.num_targets(documents)))
+        if self.stepper.in_backward is not None:
+            return self._lean_step(documents)
         parts = batches.parts(documents, self.recovery.micro_batch_tokens, team.rank, team.size)
         share = batches.num_targets(documents) / team.size
         passes = [(part, share) for part in parts]
@@ -166,12 +182,21 @@ class Loop:
                 total += self.stepper.run_pass(batches.flat(part), over, is_first=number == 0)
         return total
 
+    def _lean_step(self, documents: Indices) -> torch.Tensor:
+        """A step whose weights have moved when this returns."""
+        random_state = rng_state()
+        flat, share = self.batches.flat(documents), self.batches.num_targets(documents)
+        loss, self._moved_by = self.stepper.run_lean(flat, share, lambda: set_rng_state(random_state))
+        return loss
+
     def update(self) -> torch.Tensor:
         """Clip the gradients and move the weights; returns the norm before clipping.
 
         One that is not finite ends the run within a step.
         """
-        norm = None if self.graphs is None else self.graphs.update()
+        norm, self._moved_by = self._moved_by, None
+        if norm is None and self.graphs is not None:
+            norm = self.graphs.update()
         if norm is not None:
             self._look_at_norm(norm)
             return norm

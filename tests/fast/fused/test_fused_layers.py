@@ -10,6 +10,7 @@ from tunesmith.compat import enable_checkpointing, quiet_transformers
 from tunesmith.fast import cross_entropy
 from tunesmith.fast.cross_entropy import Head, Workspace, linear_cross_entropy, plain_logits, token_losses
 from tunesmith.fast.device import Device
+from tunesmith.fast.fused import adapted as fused_adapted
 from tunesmith.fast.fused import stream
 
 EAGER, FUSED = Device("cpu"), Device("cpu", fused=True)
@@ -94,11 +95,11 @@ def test_copies_follow_the_optimizer(build, documents_of, runs_fused):
 def test_further_passes_of_a_step_make_no_copies(build, documents_of, monkeypatch, take_gradients):
     from tunesmith.fast import shadow
 
-    writes, original = [], shadow._write
+    writes, original = [], torch._foreach_copy_
     model = build("llama")
     fast.apply(model, device=FUSED)
     loss_of(model, documents_of())
-    monkeypatch.setattr(shadow, "_write", lambda copies: (writes.append(len(copies)), original(copies)))
+    monkeypatch.setattr(shadow.torch, "_foreach_copy_", lambda *lists: (writes.append(1), original(*lists)))
     loss_of(model, documents_of()).backward()
     first, second = len(writes), loss_of(model, documents_of(seed=1), weights_changed=False)
     assert (first, len(writes)) == (1, 1)
@@ -123,7 +124,7 @@ def test_other_calls_see_the_weights_themselves(build, documents_of):
         assert torch.equal(model(input_ids=ids).logits, plain(input_ids=ids).logits)
 
 
-@pytest.mark.parametrize("case", ["hook", "checkpointing", "float32", "other activation", "frozen key"])
+@pytest.mark.parametrize("case", ["hook", "checkpointing", "float32", "other activation", "frozen key", "split"])
 def test_what_is_not_known_runs_as_before(case, build, documents_of, runs_fused):
     model = build("llama", **({"hidden_act": "gelu"} if case == "other activation" else {}))
     fast.apply(model, device=FUSED)
@@ -131,6 +132,8 @@ def test_what_is_not_known_runs_as_before(case, build, documents_of, runs_fused)
         model.model.layers[1].mlp.up_proj.register_forward_hook(lambda *_: None)
     if case == "checkpointing":
         enable_checkpointing(model)
+    if case == "split":  # over processes, as a DTensor is
+        model.model.layers[1].mlp.up_proj.weight.to_local = lambda: None
     if case == "frozen key":
         model.model.layers[0].self_attn.k_proj.weight.requires_grad_(False)
     loss_of(model, documents_of(), bf16=case != "float32").backward()
@@ -221,11 +224,11 @@ def test_rows_behind_the_vocabulary_change_nothing(vocabulary, bias, softcap, mo
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
-def _with_adapters(model, targets, **settings):
+def _with_adapters(model, targets, rank=3, **settings):
     import peft
 
     torch.manual_seed(1)
-    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=targets, **settings)
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, **settings)
     with quiet_transformers():
         adapted = peft.get_peft_model(model, config)
     with torch.no_grad():
@@ -237,15 +240,17 @@ def _with_adapters(model, targets, **settings):
 
 @pytest.mark.parametrize("name", ["gpt-neo", "llama", "llama-untied-bias", "qwen2"])
 @pytest.mark.parametrize("targets", ["all-linear", "qv"])
+@pytest.mark.parametrize(("rank", "few_rows"), [(3, 4096), (8, 4096), (8, 0)])
 def test_adapters_inside_fused_layers(
-    name, targets, build, documents_of, take_gradients, assert_close_gradients, runs_fused, monkeypatch
+    name, targets, rank, few_rows, build, documents_of, take_gradients, assert_close_gradients, runs_fused, monkeypatch
 ):
     monkeypatch.setattr(stream, "HALF", (torch.float32,))
+    monkeypatch.setattr(fused_adapted, "FEW_ROWS", few_rows)
     found = []
     for device in (EAGER, FUSED):
         model = build(name)
         fast.apply(model, device=device)
-        adapted = _with_adapters(model, ["q_proj", "v_proj"] if targets == "qv" else targets)
+        adapted = _with_adapters(model, ["q_proj", "v_proj"] if targets == "qv" else targets, rank)
         fast.fuse_adapters(adapted, device=device)
         loss = loss_of(adapted, documents_of(masked=True), bf16=False)
         loss.backward()
@@ -256,12 +261,13 @@ def test_adapters_inside_fused_layers(
 
 
 @pytest.mark.parametrize("held", [torch.float32, torch.bfloat16])
-def test_adapters_in_bf16(held, build, documents_of, take_gradients, runs_fused):
+@pytest.mark.parametrize("rank", [3, 8])
+def test_adapters_in_bf16(held, rank, build, documents_of, take_gradients, runs_fused):
     found = []
     for device in (EAGER, FUSED):
         model = build("llama").to(held)
         fast.apply(model, device=device)
-        adapted = _with_adapters(model, "all-linear")
+        adapted = _with_adapters(model, "all-linear", rank)
         fast.fuse_adapters(adapted, device=device)
         loss = loss_of(adapted, documents_of(masked=True))
         loss.backward()
@@ -269,7 +275,7 @@ def test_adapters_in_bf16(held, build, documents_of, take_gradients, runs_fused)
     assert len(runs_fused) == 2
     assert found[1][0] == pytest.approx(found[0][0], rel=3e-3)
     for key, gradient in found[0][1].items():
-        assert (found[1][1][key] - gradient).norm() <= 0.05 * gradient.norm() + 1e-6, key
+        assert (found[1][1][key] - gradient).norm() <= 0.1 * gradient.norm() + 1e-6, key
 
 
 @pytest.mark.parametrize("case", ["disabled", "merged", "dropout"])

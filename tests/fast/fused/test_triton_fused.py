@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from tunesmith.fast.fused import gates, norm, rotary, rows
+from tunesmith.fast.fused import gates, norm, rotary, rows, thin
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
@@ -114,3 +114,62 @@ def test_add_rows(searched, monkeypatch):
     rows._reference(expected, added, numbers)
     rows._kernel(total, added, numbers)
     torch.testing.assert_close(total, expected)
+
+
+@pytest.mark.parametrize(
+    ("columns", "width", "rank"),
+    [([0, 96, 96, 128, 128, 160], 160, 16), ([0, 40, 56, 70], 70, 3), ([0, 33], 33, 20), ([5, 70], 90, 16)],
+)
+@pytest.mark.parametrize("extended", [False, True])
+def test_thin_products(columns, width, rank, extended):
+    number, tokens, inputs = len(columns) // 2, 70, 37
+    stacked = sum(end - begin for begin, end in thin._pairs(columns))
+    both = random(tokens, width + number * rank, dtype=HALF)
+    values, inner = both[:, :width], both[:, width:]
+    up, x, grad = (
+        random(stacked, rank, dtype=HALF),
+        random(tokens, inputs, dtype=HALF),
+        random(tokens, width, dtype=HALF),
+    )
+    arguments = (values, inner, up, columns, 2.0)
+    assert_near(thin._add_kernel(*arguments), thin._add_reference(*arguments))
+    arguments = (grad, up, columns, 0.5, extended)
+    found, expected = thin._inner_kernel(*arguments), thin._inner_reference(*arguments)
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=3e-2)
+    arguments = (grad, x, inner.contiguous(), found[:, -number * rank :], columns)
+    for one, other in zip(thin._gradients_kernel(*arguments), thin._gradients_reference(*arguments), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("number", [7, 1024, 3000])
+def test_rounding_adamw(number):
+    """To the bit with the kernel's own random bits, but where sums differ in the last place."""
+    from tunesmith.fast.fused.update import Rates, launch, update_by_bits
+
+    rates = Rates(0.99, 1e-2, 0.1, 0.9, 0.999, 1e-8)
+    made = [random(number, dtype=torch.bfloat16) for _ in range(3)]
+    made.append(random(number).square().to(torch.bfloat16))
+    found, expected = [tensor.clone() for tensor in made], [tensor.clone() for tensor in made]
+    bits = random_bits(number, 11)
+    launch(*found, *rates, 11)
+    update_by_bits(*expected, rates, bits & 0xFFFF, (bits >> 16) & 0xFFFF)
+    for one, other in zip(found, expected, strict=True):
+        assert (one == other).float().mean() > (0.99 if DEVICE == "cuda" or one is not found[2] else 0.3)
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
+
+
+def random_bits(number, seed):
+    """int32: what the kernel draws for each place."""
+    import triton
+    import triton.language as tl
+
+    out = torch.empty(number, dtype=torch.int32, device=DEVICE)
+    places = triton.next_power_of_2(number)
+
+    @triton.jit
+    def draw(out, number, seed, PLACES: tl.constexpr):
+        place = tl.arange(0, PLACES)
+        tl.store(out + place, tl.randint(seed, place).to(tl.int32, bitcast=True), mask=place < number)
+
+    draw[(1,)](out, number, seed, PLACES=places)
+    return out

@@ -11,7 +11,7 @@ import numpy as np
 
 from tunesmith.disk import write_text
 from tunesmith.errors import ModelError
-from tunesmith.export.check import NEW_TOKENS, Seen, check_passed, first_rows, observe, part_of, round_trip
+from tunesmith.export.check import NEW_TOKENS, Engine, Seen, check_passed, first_rows, observe, part_of, round_trip
 from tunesmith.export.fold import fold, is_foldable
 from tunesmith.export.gguf import engine
 from tunesmith.export.gguf.adapter import write_adapter
@@ -53,8 +53,7 @@ def export_gguf(job: Job, model: Any) -> Proof:
             measured_by="the weights as the file holds them, in transformers and float32",
         )
     context = context_length(model.config)
-    against = "the tuned model" if expected is job.tuned else f"the tuned model with its weights rounded to {quant}"
-    trip = _run(job, file, quant, expected, against, context)
+    trip = _run(job, file, quant, expected, context)
     if quant in WRITTEN_BY_LLAMA_CPP:
         cost = QuantCost(
             num_documents=trip.num_documents,
@@ -91,7 +90,7 @@ def export_adapter(job: Job, base: Any, adapters: Mapping[str, Adapter]) -> Proo
     write_adapter(file, base, family, adapters, quant)
     _write(job, base, family, below, "f32")
     try:
-        trip = _run(job, below, quant, job.tuned, "the tuned model", context_length(base.config), file)
+        trip = _run(job, below, quant, job.tuned, context_length(base.config), file)
     finally:
         below.unlink(missing_ok=True)
     use = (
@@ -131,7 +130,7 @@ def _write(job: Job, model: Any, family: Family, file: Path, quant: Quant) -> No
 
 
 def _run(
-    job: Job, file: Path, quant: Quant, expected: Seen, against: str, context: int | None, adapter: Path | None = None
+    job: Job, file: Path, quant: Quant, expected: Seen, context: int | None, adapter: Path | None = None
 ) -> RoundTrip:
     """Let llama.cpp predict and write what the tuned model did. Raises ModelError with what differed."""
     version, started = engine.llama_cpp_version(), time.monotonic()
@@ -158,7 +157,9 @@ def _run(
         tuple(tuple(ids) for ids in answer.texts),
         (),
     )
-    trip = round_trip(version, part_of(expected, part), found, part, quant, against, time.monotonic() - started)
+    tuned = None if expected is job.tuned else part_of(job.tuned, part)
+    by = Engine(version, time.monotonic() - started)
+    trip = round_trip(by, part_of(expected, part), found, part, quant, tuned)
     check_passed(trip, f"{file.name}")
     return trip
 

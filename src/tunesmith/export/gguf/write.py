@@ -29,10 +29,14 @@ class Says:
 def write_gguf(
     path: Path, model: Any, family: Family, vocabulary: Vocabulary, tokenizer: TextTokenizer, quant: Quant, says: Says
 ) -> None:
-    """Write the file. Raises ModelError for a tensor that has no place in it, or no room in the type."""
-    from gguf import GGUFWriter
+    """Write the file, one tensor in memory at a time.
 
-    writer = GGUFWriter(path, family.arch, use_temp_file=True)
+    Raises ModelError for a tensor that has no place in it, or no room in the type.
+    """
+    import numpy as np
+    from gguf import GGML_QUANT_SIZES, GGUFWriter
+
+    writer = GGUFWriter(path, family.arch)
     writer.add_name(says.name)
     if says.licence:
         writer.add_license(says.licence)
@@ -42,12 +46,20 @@ def write_gguf(
     family.describe(writer, model.config)
     _write_vocabulary(writer, vocabulary, tokenizer, starts=says.starts)
     for name, tensor in tensors(model, family):
-        kind = type_of("f32" if name in PLAIN else quant, tuple(tensor.shape))
-        writer.add_tensor(name, pack(tensor.contiguous().numpy(), kind, name), raw_dtype=kind)
+        kind = _type_of(name, tensor, quant)
+        values, size = GGML_QUANT_SIZES[kind]
+        num_bytes = tensor.numel() // values * size
+        writer.add_tensor_info(name, tuple(tensor.shape), np.dtype(np.float32), num_bytes, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    for name, tensor in tensors(model, family):
+        writer.write_tensor_data(pack(tensor.contiguous().numpy(), _type_of(name, tensor, quant), name))
     writer.close()
+
+
+def _type_of(name: str, tensor: Any, quant: Quant) -> Any:
+    return type_of("f32" if name in PLAIN else quant, tuple(tensor.shape))
 
 
 def round_weights(model: Any, quant: Quant) -> None:

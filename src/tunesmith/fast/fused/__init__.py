@@ -4,6 +4,7 @@
     layers.py      the layers of Llama-like and of GPT-2-like models
     products.py    matrix products of several weights at once, their gradients straight in float32
     adapted.py     the same with low-rank adapters
+    thin.py        the thin products of adapters
     norm.py        residual sum and norm
     rotary.py      queries, keys and values of one product
     gates.py       SwiGLU and GELU, computed again in backward

@@ -1,7 +1,9 @@
 """Products of frozen weights with low-rank adapters (Hu et al., 2021) beside them: x -> x W^T + b + s x A^T B^T.
 
-The adapters of one input share the thin product that makes their inner values, and the one that takes their gradients
-back to the input; each adapter's second matrix is added in place to its columns of the result.
+W and all A's of one input lie below each other in one narrow copy where there is one: their product gives the result
+of the weights and the adapters' inner values at once, and with the gradients of both side by side that of the input.
+What is left of the adapters is thin, and takes one launch for all of them (thin.py). With many tokens a step, launches
+do not count: then the gradients of both are not put side by side, and each thin gradient is a product of its own.
 """
 
 from __future__ import annotations
@@ -15,23 +17,32 @@ from torch import Tensor
 
 from tunesmith.fast.device import Device
 from tunesmith.fast.fused.products import Product, wide_product
+from tunesmith.fast.fused.thin import MAX_ADAPTERS, MAX_INNER, adapter_gradients, add_adapters, inner_gradient
 from tunesmith.fast.shadow import Copy, Shadow
+from tunesmith.fast.varlen import SMALL_WIDTH
+
+FEW_ROWS = 4096
+"""Up to so many tokens fewer launches are worth more than less reading and writing. Assumed."""
 
 
 @dataclass(frozen=True)
 class AdaptedProduct:
-    """A product whose columns (begin, end) have adapters: A [R, K] and B [M, R] each, all with the same scale.
+    """A product whose columns (begin, end, begin, end, ...) have adapters: A [R, K] and B [M, R] each, of one rank and
+    one scale.
 
-    The copies hold all A's and all B's, one below the other, in the type of the product.
+    up_copy holds all B's. both_copy holds the weights, then all A's; where it is None, base holds the weights and
+    down_copy all A's.
     """
 
     base: Product
-    columns: tuple[tuple[int, int], ...]
+    columns: tuple[int, ...]
     downs: tuple[Tensor, ...]
     ups: tuple[Tensor, ...]
     scale: float
-    down_copy: Copy
     up_copy: Copy
+    down_copy: Copy | None
+    both_copy: Copy | None
+    bias_copy: Copy | None
 
     @property
     def device(self) -> Device:
@@ -44,28 +55,39 @@ class AdaptedProduct:
 
     @property
     def matrices(self) -> tuple[Tensor, ...]:
-        """Those of the base, then all A's and all B's in the type of the product."""
-        return (*self.base.matrices, self.down_copy.buffer, self.up_copy.buffer)
+        """All B's; then the weights with all A's below, or all A's and the weights."""
+        if self.both_copy is not None:
+            return (self.up_copy.buffer, self.both_copy.buffer)
+        assert self.down_copy is not None
+        return (self.up_copy.buffer, self.down_copy.buffer, *self.base.matrices)
 
     def forward(self, x: Tensor, matrices: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The product, and the adapters' inner values [T, R1 + R2 + ...]."""
-        *base, down, up = matrices
-        out, _ = self.base.forward(x, base)
-        inner = (x @ down.t()).mul_(self.scale)
-        for (begin, end), one, matrix in zip(self.columns, self._inner(inner), self._ups(up), strict=True):
-            out[:, begin:end].addmm_(one, matrix.t())
-        return out, (inner,)
+        """The product, and the adapters' inner values [T, R1 + R2 + ...], times the scale."""
+        up, *rest = matrices
+        if self.both_copy is not None:
+            both = x @ rest[0].t() if self.bias_copy is None else torch.addmm(self.bias_copy.buffer, x, rest[0].t())
+            number = sum(self.base.sizes)
+            values, inner = both[:, :number], both[:, number:]
+        else:
+            values, _ = self.base.forward(x, rest[1:])
+            inner = x @ rest[0].t()
+        out, scaled = add_adapters(values, inner, up, self.columns, self.scale)
+        return out, (scaled,)
 
     def input_gradient(
         self, grad: Tensor, matrices: Sequence[Tensor], kept: Sequence[Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The gradient of x, and that of the inner values."""
-        *base, down, up = matrices
-        d_inner = torch.empty_like(kept[0])
-        for (begin, end), one, matrix in zip(self.columns, self._inner(d_inner), self._ups(up), strict=True):
-            torch.mm(grad[:, begin:end], matrix, out=one)
-        d_inner.mul_(self.scale)
-        out, _ = self.base.input_gradient(grad, base, ())
+        up, *rest = matrices
+        number = grad.shape[1]
+        if self.both_copy is not None and len(grad) <= FEW_ROWS:
+            both = inner_gradient(grad, up, self.columns, self.scale, True)
+            return both @ rest[0], (both[:, number:],)
+        d_inner = inner_gradient(grad, up, self.columns, self.scale, False)
+        if self.both_copy is not None:
+            out, down = grad @ rest[0][:number], rest[0][number:]
+        else:
+            (out, _), down = self.base.input_gradient(grad, rest[1:], ()), rest[0]
         return out.addmm_(d_inner, down), (d_inner,)
 
     def gradients(
@@ -73,21 +95,17 @@ class AdaptedProduct:
     ) -> tuple[Tensor | None, ...]:
         """The gradients of `parameters`."""
         inner, d_inner = kept
-        dtype = self.downs[0].dtype
-        d_downs = wide_product(d_inner.t(), x, dtype, self.device).split([len(down) for down in self.downs])
+        pairs = list(zip(self.columns[::2], self.columns[1::2], strict=True))
+        num_downs = [len(down) for down in self.downs]
+        if len(grad) <= FEW_ROWS:
+            d_down, d_up = adapter_gradients(grad, x, inner, d_inner, self.columns)
+            return (*d_down.split(num_downs), *d_up.split([end - begin for begin, end in pairs]))
+        d_down = wide_product(d_inner.t(), x, torch.float32, self.device)
         d_ups = [
-            wide_product(grad[:, begin:end].t(), one, dtype, self.device)
-            for (begin, end), one in zip(self.columns, self._inner(inner), strict=True)
+            wide_product(grad[:, begin:end].t(), one, torch.float32, self.device)
+            for (begin, end), one in zip(pairs, inner.split(num_downs, 1), strict=True)
         ]
-        return (*d_downs, *d_ups)
-
-    def _inner(self, values: Tensor) -> tuple[Tensor, ...]:
-        parts: tuple[Tensor, ...] = values.split([len(down) for down in self.downs], 1)
-        return parts
-
-    def _ups(self, up: Tensor) -> tuple[Tensor, ...]:
-        parts: tuple[Tensor, ...] = up.split([end - begin for begin, end in self.columns])
-        return parts
+        return (*d_down.split(num_downs), *d_ups)
 
 
 def adapted_product(base: Product, modules: Sequence[Any], shadow: Shadow, dtype: torch.dtype) -> AdaptedProduct | None:
@@ -99,15 +117,22 @@ def adapted_product(base: Product, modules: Sequence[Any], shadow: Shadow, dtype
     for module, size in zip(modules, base.sizes, strict=True):
         if hasattr(module, "lora_A"):
             (name,) = module.active_adapters
-            columns.append((begin, begin + size))
+            columns += [begin, begin + size]
             downs.append(module.lora_A[name].weight)
             ups.append(module.lora_B[name].weight)
             scales.add(module.scaling[name])
         begin += size
     kinds = {(tensor.dtype, tensor.requires_grad) for tensor in (*downs, *ups)}
+    num_inner = sum(len(down) for down in downs)
     if len(scales) != 1 or kinds != {(torch.float32, True)} or len({up.shape[1] for up in ups}) != 1:
         return None
-    if any(parameter.requires_grad for parameter in base.parameters):
+    if num_inner > MAX_INNER or len(ups) > MAX_ADAPTERS or any(tensor.requires_grad for tensor in base.parameters):
         return None
-    down, up = shadow.copy(downs, dtype), shadow.copy(ups, dtype)
-    return AdaptedProduct(base, tuple(columns), tuple(downs), tuple(ups), scales.pop(), down, up)
+    up_copy = shadow.copy(ups, dtype)
+    made = (base, tuple(columns), tuple(downs), tuple(ups), scales.pop(), up_copy)
+    # Rows of the result must begin at a multiple of 16 bytes.
+    if num_inner % 8 or begin % 8 or not (base.weight_copy or min(base.weights[0].shape) <= SMALL_WIDTH):
+        return AdaptedProduct(*made, shadow.copy(downs, dtype), None, None)
+    both = shadow.copy((*base.weights, *downs), dtype)
+    bias = shadow.copy(base.biases, dtype, begin + num_inner) if base.biases else None
+    return AdaptedProduct(*made, None, both, bias)

@@ -41,8 +41,8 @@ class Found:
 class Stream:
     """Decides for each pass whether a model's layers run in few launches, and holds what is between two of them.
 
-    They do on a device that can, in 16 bits, when every layer is of a known kind, no module inside has hooks and no
-    layer is checkpointed. Otherwise the layers run as they would without.
+    They do on a device that can, in 16 bits, when every layer is of a known kind and whole on this process, no module
+    inside has hooks and no layer is checkpointed. Otherwise the layers run as they would without.
     """
 
     def __init__(self, model: Any, layers: list[tuple[str, nn.Module, nn.Module]], device: Device) -> None:
@@ -52,12 +52,14 @@ class Stream:
         self._waiting = Waiting()
         self._head: Copy | None = None
         self._head_bias: Copy | None = None
-        self.active = False
+        self.active = self._usable = False
 
     @contextlib.contextmanager
     def open(self, *, weights_changed: bool) -> Iterator[None]:
         """Inside, one flat batch goes through the model. weights_changed: since the last one, as far as is known."""
-        self.active = self.device.fused and self._ready()
+        # Weights that are split over processes are whole only while their layer runs: nothing may hold on to them.
+        self._usable = self.device.fused and not any(hasattr(p, "to_local") for p in self._model.parameters())
+        self.active = self._usable and self._ready()
         self._shadow.renew(weights_changed=weights_changed)
         try:
             yield
@@ -83,7 +85,7 @@ class Stream:
         """The head's matrix and bias in the type of the products, of a multiple of 64 rows, those behind the
         vocabulary zero. None where the head is to be taken as it is."""
         dtype = _product_dtype(self._model)
-        if not self.device.fused or dtype not in HALF:
+        if not self._usable or dtype not in HALF:
             return None
         weight, bias = head.weight, head.bias
         if weight.dtype == dtype and len(weight) % 8 == 0:

@@ -25,6 +25,9 @@ class RoundTrip(Record):
     """Tokens that the engine gave no probability for; they are left out."""
     loss: float
     expected_loss: float
+    """Of what it is compared with."""
+    tuned_loss: float
+    """Of the tuned model with its weights as they were trained, on the same tokens."""
     loss_tolerance: float
     """Nats by which the losses may differ in this format."""
     same_first: float
