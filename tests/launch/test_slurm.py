@@ -94,6 +94,8 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
         for command in commands:
             daemons.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
         yield environment
+        ask(environment, "scancel", "--user=root")
+        wait_until(lambda: not ask(environment, "squeue", "-h"), "the jobs did not end")
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
