@@ -167,7 +167,7 @@ def toy_tasks(options: argparse.Namespace, place: Place, folder: Path) -> tuple[
     alone = [
         Task("toy-neo/full", measure_own, (place, "toy-neo", "full", sizes, False), 30),
         Task("toy-llama/lora", measure_own, (place, "toy-llama", "lora", sizes[:1], False), 30),
-        Task("toy-neo/hf", measure_padded, (place, "toy-neo", "hf", (4, 8), 8), 30),
+        Task("toy-neo/hf", measure_padded, (place, "toy-neo", "hf", (2, 4), 4), 30),
         Task("toy-llama/liger", measure_padded, (place, "toy-llama", "liger", (4,), 8), 30),
         Task("toy-neo/trl", measure_trl, (place, "toy-neo", (4,), 8), 30),
         Task("toy-neo/reference", measure_reference, (place, "toy-neo", 1), 30),

@@ -127,6 +127,74 @@ def tiny_gpt_neo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer GPT-2 with random weights and its tokenizer."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    path = tmp_path_factory.mktemp("tiny-gpt2")
+    vocab_size = build_tokenizer(path)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=512, bos_token_id=0, eos_token_id=0
+    )
+    GPT2LMHeadModel(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_sliding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Mistral with random weights whose attention sees 12 tokens, and its tokenizer."""
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    path = tmp_path_factory.mktemp("tiny-sliding")
+    vocab_size = build_tokenizer(path)
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        sliding_window=12,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    MistralForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def lora_run(tiny_llama: Path, shows_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory whose model is an adapter of random weights on the tiny Llama. For reading alone."""
+    import torch
+
+    from tunesmith.models.adapters import attach_lora
+    from tunesmith.models.load import load_model, save_model
+
+    recipe = Recipe(
+        model={"name": str(tiny_llama)},
+        data={"path": str(shows_csv), "text": "description", "max_rows": 60, "eval_fraction": 0.2},
+        train={"method": "lora", "max_length": 256},
+        lora={"rank": 4},
+        compare={"max_new_tokens": 8, "prompts": ["One fine morning"]},
+    )
+    run_dir = RunDir.create(tmp_path_factory.mktemp("runs") / "lora")
+    run_dir.write_recipe(recipe)
+    source = find_model(str(tiny_llama))
+    model = attach_lora(load_model(source), recipe.lora, "lora")
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    save_model(model, load_tokenizer(source), run_dir.model, "An adapter.")
+    return run_dir.path
+
+
+@pytest.fixture(scope="session")
 def tiny_run(tiny_llama: Path, shows_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A run of the whole pipeline, compared and reported: 72 training and 18 held-out shows by genre, two epochs of a
     two-layer model, 12 scored samples. For reading alone; `copied_run` may be changed."""

@@ -34,8 +34,13 @@ COMMANDS = [
     "attach",
     "stop",
     "generate",
+    "chat",
+    "serve",
     "eval",
     "report",
+    "export",
+    "sweep",
+    "launch",
     "schema",
 ]
 

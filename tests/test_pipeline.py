@@ -58,6 +58,7 @@ def test_exact_contents_of_the_run_directory(finished: Run) -> None:
         "recipe.yaml",
         "report.html",
         "result.json",
+        "samples.jsonl",
         "status.json",
     ]
     steps = finished.result["steps"]

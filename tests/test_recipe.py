@@ -86,7 +86,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         ("model: &a {name: x}\ndata: *a\n", "aliases are not supported"),
         ("model: !!python/object/apply:os.system [echo]\n", "not valid YAML"),
         (MINIMAL + "train: {tokens_per_step: -4}\n", "train.tokens_per_step"),
-        (MINIMAL + "train: {method: sparse}\n", "'full', 'lora', 'qlora' or 'auto'"),
+        (MINIMAL + "train: {method: sparse}\n", "'full', 'lora', 'dora', 'qlora' or 'auto'"),
         ("model: {name: m}\ndata: {path: a, prompt: p}\n", "prompt and completion go together"),
         ("model: {name: m}\ndata: {path: a, text: t, messages: m}\n", "a row is one of"),
         ("model: {name: m}\ndata: {path: a, eval_fraction: 0.5, test_fraction: 0.5}\n", "leave no training rows"),
@@ -170,3 +170,21 @@ def test_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
         Recipe.load(write(tmp_path, f"model: m\ndata: {{path: a.csv, seed: {digits}}}\n"))
     with pytest.raises(RecipeError, match=r"data\.seed"):
         Recipe.load(write(tmp_path, MINIMAL), [f"data.seed={digits}"])
+
+
+def test_export_may_be_one_word() -> None:
+    recipe = Recipe.parse({"model": "m", "data": "a.csv", "export": "gguf"})
+    assert (recipe.export.format, recipe.export.quant) == ("gguf", None)
+    assert Recipe.parse({"model": "m", "data": "a.csv"}).export.format is None
+    with pytest.raises(RecipeError, match=r"export.quant: Input should be 'f32', 'f16', 'bf16', 'q8_0'"):
+        Recipe.parse({"model": "m", "data": "a.csv", "export": {"format": "gguf", "quant": "q2"}})
+
+
+def test_how_an_adapter_begins_and_is_scaled() -> None:
+    recipe = Recipe.parse({"model": "m", "data": "a.csv", "train": {"method": "DoRA"}, "lora": {"init": "pissa"}})
+    assert recipe.train.method == "dora"
+    assert (recipe.lora.init, recipe.lora.rslora, Recipe.parse({"model": "m", "data": "a.csv"}).lora.init) == (
+        "pissa",
+        False,
+        "zero",
+    )

@@ -15,13 +15,13 @@ import torch
 from harness.interleave import Rounds
 from harness.limit import matmul_flops
 from harness.own_steps import (
+    Script,
     Timed,
     can_capture,
     documents_of,
     loop_of,
     peak_memory,
     plan_of,
-    profile_steps,
     time_steps,
 )
 from harness.processes import Row, describe
@@ -98,10 +98,11 @@ def _one_size(
     try:
         with tempfile.TemporaryDirectory() as folder, quiet():
             plan = plan_of(way, timed, documents, place.device, graphs=graphs)
-            loop = loop_of(model, plan, documents, Path(folder))
-            yield name | time_steps(loop, timed) | {"limit_flops": limit}
-            if profiled and place.device == "cuda":
-                yield {"variant": f"profile {way}", "setting": setting} | profile_steps(loop, timed)
+            script = Script(timed, profiled and place.device == "cuda")
+            row, busy = time_steps(loop_of(model, plan, documents, Path(folder), script))
+            yield name | row | {"limit_flops": limit}
+            if busy is not None:
+                yield {"variant": f"profile {way}", "setting": setting} | busy
     except Exception as error:
         yield name | {"failed": describe(error)}
         if "CUDA error" in str(error):  # nothing works in this process any more
@@ -156,11 +157,12 @@ def measure_reference(place: Place, model_name: str, num_rows: int) -> Iterator[
     yield name | _rounds(place, train, "random", num_rows) | {"limit_flops": limit}
 
 
-def _rounds(place: Place, train: Any, order: str, num_rows: int, number: int = 3) -> Row:
+def _rounds(place: Place, train: Any, order: str, num_rows: int) -> Row:
     """Rows a second over rounds of a peer's own steps, after one that warms up."""
     from statistics import median
     from time import perf_counter
 
+    number = 1 if place.toy else 3
     rounds = Rounds(place.documents, min(num_rows, len(place.documents)), number)
     wait = torch.cuda.synchronize if place.device == "cuda" else (lambda: None)
     rates: list[tuple[float, float]] = []
@@ -195,7 +197,7 @@ def measure_large_lora(place: Place, name: str, timed: Timed) -> Iterator[Row]:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         stack.enter_context(quiet())
-        loop = loop_of(model, plan, documents, Path(folder))
-        row = time_steps(loop, timed)
+        loop = loop_of(model, plan, documents, Path(folder), Script(timed, profiled=False))
+        row, _ = time_steps(loop)
     row["loss"] = loop.counts.loss_sum / loop.step
     yield {"variant": "tunesmith lora", "setting": f"{timed.tokens:,} tokens"} | row

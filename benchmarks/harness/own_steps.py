@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,20 +59,56 @@ class _NoSaves:
 
     run_dir: RunDir
 
-    def save(self, loop: Any) -> None: ...
+    def save(self, *arguments: Any) -> None: ...
 
 
-class _Marks(StopRequest):
-    """Ends a segment at a step, from where the loop then goes on."""
+class Script(StopRequest):
+    """Measures one run of the loop, which asks between two steps whether it should stop: it does when this is done.
 
-    loop: Any = None
-    until = 0
+    Steps before are not timed; rates are medians of the segments that follow, until they took MAX_SECONDS. Kernels of
+    the last one are looked at where `profiled`.
+    """
+
+    def __init__(self, timed: Timed, profiled: bool) -> None:
+        super().__init__("again")
+        self.timed, self.profiled = timed, profiled
+        self.loop: Any = None
+        self.found: list[tuple[float, int, int]] = []
+        """Seconds, supervised tokens and documents of each segment."""
+        self.spans: list[tuple[float, float]] = []
+        """When something ran on the GPU, in microseconds."""
+        self._script, self._until = self._measure(), 0
 
     @property
     def requested(self) -> bool:
-        return self.loop is not None and self.loop.step >= self.until
+        while self.loop is not None and self._until is not None and self.loop.step >= self._until:
+            _wait()
+            self._until = next(self._script, None)
+        return self._until is None
 
     def ask(self, reason: str) -> None: ...
+
+    def _measure(self) -> Generator[int, None, None]:
+        """Gives the step at which it goes on."""
+        yield self.timed.warm_up
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        while len(self.found) < SEGMENTS and sum(seconds for seconds, _, _ in self.found) < MAX_SECONDS:
+            before, begun = replace(self.loop.counts), time.perf_counter()
+            yield self.loop.step + self.timed.steps
+            seconds, counts = time.perf_counter() - begun, self.loop.counts
+            self.found.append((seconds, counts.tokens - before.tokens, counts.samples - before.samples))
+        if self.profiled:
+            from torch.profiler import ProfilerActivity, profile
+
+            self.memory = peak_memory()
+            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+                yield self.loop.step + self.timed.steps
+            self.spans = [
+                (event.time_range.start, event.time_range.end)
+                for event in profiler.events()
+                if event.device_type == torch.autograd.DeviceType.CUDA
+            ]
 
 
 class Noting(Silent):
@@ -96,7 +132,7 @@ def can_capture() -> bool:
 def plan_of(way: str, timed: Timed, documents: TokenizedDocuments, device: str, *, graphs: bool = False) -> Plan:
     """Steps of one pass each."""
     fed = np.asarray(documents.lengths, dtype=np.int64) - 1
-    num_steps = timed.warm_up + SEGMENTS * timed.steps
+    num_steps = timed.warm_up + (SEGMENTS + 2) * timed.steps
     steps = run_steps(fed, timed.tokens, seed=7, epochs=1_000, max_steps=num_steps)
     values: dict[str, Any] = {
         **WAYS[way],
@@ -129,73 +165,41 @@ def plan_of(way: str, timed: Timed, documents: TokenizedDocuments, device: str, 
     return Plan.parse(values | ({GRAPHS: graphs} if GRAPHS in Plan.model_fields else {}), "the benchmark's plan")
 
 
-def loop_of(model: Any, plan: Plan, documents: TokenizedDocuments, folder: Path) -> Any:
+def loop_of(model: Any, plan: Plan, documents: TokenizedDocuments, folder: Path, script: Script) -> Any:
     """The loop that trains `model`, with neither evaluations nor saves."""
     nothing, run_dir = TokenizedDocuments.from_lists([]), RunDir(folder)
     recipe = Recipe(model={"name": "random weights"}, data={"path": "rows", "text": "text"})
-    data, marks = _Data(documents, nothing, nothing), _Marks("again")
-    made: Any = {"data": data, "source": None, "tokenizer": None, "run_dir": run_dir, "checkpoint": None}
-    job = training.Job(recipe=recipe, plan=plan, fingerprints={"data": "", "model": ""}, **made)
-    loop: Any = training._loop(job, model, marks, Recorder(run_dir, plan.num_steps, Noting()))
-    loop.saves, marks.loop = _NoSaves(run_dir), loop
+    made: Any = {"source": None, "tokenizer": None, "run_dir": run_dir, "checkpoint": None}
+    made |= {"data": _Data(documents, nothing, nothing), "fingerprints": {"data": "", "model": ""}}
+    job = training.Job(recipe=recipe, plan=plan, **made)
+    loop: Any = training._loop(job, model, script, Recorder(run_dir, plan.num_steps, Noting()))
+    loop.saves, script.loop = _NoSaves(run_dir), loop
     return loop
 
 
-def run_to(loop: Any, step: int) -> tuple[float, int, int]:
-    """Train up to `step`: seconds, supervised tokens and documents."""
-    before = replace(loop.counts)
-    _wait()
-    begun = time.perf_counter()
-    loop.stop.until = step
+def time_steps(loop: Any) -> tuple[Row, Row | None]:
+    """What the loop's script measures: speed and memory, and of a profile how busy the GPU was."""
     with getattr(loop, "on_stream", nullcontext)():
         loop.run()
-    _wait()
-    seconds = time.perf_counter() - begun
-    return seconds, loop.counts.tokens - before.tokens, loop.counts.samples - before.samples
-
-
-def time_steps(loop: Any, timed: Timed) -> Row:
-    """Warm up, then segments until they are done or took MAX_SECONDS; rates are medians of the segments."""
-    run_to(loop, timed.warm_up)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    found: list[tuple[float, int, int]] = []
-    while len(found) < SEGMENTS and sum(seconds for seconds, _, _ in found) < MAX_SECONDS:
-        found.append(run_to(loop, loop.step + timed.steps))
+    script, number = loop.stop, loop.stop.timed.steps
+    step_ms = 1e3 * median(seconds for seconds, _, _ in script.found) / number
     row: Row = {
-        "tokens_per_second": median(tokens / seconds for seconds, tokens, _ in found),
-        "samples_per_second": median(samples / seconds for seconds, _, samples in found),
-        "step_ms": 1e3 * median(seconds for seconds, _, _ in found) / timed.steps,
+        "tokens_per_second": median(tokens / seconds for seconds, tokens, _ in script.found),
+        "samples_per_second": median(samples / seconds for seconds, _, samples in script.found),
+        "step_ms": step_ms,
         "said": loop.recorder.observer.notes,
     }
-    return row | peak_memory()
+    if not script.profiled:
+        return row | peak_memory(), None
+    busy_ms = union(script.spans) / 1e3 / number
+    busy: Row = {"kernels": len(script.spans) / number, "step_ms": step_ms, "busy_ms": busy_ms}
+    return row | script.memory, busy | {"busy_share": busy_ms / step_ms}
 
 
 def peak_memory() -> Row:
     if not torch.cuda.is_available():
         return {"peak_bytes": None, "reserved_bytes": None}
     return {"peak_bytes": torch.cuda.max_memory_allocated(), "reserved_bytes": torch.cuda.max_memory_reserved()}
-
-
-def profile_steps(loop: Any, timed: Timed) -> Row:
-    """Kernels of a step and the time in which at least one ran; against the wall of steps that no profiler slows."""
-    from torch.profiler import ProfilerActivity, profile
-
-    seconds, _, _ = run_to(loop, loop.step + timed.steps)
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        run_to(loop, loop.step + timed.steps)
-    spans = [
-        (event.time_range.start, event.time_range.end)
-        for event in profiler.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
-    ]
-    wall_ms, busy_ms = 1e3 * seconds / timed.steps, union(spans) / 1e3 / timed.steps
-    return {
-        "kernels": len(spans) / timed.steps,
-        "step_ms": wall_ms,
-        "busy_ms": busy_ms,
-        "busy_share": busy_ms / wall_ms,
-    }
 
 
 def union(spans: Sequence[tuple[float, float]]) -> float:

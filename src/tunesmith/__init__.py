@@ -10,6 +10,7 @@ The pipeline, one room a stage, one artefact each in the run directory:
     evaluate.py    held-out loss, perplexity, bits per byte, token accuracy         result.json
     compare/       base against tuned: same prompts, same seeds; scores             compare.json
     report/        the run directory -> one HTML file                               report.html
+    export/        the tuned model for other engines, proved there                  export/
 
     cli/ api.py demo.py            the commands and the Python API; pipeline.py tells the story in one function
     init/ schema.py                a first recipe; every key of one
@@ -17,6 +18,8 @@ The pipeline, one room a stage, one artefact each in the run directory:
     run/                           a run on disk: its artefacts, lock, signals and table
     models/ generate/ fast/        models found, loaded, written with, made fast
     doctor/ selftest.py machine/   whether this machine, and the arithmetic on it, is fit
+    sweep/ launch/                 a search over recipe values; the same recipe on many processes and machines
+    watch/ serve/ web.py           a run while it goes on, a model over HTTP, and what every server stands behind
     cache.py compat.py disk.py errors.py redact.py units.py
 
 Imports only go down: docs/architecture.md has the order and the reasons.
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
         PlanError,
         RecipeError,
         RunError,
+        ServeError,
         Stopped,
         TrainingError,
         TunesmithError,
@@ -59,6 +63,7 @@ _HOMES = {
     "PlanError": "errors",
     "RecipeError": "errors",
     "RunError": "errors",
+    "ServeError": "errors",
     "Stopped": "errors",
     "TrainingError": "errors",
     "TunesmithError": "errors",
@@ -74,6 +79,7 @@ __all__ = [
     "RecipeError",
     "Run",
     "RunError",
+    "ServeError",
     "Stopped",
     "TrainingError",
     "TunesmithError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
     from tunesmith.audit.findings import AuditReport
     from tunesmith.doctor import Examination
+    from tunesmith.export.stage import Exported
+    from tunesmith.generate.batch import Line, TextStream, Writing
+    from tunesmith.generate.conversation import Conversation
     from tunesmith.generate.text import Generation
+    from tunesmith.generate.voices import Speakers
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured, PlanReport
-    from tunesmith.run.artefacts import EvalScores, MetricsLine
+    from tunesmith.run.artefacts import EvalScores, ExportFormat, MetricsLine, Quant
     from tunesmith.show.doing import Doing
 
     LoadedModel = tuple[PreTrainedModel, TextTokenizer]
@@ -90,6 +94,20 @@ class Run:
         """Let go of the models that `load` and `generate` keep."""
         self._loaded.clear()
 
+    def chat(
+        self, system: str | None = None, *, max_new_tokens: int = 512, base: bool = False
+    ) -> AbstractContextManager[Conversation]:
+        """A talk with the tuned model, or its base, decoded as the recipe's compare section says.
+
+        `with run.chat() as talk: print(talk.say("Hello"))`; in a terminal: `tunesmith chat RUN`.
+        """
+        writer = Writer(str(self.path), base=base).decoded(max_new_tokens, None, None, None)
+        return writer.conversation(system)
+
+    def serve(self, *, host: str = "127.0.0.1", port: int = 8000, api_key_file: str | Path | None = None) -> None:
+        """Serve tuned and base until Ctrl-C: OpenAI's API, and a page at / to try them. Prints the address."""
+        serve(str(self.path), host=host, port=port, api_key_file=api_key_file)
+
     def _repr_html_(self) -> str:
         """What a notebook shows: the report in short."""
         from tunesmith.report.short import short_report
@@ -110,6 +128,43 @@ class Run:
 
         path: Path = ReportPath(write_report(self.dir))
         return path
+
+    def export(
+        self,
+        format: ExportFormat,
+        *,
+        quant: Quant | None = None,
+        out: str | Path | None = None,
+        repo: str | None = None,
+        force: bool = False,
+        public: bool = False,
+        adapter: bool = False,
+        fold: bool = False,
+        console: Console | None = None,
+    ) -> Exported:
+        """Write the tuned model as safetensors, gguf, onnx or to the hub, load it again and compare.
+
+        quant: type of the weights. out: a folder, RUN/export/NAME unless given. repo: OWNER/NAME on the hub, private
+        unless `public`. adapter: the adapter alone as GGUF. fold: GPT-Neo and GPT-J as GPT-2 and Phi. force: replace
+        an export, write over a repository, or take the checkpoint of a run that did not end.
+
+        Raises TunesmithError with what differed, or what the user can do.
+        """
+        from tunesmith.export.job import Asked
+        from tunesmith.export.stage import export
+
+        asked = Asked(
+            format,
+            quant,
+            None if out is None else Path(out),
+            repo,
+            force=force,
+            public=public,
+            adapter=adapter,
+            fold=fold,
+        )
+        with _doing(console) as doing:
+            return export(self.dir, asked, doing)
 
 
 def train(
@@ -324,6 +379,108 @@ def generate(
         text if isinstance(ids, str) else replace(text, prompt=prompt, is_answer=True)
         for prompt, ids, text in zip(prompts, fed, written, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """RUN_OR_MODEL as it writes on request: which model, decoded how. The model is loaded when it is first needed."""
+
+    name: str
+    base: bool = False
+    """The model that it was tuned from writes."""
+    raw: bool = False
+    """Prompts are text to continue, also for a run that was tuned on conversations."""
+    how: CompareSection | None = None
+    """max_new_tokens, temperature, top_p and seed; None: as the run is compared."""
+
+    def decoded(
+        self, max_new_tokens: int | None, temperature: float | None, top_p: float | None, seed: int | None
+    ) -> Writer:
+        """This writer with what is given instead of what the run's compare section says."""
+        given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+        values = {name: value for name, value in given.items() if value is not None}
+        return replace(self, how=_compare_section(self.name).model_copy(update=values))
+
+    def lines(self, prompts: Sequence[str], *, console: Console | None = None) -> list[Line]:
+        """The text of each prompt, with how it was written."""
+        from tunesmith.generate.batch import Line
+
+        with self._speakers(console) as (speakers, how):
+            texts = speakers.engine.write(how.requests(speakers, prompts))
+        return [Line.of(prompt, text, self.name, how) for prompt, text in zip(prompts, texts, strict=True)]
+
+    def write_lines(self, prompts: Sequence[str], out: Path | None, *, console: Console | None = None) -> int:
+        """A JSON line for each prompt into `out`; what stands there already is gone on with.
+
+        Raises DataError for an `out` that holds something else.
+        """
+        from rich.console import Console
+
+        from tunesmith.generate.batch import write_lines
+        from tunesmith.show.count import counting
+
+        with (
+            self._speakers(console) as (speakers, how),
+            counting(console or Console(quiet=True), "writing texts") as progress,
+        ):
+            return write_lines(speakers, self.name, prompts, how, out, progress)
+
+    def streams(self, prompts: Sequence[str], *, console: Console | None = None) -> Iterator[TextStream]:
+        """Each prompt and the pieces of its text as they are written."""
+        from tunesmith.generate.batch import TextStream
+
+        with self._speakers(console) as (speakers, how):
+            going = speakers.engine.stream_each(how.requests(speakers, prompts))
+            for prompt, (ticket, pieces) in zip(prompts, going, strict=True):
+                yield TextStream(prompt, not isinstance(ticket.request.prompt, str), pieces)
+
+    @contextmanager
+    def conversation(self, system: str | None = None, *, console: Console | None = None) -> Iterator[Conversation]:
+        """A talk with the model, and with its base where there is one."""
+        from tunesmith.generate.conversation import Conversation
+
+        with self._speakers(console, both=True) as (speakers, how):
+            yield Conversation(speakers, how.decoding, how.seed, how.voice, system)
+
+    @contextmanager
+    def _speakers(self, console: Console | None, *, both: bool = False) -> Iterator[tuple[Speakers, Writing]]:
+        asked = self.how or _compare_section(self.name)
+        with _doing(console) as doing:
+            from tunesmith.generate.batch import Writing
+            from tunesmith.generate.text import Decoding
+            from tunesmith.generate.voices import BASE, TUNED, open_speakers
+
+            decoding = Decoding(asked.max_new_tokens, asked.temperature, asked.top_p)
+            speakers = open_speakers(self.name, base=both or self.base, tuned=both or not self.base, say=doing)
+        how = Writing(BASE if self.base else TUNED, decoding, asked.seed, self.raw)
+        with speakers.engine:
+            yield speakers, how
+
+
+def serve(
+    name: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key_file: str | Path | None = None,
+    console: Console | None = None,
+    ready: Callable[[str], object] = print,
+) -> None:
+    """Serve RUN_OR_MODEL over HTTP until a signal ends it: OpenAI's API, and a page at / to try it.
+
+    port: 0 takes a free one. api_key_file: of the key that requests need, else $TUNESMITH_API_KEY; without a key it
+    serves this machine alone. ready is told the address when it answers. Raises ServeError for an address that cannot
+    be had, ModelError or RunError for the model.
+    """
+    from tunesmith.web import require_server
+
+    require_server("serve", "fastapi", "prometheus_client")
+    with _doing(console) as doing:
+        from tunesmith.serve.start import Address, open_server
+
+        address = Address(host, port, Path(api_key_file) if api_key_file is not None else None)
+        opened = open_server(name, address, say=doing)
+    opened.run(ready)
 
 
 def _compare_section(name: str) -> CompareSection:

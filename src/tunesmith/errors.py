@@ -6,6 +6,7 @@
     ├── ModelError            the model or tokenizer cannot be loaded, or has no supported structure
     ├── PlanError             what was asked does not fit the machine
     ├── RunError              a run directory is missing, busy, damaged, or belongs to another recipe
+    ├── ServeError            a server cannot be started: no key, a taken port, a missing package
     ├── TrainingError         training cannot go on (non-finite numbers, a document that does not fit)
     └── SweepError            a search space is none, or its folder belongs to another search
     Stopped                   the run ended before its end and can be resumed: exit code 75
@@ -40,6 +41,10 @@ class PlanError(TunesmithError):
 
 class RunError(TunesmithError):
     """A run directory is missing, locked, damaged, or belongs to another recipe."""
+
+
+class ServeError(TunesmithError):
+    """A server cannot be started: no key for an address that others reach, a taken port, a missing package."""
 
 
 class TrainingError(TunesmithError):

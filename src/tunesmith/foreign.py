@@ -103,7 +103,7 @@ _dtype = _one_of(
     auto="auto", float32="float32", fp32="float32", bfloat16="bfloat16", bf16="bfloat16", float16="float16",
     fp16="float16", half="float16",
 )  # fmt: skip
-_method = _one_of(full="full", lora="lora", qlora="qlora", true="lora", none="full", false="full")
+_method = _one_of(full="full", lora="lora", dora="dora", qlora="qlora", true="lora", none="full", false="full")
 
 
 def _optimizer(value: object) -> object:
@@ -113,6 +113,15 @@ def _optimizer(value: object) -> object:
     if word.removeprefix("optimizernames.").startswith("adamw"):
         return "adamw"
     raise NoCounterpart(f"{value} has no counterpart; auto takes AdamW")
+
+
+def _lora_init(value: object) -> object:
+    word = str(value).lower()
+    if word.startswith("pissa"):
+        return "pissa"
+    if word in ("true", "none"):
+        return "zero"
+    raise NoCounterpart(f"{value} has no counterpart; zero begins as the base model")
 
 
 def _modules(value: object) -> object:
@@ -233,6 +242,10 @@ FOREIGN = (
     Foreign(("lora_r", "lora_rank", "r"), "lora.rank", "the same value", number),
     Foreign(("lora_alpha",), "lora.alpha", "the same value", number),
     Foreign(("lora_dropout",), "lora.dropout", "the same value", number),
+    Foreign(("use_rslora", "lora_use_rslora", "peft_use_rslora"), "lora.rslora", "the same value", is_on),
+    Foreign(("use_dora", "peft_use_dora"), "train.method", "dora", _when_set("dora", "switched off")),
+    Foreign(("init_lora_weights", "peft_init_lora_weights"), "lora.init", "zero or pissa", _lora_init),
+    Foreign(("pissa_init",), "lora.init", "pissa", _when_set("pissa", "switched off")),
     Foreign(
         ("lora_target_modules", "target_modules", "lora_target", "lora_target_linear"),
         "lora.target",

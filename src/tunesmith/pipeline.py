@@ -1,6 +1,6 @@
 """The story in one function.
 
-recipe -> data -> plan -> train -> evaluate -> compare -> report
+recipe -> data -> plan -> train -> evaluate -> compare -> report; and export, where the recipe names it
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,8 +92,13 @@ def train(
             doing(LOADING)
             with importing():
                 from tunesmith import training
-                from tunesmith.training.distributed import check_trackers
+                from tunesmith.training.trackers import check_trackers
             check_trackers(recipe.train.report_to)
+            if recipe.export.format is not None:
+                from tunesmith.export.stage import check_recipe
+
+                if told := check_recipe(recipe, source.path):
+                    say(told)
             if not fresh and not force:
                 _check_begun(path, recipe)
             begun = None if fresh else path
@@ -114,11 +119,13 @@ def train(
             run_dir.write(prepared.data.account.model_copy(update={"findings": findings}))
             if _is_finished(job, say):
                 return run_dir
-            with notifying(recipe.notify, run_dir, say):
+            with notifying(recipe.notify, run_dir, say) as tell:
                 with Progress(console) as progress:
-                    observer = progress if callbacks is None else Calling(progress, callbacks, stop.ask)
+                    called = replace(callbacks or Callbacks(), on_event=tell)
+                    observer = Calling(progress, called, stop.ask)
                     result = training.train(job, stop, observer)
                 _conclude(run_dir, result, say)
+                _export(recipe, run_dir, console, say)
     return run_dir
 
 
@@ -212,6 +219,22 @@ def _conclude(run_dir: RunDir, result: Result, say: Say) -> None:
     if run_dir.writes:
         say(record_measured(run_dir, result))
         write_report(run_dir)
+
+
+def _export(recipe: Recipe, run_dir: RunDir, console: Console, say: Say) -> None:
+    """What the recipe's export section asks for."""
+    if recipe.export.format is None or not run_dir.writes:
+        return
+    from tunesmith.export.stage import asked_of, export
+    from tunesmith.show.doing import Doing
+    from tunesmith.show.export import export_lines
+
+    asked = asked_of(recipe.export)
+    assert asked is not None
+    with Doing(console, "export") as doing:
+        done = export(run_dir, asked, doing)
+    for line in (*export_lines(done.record), f"exported to {done.address}"):
+        say(line)
 
 
 def _job(recipe: Recipe, prepared: Prepared, run_dir: RunDir, say: Say, *, force: bool) -> Job:

@@ -167,7 +167,7 @@ class DataSection(_Section):
 class TrainSection(_Section):
     """How the model is trained."""
 
-    method: Annotated[Literal["full", "lora", "qlora", "auto"], BeforeValidator(_lower)] = "full"
+    method: Annotated[Literal["full", "lora", "dora", "qlora", "auto"], BeforeValidator(_lower)] = "full"
     epochs: float = Field(default=1, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
     """Ends the run after this many optimizer steps, before `epochs` if that is later."""
@@ -176,7 +176,8 @@ class TrainSection(_Section):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """null: gradients are not clipped."""
     optimizer: Literal["auto", "adamw", "adamw8bit"] = "auto"
     tokens_per_step: AutoOr | Annotated[int, Field(gt=0)] = "auto"
     """Tokens per optimizer step over all processes, padding never counted."""
@@ -199,15 +200,22 @@ class TrainSection(_Section):
     rehearse: bool = True
     """Try the largest batch (forward, backward, step, evaluation, save) before step 1, then roll back."""
     report_to: Texts = ()
-    """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ..."""
+    """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ... One that fails ends nothing."""
     seed: int = Field(default=7, ge=0, lt=2**32)
 
 
 class LoraSection(_Section):
-    """Low-rank adapters (Hu et al., 2021); used by methods lora and qlora."""
+    """Low-rank adapters (Hu et al., 2021); used by methods lora, dora and qlora."""
 
     rank: int = Field(default=16, gt=0)
+    """Columns of the two matrices of a layer. More learn more: 16 holds what a few thousand rows teach."""
     alpha: float = Field(default=32, gt=0)
+    """What is learned is multiplied by alpha / rank, so that the best learning rate hardly depends on the rank."""
+    init: Literal["zero", "pissa"] = "zero"
+    """zero: begins as the base model. pissa (Meng et al., 2024): with the largest singular vectors of each weight, and
+    these train; wants a lower rate. Saved as an ordinary adapter of the untouched base."""
+    rslora: bool = False
+    """Multiply by alpha / sqrt(rank) instead (Kalajdzievski, 2023), which keeps high ranks learning."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target: str | tuple[str, ...] = "all-linear"
     """`all-linear`, or the names of the modules that get an adapter."""
@@ -217,6 +225,9 @@ class EvalSection(_Section):
     """When the held-out loss is measured during training."""
 
     every: Every = "auto"
+    samples: int = Field(default=1, ge=0, le=16)
+    """How many of compare.prompts, from the first on, the model in training continues at each evaluation (24 tokens,
+    compare's temperature, top_p and seed). What it writes shows sooner than a loss whether a run goes the right way."""
 
 
 class SaveSection(_Section):
@@ -243,13 +254,26 @@ class CompareSection(_Section):
 
 
 class NotifySection(_Section):
-    """Who is told when a run ends, by itself, by a stop or by a failure."""
+    """Who is told when a run ends, by itself, by a stop or by a failure, and when its loss stands out meanwhile."""
 
     url: str | None = None
     """A webhook that gets JSON (Slack, Discord, Mattermost, ntfy, your own). $NAME in it is read from the environment
     when it is called, so that a secret address stands in no file."""
     command: str | None = None
     """A command that is run, without a shell: JSON on its standard input, one line in $TUNESMITH_MESSAGE."""
+
+
+class ExportSection(_Section):
+    """What is exported when the run has ended; `tunesmith export` does it at any time."""
+
+    ALONE: ClassVar[str | None] = "format"
+
+    format: Literal["safetensors", "gguf", "hub", "onnx"] | None = None
+    """null: nothing. A model that cannot leave in this format is refused before training."""
+    quant: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q4_0", "q4_k_m"] | None = None
+    """Type of the weights; null: f16 in GGUF, in safetensors that of the base model's files."""
+    repo: str | None = None
+    """OWNER/NAME on the hub, for format hub."""
 
 
 class Recipe(_Section):
@@ -265,6 +289,7 @@ class Recipe(_Section):
     eval: EvalSection = EvalSection()
     save: SaveSection = SaveSection()
     compare: CompareSection = CompareSection()
+    export: ExportSection = ExportSection()
     notify: NotifySection = NotifySection()
 
     def __init__(self, *, _where: str = "recipe", **sections: Any) -> None:

@@ -16,6 +16,7 @@ is one of the step that is trained, by construction.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -42,7 +43,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class StepSettings:
     """Everything that decides how a model is made ready and updated; what it is fed is not among it."""
 
-    method: Literal["full", "lora", "qlora"] = "full"
+    method: Literal["full", "lora", "dora", "qlora"] = "full"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type of the arithmetic: fp32, or autocast to bf16 or fp16."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -56,6 +57,7 @@ class StepSettings:
     learning_rate: float = 2.0e-4
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    """Infinite: gradients are not clipped."""
     seed: int = 7
 
     @classmethod
@@ -71,9 +73,14 @@ class StepSettings:
             lora=plan.lora or LoraSection(),
             learning_rate=plan.learning_rate,
             weight_decay=plan.weight_decay,
-            max_grad_norm=plan.max_grad_norm,
+            max_grad_norm=clip_norm(plan.max_grad_norm),
             seed=plan.seed,
         )
+
+
+def clip_norm(max_grad_norm: float | None) -> float:
+    """What gradients are clipped to; without a limit their norm is only taken."""
+    return math.inf if max_grad_norm is None else max_grad_norm
 
 
 def prepare_model(model: Any, settings: StepSettings, device: Device | None = None) -> Any:
@@ -109,8 +116,12 @@ def autocast(precision: str, device_type: str) -> contextlib.AbstractContextMana
     return contextlib.nullcontext() if kind is None else torch.autocast(device_type, dtype=kind)
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], settings: StepSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], settings: StepSettings, device: Device | None = None
+) -> torch.optim.Optimizer:
     """AdamW over those of the parameters that train; weight decay on matrices only.
+
+    device: what is known of it, by default that on which the parameters are.
 
     Weights in bfloat16 are rounded at random, or small updates would be lost, beside moments of 8 bits too. For others
     torch's fused kernel takes 0.16 s where the foreach one takes 0.57 s (125M parameters, 2 cores), and allocates
@@ -125,7 +136,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: StepSettings) -
     if settings.optimizer == "adamw8bit":
         return ReadyRoundingAdamW8bit(groups, settings.learning_rate, settings.seed)
     if any(parameter.dtype == torch.bfloat16 for parameter in trained):
-        return ReadyRoundingAdamW(groups, settings.learning_rate, settings.seed)
+        fused = (device or Device.of(trained[0].device)).fused
+        return ReadyRoundingAdamW(groups, settings.learning_rate, settings.seed, fused=fused)
     return ReadyAdamW(groups, settings.learning_rate)
 
 
@@ -231,8 +243,8 @@ class ReadyAdamW(ReadyState, torch.optim.AdamW):
 class ReadyRoundingAdamW(RoundingAdamW, ReadyState):
     """AdamW over bfloat16 weights."""
 
-    def __init__(self, groups: list[dict[str, Any]], rate: float, seed: int) -> None:
-        super().__init__(groups, rate, seed=seed)
+    def __init__(self, groups: list[dict[str, Any]], rate: float, seed: int, *, fused: bool = False) -> None:
+        super().__init__(groups, rate, seed=seed, fused=fused)
         self.begin()
 
     def begin(self) -> None:

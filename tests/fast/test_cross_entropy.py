@@ -233,3 +233,18 @@ def test_a_denominator_may_be_a_tensor(dtype, kind):
         loss = linear_cross_entropy(hidden, Head(weight, offset), targets, denominator, Workspace())
         found.append((loss.detach(), *torch.autograd.grad(loss, (hidden, weight, offset))))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_infinite_denominator_leaves_no_gradient(bias: bool) -> None:
+    """A process without a document of its own takes part in the exchange with a pass that counts for nothing."""
+    hidden = torch.randn(5, 8, requires_grad=True)
+    head = torch.nn.Linear(8, 11, bias=bias)
+    targets = torch.tensor([1, 2, -100, 4, 5])
+    loss = linear_cross_entropy(hidden, Head(head.weight, head.bias), targets, float("inf"), Workspace())
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    for tensor in (hidden, *head.parameters()):
+        assert tensor.grad is not None
+        assert torch.count_nonzero(tensor.grad) == 0
+        assert bool(torch.isfinite(tensor.grad).all())

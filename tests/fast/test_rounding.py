@@ -126,3 +126,20 @@ def test_a_rate_of_zero_changes_nothing():
 def test_transposed_parameters_are_refused():
     with pytest.raises(ValueError, match="contiguous"):
         RoundingAdamW([torch.nn.Parameter(torch.zeros(2, 3).t())], lr=0.1)
+
+
+def test_one_pass_a_parameter_moves_weights_as_chunks_do():
+    chunked, fused = (parameters(torch.bfloat16, (40, 50), (7,)) for _ in range(2))
+    stepped(chunked, 3)
+    optimizer = stepped(fused, 3, fused=True)
+    for one, other in zip(fused, chunked, strict=True):
+        assert (one - other).abs().max() <= 2 * 2.0**-7 * other.abs().max()
+        assert not torch.equal(one, other)  # random bits of its own
+    again = parameters(torch.bfloat16, (40, 50), (7,))
+    assert stepped(again, 3, fused=True).seed == optimizer.seed
+    assert all(torch.equal(one, other) for one, other in zip(again, fused, strict=True))
+
+
+def test_one_pass_a_parameter_copies_nothing():
+    made = parameters(torch.bfloat16, (40, 50), (7,))
+    assert [RoundingAdamW(made, 1e-2, fused=value).scratch_numbers(made[0]) for value in (True, False)] == [0, 2000]

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from tunesmith.forecast import simulate
+from tunesmith.forecast.memory import forecast_memory
+from tunesmith.forecast.shapes import find_shape
 from tunesmith.forecast.step import Step, _twice, run_step, trace_step, with_8bit_state
 from tunesmith.forecast.trace import Log, Trace
+from tunesmith.recipe import LoraSection
 from tunesmith.step import prepare_model
 
 DOCUMENTS = (60, 50, 50, 33, 20, 20, 7)
@@ -110,6 +113,20 @@ def test_qlora_packs_the_linear_weights(short_llama_config: Any) -> None:
     assert saved == pytest.approx(linear * (2 - simulate.NF4_BYTES), rel=0.01)
 
 
+def test_dora_also_trains_a_length_for_each_row(short_llama_config: Any) -> None:
+    lora, dora = (trace_step(short_llama_config, Step((32,) * 4, method=m)) for m in ("lora", "dora"))
+    assert dora.num_trained - lora.num_trained == 3 * (32 + 16 + 16 + 32 + 64 + 64 + 32)
+
+
+def test_how_an_adapter_begins_changes_no_shape(short_llama_config: Any) -> None:
+    zero, pissa = (
+        trace_step(short_llama_config, Step((32,) * 4, method="lora", lora=LoraSection(init=init)))
+        for init in ("zero", "pissa")
+    )
+    assert zero.num_trained == pissa.num_trained
+    assert zero.peak_bytes() == pissa.peak_bytes()
+
+
 def test_an_8bit_optimizer_takes_a_quarter_of_the_state(wide_config: Any) -> None:
     log = trace_step(wide_config, Step((32,) * 4))
     small = with_8bit_state(log)
@@ -134,3 +151,36 @@ def test_gpu_kernels_allocate_other_memory(short_llama_config: Any) -> None:
         for work in trace_step(short_llama_config, Step(DOCUMENTS, device="cuda", precision="bf16")).work("forward")
     }
     assert "_varlen_attn" in names
+
+
+@pytest.mark.parametrize("model", ["llama", "neo"])
+def test_weights_that_move_in_backward_hold_no_gradients(model: str, request: pytest.FixtureRequest) -> None:
+    config = request.getfixturevalue(f"short_{model}_config")
+    common: dict[str, Any] = {"precision": "bf16", "dtype": "bfloat16"}
+    lean, plain = (Step(DOCUMENTS, **common, update_in_backward=value) for value in (True, False))
+    log = trace_step(config, lean)
+    assert log.components_at_peak()["gradients"] == 0
+    assert log.num_trained == trace_step(config, plain).num_trained
+    assert (lean.runs_each_pass, plain.runs_each_pass) == (2, 1)
+    assert Step(DOCUMENTS, update_in_backward=True, clips=False).runs_each_pass == 1
+
+
+LEANEST: dict[str, Any] = {
+    "precision": "bf16", "dtype": "bfloat16", "device": "cuda", "gradient_checkpointing": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "most", "most_in_backward"),
+    [
+        ("EleutherAI/gpt-neo-125m", 2.0, 1.4),
+        pytest.param("EleutherAI/gpt-neo-1.3B", 11.0, 7.5, marks=pytest.mark.slow),
+        pytest.param("EleutherAI/gpt-neo-2.7B", 22.0, 13.5, marks=pytest.mark.slow),
+    ],
+)
+def test_the_leanest_whole_fine_tuning(model: str, most: float, most_in_backward: float) -> None:
+    """Gigabytes reserved with 1,056 tokens a pass, clipped: bfloat16 weights, 8-bit moments, checkpointing."""
+    for in_backward, limit in ((False, most), (True, most_in_backward)):
+        step = Step((33,) * 32, **LEANEST, update_in_backward=in_backward)
+        log = with_8bit_state(trace_step(find_shape(model).config, step), "bfloat16")
+        assert forecast_memory(log, "cuda", base_bytes=0).reserved_bytes < limit * 1e9

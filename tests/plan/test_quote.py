@@ -277,6 +277,18 @@ def test_the_longest_document_is_what_the_model_can_read(recipe: NewRecipe, tmp_
     )
 
 
+def test_4_bit_weights_need_their_library(recipe: NewRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.plan.decide.has_bitsandbytes", lambda: False)
+    with pytest.raises(
+        PlanError, match=r"qlora needs bitsandbytes, which is not installed. Run: pip install 'tunesmith"
+    ):
+        plan(recipe(method="qlora"))
+    monkeypatch.setattr("tunesmith.plan.decide.has_bitsandbytes", lambda: True)
+    (quote,) = plan(recipe(method="qlora")).quotes
+    assert (quote.plan.method, quote.target.device) == ("qlora", "cpu")
+    assert "times alpha / rank" in quote.plan.reasons["lora"]
+
+
 def test_8_bit_moments_need_their_library(recipe: NewRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunesmith.plan.decide.has_bitsandbytes", lambda: False)
     with pytest.raises(PlanError, match=r"adamw8bit needs bitsandbytes.*pip install 'tunesmith\[qlora\]'"):

@@ -199,3 +199,22 @@ def test_weights_that_are_trained_stay_float32(new_recipe: NewRecipe) -> None:
     assert dtype_of(recipe, "lora", "bf16") == "bfloat16"
     assert dtype_of(recipe, "qlora", "fp16") == "float16"
     assert dtype_of(recipe.with_values(**{"model.dtype": "bfloat16"}), "full", "bf16") == "bfloat16"
+
+
+def test_weights_move_in_backward_where_nothing_else_of_full_fine_tuning_fits(
+    look: Callable[..., Found], shape: ModelShape, workload: Workload, new_recipe: NewRecipe, logs: dict[Step, Log]
+) -> None:
+    """The last way of full fine-tuning, before it is given up; never where a step takes several passes."""
+    roomy = look(Target.of_gpu(find_gpu("a100-80gb")))
+    assert not roomy.choice.update_in_backward
+    forecaster = Forecaster(new_recipe(tokens_per_step=2048, method="full"), shape, workload, logs)
+    target = Target.of_gpu(find_gpu("a100-80gb"))
+    lean = replace(
+        roomy.choice, dtype="bfloat16", optimizer="adamw8bit", gradient_checkpointing=True, update_in_backward=True
+    )
+    needed = forecaster.memory(lean, target).peak_bytes
+    assert needed < forecaster.memory(replace(lean, update_in_backward=False), target).peak_bytes
+    tight = replace(target, capacity_bytes=int(needed / FITS) + 1000)
+    found = look(tight, method="full")
+    assert (found.fit, found.choice.update_in_backward) == ("fits", True)
+    assert not look(tight, method="full", micro_batch_tokens=512).choice.update_in_backward

@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from tunesmith.run.artefacts import ARTEFACTS, Artefact, Comparison, DataAccount, Interval, Plan, Result, Score
+from tunesmith.run.artefacts import (
+    ARTEFACTS,
+    Artefact,
+    Comparison,
+    DataAccount,
+    Interval,
+    Plan,
+    Result,
+    SamplesLine,
+    Score,
+    WrittenText,
+)
 from tunesmith.run.directory import STATUS, RunDir
 
 HOSTILE = (
@@ -50,6 +61,8 @@ def hostile_run(copied_run: RunDir) -> RunDir:
     copied_run.write_json(Result.FILE, copied_run.read_json(Result.FILE) | {"events": events})
     copied_run.write_json(STATUS, {"state": HOSTILE})
     copied_run.log(HOSTILE)
+    wrote = WrittenText(prompt=HOSTILE, text=HOSTILE, ended=True, is_answer=True)
+    copied_run.append_samples(SamplesLine(step=3, texts=(wrote,)))
     recipe = copied_run.recipe()
     changed = {
         "model": recipe.model.model_copy(update={"name": HOSTILE}),

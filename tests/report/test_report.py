@@ -14,11 +14,23 @@ import pytest
 from tunesmith.redact import redact
 from tunesmith.report import write_report
 from tunesmith.report.page import content_policy
-from tunesmith.report.samples import Piece, split_text
+from tunesmith.report.samples import MAX_EVALUATIONS, Piece, split_text, while_it_trained
 from tunesmith.report.tables import data_rows
 from tunesmith.report.verdict import judge
-from tunesmith.run.artefacts import Comparison, DataAccount, Dropped, Finding, NamedRow, Plan, Result, RowNames, Status
-from tunesmith.run.directory import COMPARE, DATA, LOG, METRICS, PLAN, RECIPE, RESULT, RunDir
+from tunesmith.run.artefacts import (
+    Comparison,
+    DataAccount,
+    Dropped,
+    Finding,
+    NamedRow,
+    Plan,
+    Result,
+    RowNames,
+    SamplesLine,
+    Status,
+    WrittenText,
+)
+from tunesmith.run.directory import COMPARE, DATA, LOG, METRICS, PLAN, RECIPE, RESULT, SAMPLES, RunDir
 
 Change = Callable[..., None]
 
@@ -259,6 +271,22 @@ def test_hostile_text_in_every_field_stays_text(hostile_run: RunDir) -> None:
     assert page.text.count("document.title='owned'") > 50
     assert "{{7*7}}" in page.text
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+
+
+def test_what_it_wrote_while_it_trained_is_shown_from_the_base_to_the_end(copied_run: RunDir) -> None:
+    def line(step: int) -> SamplesLine:
+        text = WrittenText(prompt="One fine", text=f" day {step}", ended=True, is_answer=False)
+        return SamplesLine(step=step, texts=(text,))
+
+    copied_run.file(SAMPLES).unlink()
+    assert "While it trained" not in page_of(copied_run).text
+    for step in range(100):
+        copied_run.append_samples(line(step))
+    shown = page_of(copied_run).text
+    assert "While it trained" in shown
+    assert "Base One fine day 0" in shown
+    assert "Step 99 One fine day 99" in shown
+    assert len(while_it_trained(copied_run.samples())) == MAX_EVALUATIONS
 
 
 def test_half_a_character_does_not_break_the_file(copied_run: RunDir) -> None:

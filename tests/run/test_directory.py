@@ -101,5 +101,5 @@ def test_metrics_survive_a_cut_line_and_are_rewound(tmp_path: Path) -> None:
     with run.file("metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')
     assert [line["step"] for line in run.metrics()] == [0, 1, 2, 3, 4]
-    run.keep_metrics_until(2)
+    run.keep_lines_until(2)
     assert [line["step"] for line in run.metrics()] == [0, 1, 2]

@@ -14,7 +14,7 @@ import pytest
 
 from tunesmith.errors import Stopped, TrainingError
 from tunesmith.recipe import NotifySection
-from tunesmith.run.artefacts import Result
+from tunesmith.run.artefacts import Event, Result
 from tunesmith.run.directory import RunDir
 from tunesmith.run.notify import notifying
 
@@ -121,3 +121,29 @@ def test_what_fails_is_said_and_ends_nothing(
 def test_nobody_is_told_where_nobody_asked(run_dir: RunDir) -> None:
     with notifying(NotifySection(), run_dir, pytest.fail):
         pass
+
+
+def test_a_spike_is_told_once_while_the_run_goes_on(
+    hook: tuple[str, list[dict[str, Any]]], run_dir: RunDir, new_result: Callable[..., Result]
+) -> None:
+    url, heard = hook
+    with notifying(NotifySection(url=url), run_dir, pytest.fail) as tell:
+        for step in (12, 13):
+            tell(
+                Event(step=step, kind="loss_spike", note=f"loss 9.100 where 3.200 was usual, on {run_dir.path}/a.txt:7")
+            )
+        run_dir.write(new_result(eval_loss=3.25, eval_loss_base=4.5))
+    assert [(message["state"], message["event"]) for message in heard] == [
+        ("running", "loss_spike"),
+        ("finished", None),
+    ]
+    assert "step 12: loss 9.100 where 3.200 was usual, on " in heard[0]["text"]
+    assert str(run_dir.path) not in json.dumps(heard), "no path of this machine"
+
+
+def test_a_spike_that_cannot_be_told_ends_nothing(run_dir: RunDir) -> None:
+    said: list[str] = []
+    with notifying(NotifySection(command="no-such-command-anywhere"), run_dir, said.append) as tell:
+        tell(Event(step=1, kind="loss_spike", note="high"))
+    assert len(said) == 2
+    assert all("The run is not touched by that." in line for line in said)

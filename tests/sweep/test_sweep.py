@@ -28,6 +28,7 @@ def recipe(tiny_llama: Path, shows_csv: Path) -> Recipe:
         model={"name": str(tiny_llama)},
         data={"path": str(shows_csv), "text": "description", "max_rows": 40, "eval_fraction": 0.25},
         train={"tokens_per_step": 200, "max_steps": 4},
+        export={"format": "safetensors"},
     )
 
 
@@ -52,6 +53,8 @@ def test_a_sweep_leaves_the_best_recipe_and_goes_on(recipe: Recipe, prepared: Pr
     assert Recipe.load(tmp_path / "best.yaml").train.learning_rate == pytest.approx(best["values"][RATE])
     kept = [path.name for path in (tmp_path / "trials").iterdir() if (path / "model").is_dir()]
     assert kept == [f"{best['number']:04d}"]
+    assert not list((tmp_path / "trials").glob("*/export"))
+    assert Recipe.load(tmp_path / "best.yaml").export.format == "safetensors"
     assert "Best of 2 trials" in (tmp_path / "sweep.html").read_text()
 
     killed = study.kept.ask()  # a process that was killed in the middle of its third trial

@@ -11,7 +11,7 @@ import pytest
 from tunesmith import Recipe, Stopped
 from tunesmith.pipeline import prepare_inputs
 from tunesmith.plan import detect_machine, make_plan
-from tunesmith.run.artefacts import MetricsLine, Result, Status
+from tunesmith.run.artefacts import Event, MetricsLine, Result, Status
 from tunesmith.run.directory import RunDir
 from tunesmith.run.observer import Silent
 from tunesmith.run.signals import StopRequest
@@ -22,13 +22,16 @@ class Watching(Silent):
     """Told every step; it may ask for a stop, and keeps what was noted."""
 
     def __init__(self, after: Callable[[int], None] = lambda step: None) -> None:
-        self.after, self.notes = after, list[str]()
+        self.after, self.notes, self.events = after, list[str](), list[Event]()
 
     def stepped(self, line: MetricsLine, seconds_left: float | None) -> None:
         self.after(line.step)
 
     def note(self, message: str) -> None:
         self.notes.append(message)
+
+    def happened(self, event: Event) -> None:
+        self.events.append(event)
 
 
 def job_of(recipe: Recipe, out: Path) -> Job:
@@ -63,6 +66,7 @@ def test_a_loss_spike_names_the_rows_of_its_step(spiking: Recipe, tmp_path: Path
     result = train(job, StopRequest("again"), watching)
     named = [event for event in result.events if "rows.txt:61" in event.note]
     assert {event.kind for event in result.events} == {"loss_spike"}
+    assert watching.events == list(result.events), "told while it goes on"
     assert named
     assert "was usual, on " in named[0].note
     assert str(tmp_path) in next(note for note in watching.notes if f"step {named[0].step}: loss" in note)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from tunesmith.run.artefacts import MetricsLine
-from tunesmith.run.directory import METRICS, RunDir
+from tunesmith.cli import app
+from tunesmith.run.artefacts import MetricsLine, Status
+from tunesmith.run.directory import LOG, METRICS, RunDir
+from tunesmith.run.standing import SILENT_SECONDS
 from tunesmith.watch.chart import Line, draw
 from tunesmith.watch.device import Load
+from tunesmith.watch.page import run_page
 from tunesmith.watch.screen import render, render_one
-from tunesmith.watch.view import MAX_POINTS, View
+from tunesmith.watch.view import MAX_POINTS, TAIL_BYTES, View
 
 
 def step(number: int, loss: float = 3.0) -> str:
@@ -72,9 +77,69 @@ def test_of_a_million_steps_every_evaluation_and_some_of_the_rest_are_read(tiny_
     view = View.of(run_dir)
     assert [number for number, _ in view.held_out.points] == [0, *range(5000, 40_001, 5000)]
     assert 1000 < len(view.train.points) <= MAX_POINTS
+    assert view.train._seen <= MAX_POINTS + 10, "lines that were parsed"
+    with run_dir.file(METRICS).open("a") as file:
+        file.write(step(40_001))
+    view.refresh()
     assert view.base_loss == 5.0
     assert view.line is not None
-    assert view.line.step > 39_900
+    assert view.line.step == 40_001
+
+
+def test_of_a_million_log_lines_the_last_are_read(copied_run: RunDir) -> None:
+    copied_run.file(LOG).write_text("".join(f"line {number}\n" for number in range(1_000_000)))
+    log = View.of(copied_run).log
+    assert log[-1] == "line 999999"
+    assert sum(map(len, log)) < TAIL_BYTES
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Of every file below, what a write to it would change."""
+    return {str(path): (s.st_mtime_ns, s.st_size, s.st_ino) for path in folder.rglob("*") for s in (path.stat(),)}
+
+
+def test_a_watcher_writes_nothing_and_needs_no_right_to(copied_run: RunDir) -> None:
+    """As on a read-only mount; root may write anywhere, so what is there is compared as well."""
+    folder = copied_run.path
+    before = state_of(folder)
+    modes = [(path, path.stat().st_mode) for path in (folder, *folder.rglob("*"))]
+    for path, mode in modes:
+        path.chmod(mode & ~0o222)
+    try:
+        for arguments in (["watch", "--once"], ["watch", "--json"], ["status"], ["attach"]):
+            done = CliRunner().invoke(app, [arguments[0], str(folder), *arguments[1:]])
+            assert done.exit_code == 0, (arguments, done.output)
+        assert run_page(View.of(copied_run), None, back=False).whole()
+    finally:
+        for path, mode in modes:
+            path.chmod(mode)
+    assert state_of(folder) == before
+
+
+def test_two_watchers_see_the_same(growing: Any) -> None:
+    first = View.of(growing.run_dir)
+    growing.steps(3)
+    second = View.of(growing.run_dir)
+    growing.evaluate(4.5, "a text")
+    growing.steps(2)
+    for view in (first, second):
+        view.refresh()
+    assert first.train.points == second.train.points
+    assert len(first.train.points) == 5
+    assert first.held_out.points == second.held_out.points == [(3, 4.5)]
+    assert first.samples == second.samples
+    assert first.to_json()["step"] == second.to_json()["step"] == 5
+
+
+@pytest.mark.parametrize("shift", [-1e9, -3600.0, 3600.0, 1e9])
+def test_a_clock_that_jumps_moves_no_time_far(growing: Any, shift: float) -> None:
+    growing.steps(5)
+    status = growing.run_dir.read(Status)
+    growing.run_dir.write(status.model_copy(update={"updated": status.updated + shift}))
+    view = View.of(growing.run_dir)
+    assert view.standing.state == "running", "the lock says so, and no clock"
+    assert 5.0 <= view.seconds <= 5.0 + SILENT_SECONDS
+    assert shown(view, 80, 24)
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 20), (80, 24), (100, 30), (200, 60), (40, 8), (20, 3)])

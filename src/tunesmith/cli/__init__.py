@@ -3,7 +3,9 @@
 begin.py     init, schema
 train.py     demo, train
 look.py      doctor, plan, gpus, data
-use.py       compare, generate, eval, report
+speak.py     generate, chat, serve
+use.py       compare, eval, report
+leave.py     export
 follow.py    runs, watch, status, attach, stop
 many.py      sweep, launch
 options.py   what several commands share
@@ -19,7 +21,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tunesmith import __version__
-from tunesmith.cli import begin, follow, look, many, train, use
+from tunesmith.cli import begin, follow, leave, look, many, speak, train, use
 from tunesmith.cli.options import asked
 from tunesmith.errors import Stopped, TunesmithError
 from tunesmith.machine.heap import use_huge_pages
@@ -50,9 +52,12 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "status": follow.status,
     "attach": follow.attach,
     "stop": follow.stop,
-    "generate": use.generate,
+    "generate": speak.generate,
+    "chat": speak.chat,
+    "serve": speak.serve,
     "eval": use.evaluate,
     "report": use.report,
+    "export": leave.export,
     "sweep": many.sweep,
     "launch": many.launch,
     "schema": begin.schema,

@@ -9,6 +9,8 @@ import typer
 
 from tunesmith.cli.options import JsonOption, RunArgument, console, output, print_json
 
+LOOPBACK, WATCH_PORT = "127.0.0.1", 8010
+
 
 def runs(
     folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"), as_json: JsonOption = False
@@ -75,13 +77,29 @@ def attach(run: RunArgument) -> None:
 def watch(
     run: Annotated[Path, typer.Argument(help="A run, or a folder of runs.", metavar="RUN")],
     once: Annotated[bool, typer.Option("--once", help="Print the screen once.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="A page for a browser instead of the screen.")] = False,
+    host: Annotated[
+        str, typer.Option(help="Where --web listens; others than this machine's own need a key.")
+    ] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --web; 0 takes a free one.")] = WATCH_PORT,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File that holds the key of --web; else $TUNESMITH_API_KEY.")
+    ] = None,
     price: Annotated[float | None, typer.Option(min=0, help="Price of the machine per hour.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Watch a run, or several: loss curve, speed, time left, device, log. Ctrl-C leaves it running.
 
+    --web shows the same in a browser, at the address that it prints; over SSH: ssh -L 8010:127.0.0.1:8010 MACHINE.
+
     Example: tunesmith watch runs/shows-smollm2 --price 1.2
     """
+    if web:
+        from tunesmith.watch.server import serve_page
+        from tunesmith.web import read_key
+
+        serve_page(run, price, host=host, port=port, key=read_key(api_key_file), say=typer.echo)
+        return
     from tunesmith.run.table import find_runs
     from tunesmith.watch.screen import render
     from tunesmith.watch.screen import watch as show

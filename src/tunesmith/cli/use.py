@@ -1,4 +1,4 @@
-"""Commands that use a run or a model: compare, generate, eval and report."""
+"""Commands that judge a run or a model: compare, eval and report."""
 
 from __future__ import annotations
 
@@ -54,52 +54,6 @@ def compare(
 
     print_summary(run.dir, output())
     typer.echo(str(page))
-
-
-def _as_compared(otherwise: str) -> str:
-    return f"as the run is compared; {otherwise} for a model"
-
-
-def generate(
-    model: ModelArgument,
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", help="Text to continue; without it, from nothing. Repeatable.")
-    ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, show_default=_as_compared("80"))] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="0 takes the likeliest token every time.", show_default=_as_compared("0.8")),
-    ] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, show_default=_as_compared("1.0"))] = None,
-    num_samples: Annotated[int, typer.Option("-n", "--num-samples", min=1, help="Samples per prompt.")] = 1,
-    seed: Annotated[int | None, typer.Option(min=0, show_default=_as_compared("7"))] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Prompts are text to continue, also for a chat run.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Write text. A run is decoded as its recipe's compare section says, where no option says otherwise.
-
-    A run that was tuned on conversations is asked each prompt as a user's turn, in its chat template.
-
-    Example: tunesmith generate runs/shows-smollm2 --prompt "One fine morning" -n 3
-    """
-    from tunesmith.api import generate as write
-
-    prompts = [text for text in (prompt or [""]) for _ in range(num_samples)]
-    texts = write(
-        model,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        raw=raw,
-        console=console(),
-    )
-    if as_json:
-        print_json([{"prompt": t.prompt, "text": t.text, "num_tokens": t.num_tokens, "ended": t.ended} for t in texts])
-        return
-    for text in texts:
-        typer.echo(f"{text.prompt}\n\n{text.text}\n" if text.is_answer else f"{text.prompt}{text.text}\n")
 
 
 def evaluate(

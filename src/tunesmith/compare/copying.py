@@ -138,22 +138,32 @@ class Nearest:
     """Cosine of the TF-IDF vectors of words and word pairs: 0 nothing in common, 1 the same words."""
 
 
+class NearestRows:
+    """Rows by their words and word pairs, ready to be asked which is nearest to a text."""
+
+    def __init__(self, rows: Sequence[str]) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self._vectorizer = TfidfVectorizer(analyzer=words_and_pairs, sublinear_tf=True, dtype=np.float32)
+        self._rows: Any = self._vectorizer.fit_transform(rows) if any(words(row) for row in rows) else None
+
+    def nearest(self, texts: Sequence[str]) -> list[Nearest | None]:
+        """The row nearest to each text; None for a text that shares no word with any row."""
+        found: list[Nearest | None] = []
+        if self._rows is None:
+            return [None] * len(texts)
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            part = self._vectorizer.transform(texts[start : start + _TEXTS_AT_ONCE])
+            similarity = (part @ self._rows.T).toarray()
+            for scores in similarity:
+                best = int(scores.argmax())
+                found.append(Nearest(best, min(float(scores[best]), 1.0)) if scores[best] > 0 else None)
+        return found
+
+
 def find_nearest(texts: Sequence[str], rows: Sequence[str]) -> list[Nearest | None]:
     """The row of `rows` nearest to each text; None for a text that shares no word with any row."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    if not any(words(row) for row in rows):
-        return [None] * len(texts)
-    vectorizer = TfidfVectorizer(analyzer=words_and_pairs, sublinear_tf=True, dtype=np.float32)
-    rows_matrix: Any = vectorizer.fit_transform(rows)
-    nearest: list[Nearest | None] = []
-    for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        part = vectorizer.transform(texts[start : start + _TEXTS_AT_ONCE])
-        similarity = (part @ rows_matrix.T).toarray()
-        for scores in similarity:
-            best = int(scores.argmax())
-            nearest.append(Nearest(best, min(float(scores[best]), 1.0)) if scores[best] > 0 else None)
-    return nearest
+    return NearestRows(rows).nearest(texts)
 
 
 def words_and_pairs(text: str) -> list[str]:

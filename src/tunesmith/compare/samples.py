@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from tunesmith.compare.copying import Copied, Nearest, find_copies, find_nearest
+from tunesmith.compare.copying import Copied, Nearest, NearestRows, find_copies
 from tunesmith.compare.prompts import Prompt, document_text
 from tunesmith.compare.scores import Writing
 from tunesmith.redact import redact
@@ -26,6 +27,7 @@ class TrainingRows:
 
     def __init__(self, documents: TokenizedDocuments | None, tokenizer: TextTokenizer) -> None:
         self.documents, self.tokenizer = documents, tokenizer
+        self._searched = range(0, len(self), max(1, -(-len(self) // MAX_NEAREST_ROWS)))
 
     def __len__(self) -> int:
         return len(self.documents) if self.documents is not None else 0
@@ -44,9 +46,12 @@ class TrainingRows:
 
     def nearest(self, texts: Sequence[str]) -> list[Nearest | None]:
         """Looked for in evenly spaced rows when there are more than `MAX_NEAREST_ROWS`."""
-        searched = range(0, len(self), max(1, -(-len(self) // MAX_NEAREST_ROWS)))
-        found = find_nearest(texts, [self.text(index) for index in searched])
-        return [Nearest(searched[near.row], near.similarity) if near else None for near in found]
+        found = self._by_words.nearest(texts)
+        return [Nearest(self._searched[near.row], near.similarity) if near else None for near in found]
+
+    @cached_property
+    def _by_words(self) -> NearestRows:
+        return NearestRows([self.text(index) for index in self._searched])
 
 
 def collect_samples(
@@ -58,7 +63,7 @@ def collect_samples(
         texts += [(first.text, first.ended), (second.text, second.ended)]
         if prompt.real is not None:
             texts.append((prompt.real, prompt.real_ended))
-    wrote = iter(_look_up(texts, rows))
+    wrote = iter(look_up(texts, rows))
     return tuple(
         Sample(
             kind=prompt.kind,
@@ -72,7 +77,7 @@ def collect_samples(
     )
 
 
-def _look_up(texts: Sequence[tuple[str, bool]], rows: TrainingRows) -> Iterator[Wrote]:
+def look_up(texts: Sequence[tuple[str, bool]], rows: TrainingRows) -> Iterator[Wrote]:
     """What each text, ended by itself or not, shares with the training rows."""
     looked_up = [text for text, _ in texts]
     for (text, ended), copied, nearest in zip(texts, rows.copies(looked_up), rows.nearest(looked_up), strict=True):

@@ -21,7 +21,7 @@ from tunesmith.compare.observe import MAX_HELD_OUT_TOKENS, Arithmetic, Observati
 from tunesmith.compare.prompts import Prompt, held_out_prompts, recipe_prompts
 from tunesmith.compare.samples import TrainingRows, collect_samples, writings
 from tunesmith.compare.scores import score_writing
-from tunesmith.data.tokens.asked import begun_on, chat_of
+from tunesmith.data.tokens.asked import chat_of
 from tunesmith.errors import DataError, RunError
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import (
@@ -29,7 +29,6 @@ from tunesmith.run.artefacts import (
     ComparedTuned,
     Comparison,
     ComparisonCounts,
-    DataAccount,
     GroupLoss,
     GroupLosses,
     Plan,
@@ -144,27 +143,14 @@ def _choose_texts(
 def _prepare_again(
     run_dir: RunDir, recipe: Recipe, tokenizer: TextTokenizer, notes: list[str], say: Say
 ) -> Data | None:
-    """The run's data from its cache or its files; None, with a note, when they are gone."""
-    from tunesmith.data import prepare
-    from tunesmith.models.positions import document_length
+    """The run's data; None, with a note, when they are gone."""
+    from tunesmith.data.again import prepare_again
 
-    recorded = run_dir.find(DataAccount)
-    length = document_length(recipe.train.max_length, None) if recorded is None else recorded.max_length
     try:
-        data: Data = prepare(
-            recipe.data,
-            tokenizer,
-            length,
-            small=recorded is not None and recorded.small,
-            progress=say,
-            date=begun_on(run_dir),
-        )
+        return prepare_again(run_dir, recipe, tokenizer, notes, say)
     except DataError as error:
         notes.append(f"The data could not be read again, so only the prompts of the recipe are compared: {error}")
         return None
-    if recorded is not None and recorded.fingerprint != data.fingerprint:
-        notes.append("The data changed since training; held-out and training rows are those of today.")
-    return data
 
 
 def _held_out(data: Data | None, recipe: Recipe, notes: list[str]) -> TokenizedDocuments | None:

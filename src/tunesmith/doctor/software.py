@@ -13,6 +13,8 @@ from tunesmith.run.artefacts import Finding
 LEAST_PYTHON = (3, 11)
 OPTIONAL = {
     "bitsandbytes": "train.method qlora and the 8-bit optimizer: pip install 'tunesmith[qlora]'",
+    "xllamacpp": "export --format gguf: pip install 'tunesmith[gguf]'",
+    "onnxruntime": "export --format onnx: pip install 'tunesmith[onnx]'",
     "pypdf": "pdf, docx and md files: pip install 'tunesmith[documents]'",
     "s3fs": "data at s3://: pip install 'tunesmith[s3]'",
     "gcsfs": "data at gs://: pip install 'tunesmith[gs]'",

@@ -166,7 +166,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 loss += _gradient_in_place(logits, targets[rows], factor, len(weight), head.softcap, workspace.device)
                 totals.add(rows, logits, chunk, matrix)
                 del logits  # before the next chunk's
-        ctx.totals, ctx.shared, ctx.left = totals, head.shared, inner / denominator
+        left = 1.0 if inner is denominator else inner / denominator  # also where the denominator is infinite
+        ctx.totals, ctx.shared, ctx.left = totals, head.shared, left
         return (loss / denominator).float()
 
     @staticmethod

@@ -60,6 +60,10 @@ class RoundingAdamW8bit(RoundingAdamW):
         in_place = parameter.dtype == torch.float32 and parameter.numel() >= SMALLEST
         return 0 if in_place else parameter.numel()
 
+    def _in_one_pass(self, parameter: Tensor) -> bool:
+        """Moments of few numbers are float32, others bytes: neither is the kernel's."""
+        return False
+
     def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any], scratch: Scratch) -> None:
         state = self.state[parameter]
         if "state1" not in state:

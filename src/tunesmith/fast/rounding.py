@@ -8,12 +8,15 @@ by a thousandth a step, so it is rounded so too; the first moves by a tenth, and
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from tunesmith.fast.fused.update import Rates, update
 
 CHUNK = 1 << 22
 """Numbers that are updated at a time, in float32: six buffers of 16 MiB. On a GPU fewer cost more in launches."""
@@ -35,11 +38,13 @@ class RoundingAdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         seed: int = 0,
+        fused: bool = False,
     ) -> None:
+        """fused: one launch a parameter, by a Triton kernel."""
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0})
         if not all(parameter.is_contiguous() for group in self.param_groups for parameter in group["params"]):
             raise ValueError("RoundingAdamW: expected contiguous parameters")
-        self.seed = seed
+        self.seed, self.fused = seed, fused
 
     def new_state(self, parameter: Tensor) -> dict[str, Tensor]:
         """A parameter's state before any step."""
@@ -50,7 +55,10 @@ class RoundingAdamW(torch.optim.Optimizer):
 
     def scratch_numbers(self, parameter: Tensor) -> int:
         """How many numbers of a parameter are copied for its update."""
-        return parameter.numel()
+        return 0 if self._in_one_pass(parameter) else parameter.numel()
+
+    def _in_one_pass(self, parameter: Tensor) -> bool:
+        return self.fused and parameter.dtype == torch.bfloat16
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -71,6 +79,40 @@ class RoundingAdamW(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, group, scratch[parameter.device])
 
+    def make_scratch(self) -> Scratch:
+        """Buffers for the update of any parameter of the first one's device."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        return Scratch(parameters[0].device, min(CHUNK, max(map(self.scratch_numbers, parameters))))
+
+    def begin_update(self) -> None:
+        """Count a step whose parameters are updated one by one."""
+        for group in self.param_groups:
+            group["step"] += 1
+
+    @torch.no_grad()
+    def update_one(self, parameter: Tensor, scratch: Scratch) -> None:
+        """Update a parameter by its gradient, after `begin_update`.
+
+        The random bits follow from the seed, the step and the parameter's number: in whatever order they come.
+        """
+        assert parameter.grad is not None
+        _, group = self._numbered[parameter]
+        scratch.generator.manual_seed(self._seed_of(parameter))
+        if parameter not in self.state:
+            self.state[parameter] = self.new_state(parameter)
+        self._update(parameter, parameter.grad, group, scratch)
+
+    def _seed_of(self, parameter: Tensor) -> int:
+        """31 bits for a parameter's random numbers in the present step."""
+        number, group = self._numbered[parameter]
+        return ((self.seed * 1_000_003 + int(group["step"])) * 1_000_033 + number) % 0x7FFFFFFF
+
+    @functools.cached_property
+    def _numbered(self) -> dict[Tensor, tuple[int, dict[str, Any]]]:
+        """Number and group of each parameter."""
+        pairs = ((parameter, group) for group in self.param_groups for parameter in group["params"])
+        return {parameter: (number, group) for number, (parameter, group) in enumerate(pairs)}
+
     def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any], scratch: Scratch) -> None:
         state, step = self.state[parameter], group["step"]
         beta1, beta2 = group["betas"]
@@ -78,6 +120,10 @@ class RoundingAdamW(torch.optim.Optimizer):
         kept = 1.0 - rate * group["weight_decay"]
         size = rate / (1.0 - beta1**step)
         root = math.sqrt(1.0 - beta2**step)
+        if self._in_one_pass(parameter):
+            rates = Rates(kept, size, root, beta1, beta2, group["eps"])
+            update(parameter, grad, state["exp_avg"], state["exp_avg_sq"], rates, self._seed_of(parameter))
+            return
         for weight, gradient, first, second in chunks(
             parameter, grad, state["exp_avg"], state["exp_avg_sq"], size=scratch.size
         ):

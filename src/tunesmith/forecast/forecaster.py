@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tunesmith.forecast.memory import CONTEXT_BYTES, MemoryForecast, forecast_memory, sharded
+from tunesmith.forecast.memory import MemoryForecast, forecast_memory, sharded
 from tunesmith.forecast.shapes import ModelShape
 from tunesmith.forecast.simulate import NF4_BYTES
 from tunesmith.forecast.step import Step, trace_step, with_8bit_state
@@ -14,12 +14,13 @@ from tunesmith.forecast.trace import Log
 from tunesmith.forecast.workload import Steps, Workload, reference_rows
 from tunesmith.forecast.workspaces import workspace_bytes
 from tunesmith.machine.detect import Machine
+from tunesmith.machine.driver import CONTEXT_BYTES
 from tunesmith.machine.gpus import Gpu
 from tunesmith.models.positions import document_length
 from tunesmith.recipe import Recipe
 
 Fit = Literal["fits", "tight", "no"]
-Method = Literal["full", "lora", "qlora"]
+Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw8bit"]
@@ -108,6 +109,7 @@ class Choice:
     gradient_checkpointing: bool
     tokens_per_step: int
     micro_batch_tokens: int
+    update_in_backward: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class Forecaster:
             "flash": target.flash,
             "fused": target.fused or target.device == "cpu",
             "lora": self.recipe.lora,
+            "update_in_backward": choice.update_in_backward,
+            "clips": self.recipe.train.max_grad_norm is not None,
         }
         if self.recipe.train.loop == "reference":
             rows, passes = reference_rows(self.recipe, self.max_length)
@@ -210,4 +214,4 @@ class Forecaster:
         if choice.method == "qlora":
             return int(number * NF4_BYTES)
         moments = 2 * held if choice.optimizer == "adamw" else 2.0
-        return int(number * (held if choice.method == "lora" else held + moments))
+        return int(number * (held if choice.method in ("lora", "dora") else held + moments))

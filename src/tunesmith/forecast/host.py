@@ -63,10 +63,10 @@ def host_time(log: Log, step: Step, rates: Rates, *, recorded: bool = False) -> 
         once = SIZES * RECORDING_SECONDS
         return HostTime(RECORDED_STEP_SECONDS + 2 * REPLAY_SECONDS, 0.0, max(1, step.num_tokens), once)
     passes = 2 if step.accumulates else 1
-    launches = launches_of(log.work("forward", "backward"))
+    launches = step.runs_each_pass * launches_of(log.work("forward", "backward"))
     update = STEP_SECONDS + LAUNCH_SECONDS * update_launches(log)
     update_device = rates.seconds(log.work("clip", "optimizer"))
-    parts = [*_parts(log, rates), (update, update_device)]
+    parts = [*step.runs_each_pass * _parts(log, rates), (update, update_device)]
     busy = max(sum(host for host, _ in parts), sum(device for _, device in parts))
     return HostTime(
         step_seconds=update,

@@ -92,7 +92,7 @@ def count_launches(config: PretrainedConfig, step: Step, *, fused: bool = True) 
         with _counted() as backward:
             total.backward()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = make_optimizer(trained, step.settings)
+        optimizer = make_optimizer(trained, step.settings, device)
         with _counted() as update:
             optimizer.step()
     sizes = [parameter.numel() for parameter in trained]

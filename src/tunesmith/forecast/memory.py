@@ -10,11 +10,9 @@ import psutil
 from tunesmith.forecast.allocator import CachingAllocator
 from tunesmith.forecast.trace import Log
 from tunesmith.forecast.workspaces import NEW_BYTES, with_workspaces
-from tunesmith.machine.gpus import GIB
+from tunesmith.machine.driver import CONTEXT_BYTES
 from tunesmith.run.artefacts import PredictedMemory
 
-CONTEXT_BYTES = int(0.45 * GIB)
-"""What the CUDA context and the loaded kernels take of a GPU before any tensor. Assumed, not measured per GPU."""
 WORKSPACE_BYTES = 20 << 20
 """Buffers of the CPU's matrix library: measured resident memory was 17 to 21 MiB above what was allocated."""
 FRAGMENTATION = {"fp32": 0.2, "bf16": 0.3, "fp16": 0.3}

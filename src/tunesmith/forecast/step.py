@@ -7,6 +7,7 @@ running it on a real model and comparing.
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ from tunesmith.compat import fake_tensor_mode
 from tunesmith.errors import ModelError
 from tunesmith.fast.device import Device
 from tunesmith.fast.eight_bit import BLOCK, SMALLEST
+from tunesmith.fast.in_backward import InBackward
 from tunesmith.fast.layout import FlatBatch
 from tunesmith.forecast import simulate
 from tunesmith.forecast.splice import MIN_GROUPS, TEMPLATE, NotAlike, repeat_layers
@@ -46,7 +48,7 @@ class Step:
     """Tokens that each document of the largest micro-batch feeds."""
     accumulates: bool = False
     """A step has more than one micro-batch, so gradients survive into the next forward pass."""
-    method: Literal["full", "lora", "qlora"] = "full"
+    method: Literal["full", "lora", "dora", "qlora"] = "full"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     gradient_checkpointing: bool = False
@@ -58,6 +60,9 @@ class Step:
     lora: LoraSection = field(default_factory=LoraSection)
     target_fraction: float = 1.0
     """Share of the fed tokens that are supervised."""
+    update_in_backward: bool = False
+    clips: bool = True
+    """Gradients are clipped."""
     fused: bool = True
     """On a GPU layers run in few launches, which takes Triton."""
 
@@ -74,8 +79,14 @@ class Step:
             dtype=self.dtype,
             gradient_checkpointing=self.gradient_checkpointing,
             fast=self.kind == "tunesmith",
-            lora=self.lora,
+            lora=self.lora.model_copy(update={"init": "zero"}),  # a start that needs values, of the same shapes
+            max_grad_norm=1.0 if self.clips else math.inf,
         )
+
+    @property
+    def runs_each_pass(self) -> int:
+        """How often: twice where the norm is needed before the first weight moves."""
+        return 2 if self.update_in_backward and self.clips else 1
 
     @property
     def fast_device(self) -> Device:
@@ -141,6 +152,7 @@ class Tensors:
 
 
 Groups = list[tuple[int | None, Tensors]]
+Optimizers = list[tuple[int | None, torch.optim.Optimizer]]
 
 
 def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Groups | None = None) -> None:
@@ -157,6 +169,34 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
     with trace.phase("state"):
         optimizers = _optimizers(groups, step, trace)
     trace.name_alive("optimizer", "state")
+    if step.update_in_backward:
+        _run_lean_step(model, step, batch, trace, [optimizer for _, optimizer in optimizers])
+    else:
+        _run_step(model, step, batch, trace, groups, optimizers)
+    with trace.phase("evaluation"), torch.no_grad():
+        model.eval()
+        _forward(model, step, batch, weights_changed=False)  # an evaluation copies weights once, this is a pass of it
+        model.train()
+
+
+def _run_lean_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, optimizers: list[Any]) -> None:
+    """The pass in which weights move; the one before it for the norm needs no more. The other phases are empty."""
+
+    def one_pass() -> Tensor:
+        with trace.phase("forward"):
+            loss = _forward(model, step, batch, weights_changed=True)
+        trace.name_alive("activations", "forward")
+        with trace.phase("backward"):
+            loss.backward()
+        return loss.detach()
+
+    InBackward(optimizers).run(one_pass, math.inf, lambda: None)
+    for phase in ("clip", "optimizer", "zero_grad"):
+        with trace.phase(phase):
+            pass
+
+
+def _run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Groups, optimizers: Optimizers) -> None:
     trained = [parameter for _, tensors in groups for parameter in tensors.trained]
     for number in range(2 if step.accumulates else 1):
         with trace.phase("forward"):
@@ -177,19 +217,15 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
             trace.enter_group(group)
             for parameter in tensors.trained:
                 parameter.grad = None
-    with trace.phase("evaluation"), torch.no_grad():
-        model.eval()
-        _forward(model, step, batch, weights_changed=False)  # an evaluation copies weights once, this is a pass of it
-        model.train()
 
 
-def _optimizers(groups: Groups, step: Step, trace: Trace) -> list[tuple[int | None, torch.optim.Optimizer]]:
+def _optimizers(groups: Groups, step: Step, trace: Trace) -> Optimizers:
     """One of each group that trains, its state made: in training it is there before the first activation."""
     made = []
     for group, tensors in groups:
         trace.enter_group(group)
         if tensors.trained:
-            made.append((group, make_optimizer(tensors.trained, step.settings)))
+            made.append((group, make_optimizer(tensors.trained, step.settings, step.fast_device)))
     return made
 
 

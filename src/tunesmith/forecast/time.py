@@ -90,7 +90,7 @@ def time_of_step(log: Log, step: Step, rates: Rates, origin: str, *, recorded: b
     if step.device == "cuda":
         evaluation = max(evaluation, LAUNCH_SECONDS * launches_of(scoring))
     return StepTime(
-        token_seconds=rates.seconds(work) / tokens,
+        token_seconds=step.runs_each_pass * rates.seconds(work) / tokens,
         step_seconds=rates.seconds(log.work("clip", "optimizer", "zero_grad")),
         eval_token_seconds=evaluation / step.num_tokens,
         flops_per_token=flops / tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,29 @@ from tunesmith.run.artefacts import DataAccount, Plan, Result
 if TYPE_CHECKING:
     from tunesmith.models.find import ModelSource
 
-KINDS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
+KINDS = {"full": "full fine-tuning", "lora": "LoRA", "dora": "DoRA", "qlora": "QLoRA"}
 
 
-def model_card(recipe: Recipe, plan: Plan, source: ModelSource, account: DataAccount, result: Result) -> str:
+@dataclass(frozen=True)
+class Leaves:
+    """What the card of an exported model says besides."""
+
+    library: str
+    """transformers, peft or gguf."""
+    use: str
+    """Markdown: how to run it."""
+    proof: str
+    """Markdown: how it did when it was loaded again."""
+
+
+def model_card(
+    recipe: Recipe, plan: Plan, source: ModelSource, account: DataAccount, result: Result, leaves: Leaves | None = None
+) -> str:
     """Markdown with the YAML header that model hubs read. What the plan decided is taken from the plan."""
     licence, base, data = source.licence, source.title, _data_name(recipe)
     header = {
         "base_model": base,
-        "library_name": "transformers" if plan.lora is None else "peft",
+        "library_name": leaves.library if leaves else "transformers" if plan.lora is None else "peft",
         "pipeline_tag": "text-generation",
         "tags": ["tunesmith", plan.method],
         **({"license": licence} if licence else {}),
@@ -48,15 +63,15 @@ Tuned with tunesmith {__version__} ({KINDS[plan.method]}).{_dry_run(account)}
 - **Training**: {result.steps:,} steps of {plan.tokens_per_step:,} tokens, learning rate {plan.learning_rate:g} \
 ({plan.schedule}), {plan.precision}; {result.train_tokens:,} target tokens, {result.train_seconds:,.0f} s
 - **Limits**: it learned the style of its data and may repeat parts of it; it was not tested for anything else.
-
+{leaves.proof if leaves else ""}
 ## Use
 
-{_use(recipe, plan, source)}
+{leaves.use if leaves else _use(recipe, plan, source)}
 
 ## Recipe
 
 ```yaml
-{_portable(recipe, source).to_yaml().strip()}
+{portable(recipe, source).to_yaml().strip()}
 ```
 """
 
@@ -64,7 +79,7 @@ Tuned with tunesmith {__version__} ({KINDS[plan.method]}).{_dry_run(account)}
 def _use(recipe: Recipe, plan: Plan, source: ModelSource) -> str:
     prompt = (recipe.compare.prompts or ("The",))[0]
     if plan.lora is None:
-        return f"The folder is a whole model.\n\n{_snippet(prompt)}"
+        return f"The folder is a whole model.\n\n{snippet(prompt)}"
     if source.kind in ("embedded", "gguf"):  # transformers has no way to their weights
         where = "" if source.kind == "embedded" else f" when {source.title} lies beside the folder"
         return (
@@ -75,15 +90,15 @@ def _use(recipe: Recipe, plan: Plan, source: ModelSource) -> str:
         return (
             f"The folder is an adapter of {source.title}, a model in a folder that is not part of it. Loading it needs "
             f"`pip install peft` and that folder; tunesmith finds it beside this one.\n\n"
-            f"{_snippet(prompt, source.title)}"
+            f"{snippet(prompt, source.title)}"
         )
     return (
         f"The folder is an adapter: transformers loads {source.title} under it, which needs `pip install peft`. Its "
-        f"tokenizer is here too, so say so, or that of the base model is taken.\n\n{_snippet(prompt)}"
+        f"tokenizer is here too, so say so, or that of the base model is taken.\n\n{snippet(prompt)}"
     )
 
 
-def _snippet(prompt: str, base: str | None = None) -> str:
+def snippet(prompt: str, base: str | None = None) -> str:
     """base: the folder of the model to put under an adapter, where its name does not say where it is."""
     under = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
@@ -136,7 +151,7 @@ def _file_name(path: str) -> str:
     return path if path.startswith("hub:") or "://" in path else PurePath(path).name or path
 
 
-def _portable(recipe: Recipe, source: ModelSource) -> Recipe:
+def portable(recipe: Recipe, source: ModelSource) -> Recipe:
     """The recipe with names of files in place of paths of this machine."""
     data = recipe.data
     path = data.path

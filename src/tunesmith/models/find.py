@@ -81,7 +81,7 @@ def find_model(name: str, revision: str | None = None, *, weights: bool = True) 
     """Resolve the embedded model's name, a hub id, a model directory, a GGUF file or a run directory.
 
     `weights=False` fetches of a hub model only the config and the tokenizer, which is enough to plan; of the embedded
-    model, only the tokenizer is unpacked. Raises ModelError that names the cause and what to do.
+    model and of a GGUF file, only the tokenizer is unpacked. Raises ModelError that names the cause and what to do.
     """
     if name == EMBEDDED:
         return _find_embedded(weights)
@@ -89,7 +89,7 @@ def find_model(name: str, revision: str | None = None, *, weights: bool = True) 
         raise ModelError(f"model {name!r}: not a model name, directory or hub id. Try {EMBEDDED}.")
     path = Path(name).expanduser()
     if path.is_file():
-        return _find_file(name, path)
+        return _find_file(name, path, weights)
     if path.is_dir():
         return _find_run(name, path) if RunDir.is_run(path) else _find_directory(name, path)
     if _looks_like_path(name):
@@ -112,7 +112,7 @@ def _find_embedded(weights: bool) -> ModelSource:
     return ModelSource(EMBEDDED, str(path), "embedded", licence=EMBEDDED_LICENCE)
 
 
-def _find_file(name: str, path: Path) -> ModelSource:
+def _find_file(name: str, path: Path, weights: bool) -> ModelSource:
     if path.suffix.lower() != ".gguf":
         hint = (
             "Give the directory that holds it, its config.json and its tokenizer."
@@ -130,7 +130,7 @@ def _find_file(name: str, path: Path) -> ModelSource:
     status = path.resolve().stat()
     key = hashlib.sha256(f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}".encode()).hexdigest()[:12]
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)[:48]
-    folder = dequantise(path, f"{stem}-{key}")
+    folder = dequantise(path, f"{stem}-{key}", weights=weights)
     return ModelSource(name, str(folder), "gguf", licence=gguf_licence(path))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.compat import quiet_transformers
 from tunesmith.disk import replace_directory, write_text
 from tunesmith.errors import ModelError
-from tunesmith.models.adapters import merge_adapter
+from tunesmith.models.adapters import merge_adapter, save_adapter
 from tunesmith.models.find import ModelSource, find_model
 from tunesmith.models.gguf import forget_quantisation
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
@@ -62,7 +62,9 @@ def load_model(
     model.get_input_embeddings().padding_idx = None
     if source.adapter is not None:
         model = merge_adapter(model, source)
-    if not quantize:
+    if quantize:
+        _keep_gradients(model)
+    else:
         forget_quantisation(model)
         model = model.to(device)
     return model.eval()
@@ -88,10 +90,10 @@ def save_model(model: Any, tokenizer: TextTokenizer, path: str | Path, card: str
     with replace_directory(Path(path)) as staging:
         with quiet_transformers():
             if hasattr(model, "get_base_model"):  # peft's; its import alone takes a second
-                model.save_pretrained(staging, save_embedding_layers=False)
+                save_adapter(model, staging)
                 _generation_config(model.get_base_model().generation_config, tokenizer).save_pretrained(staging)
             else:
-                _save_whole(model, _generation_config(model.generation_config, tokenizer), staging)
+                save_whole(model, tokenizer, staging)
         tokenizer.save(staging)
         write_text(staging / "README.md", card)
 
@@ -103,12 +105,17 @@ def load_for_generation(
 
     Unless told otherwise: float32 on the CPU, bfloat16 on the first GPU where there is one that has it.
     """
+    source = find_model(run_or_model, revision)
+    device, dtype = usual_device(device, dtype)
+    return load_model(source, dtype=dtype, device=device), load_tokenizer(source)
+
+
+def usual_device(device: str | None = None, dtype: str | None = None) -> tuple[str, str]:
+    """Where a model writes and in which type, unless told otherwise: as `load_for_generation` says."""
     import torch
 
-    source = find_model(run_or_model, revision)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or ("bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32")
-    return load_model(source, dtype=dtype, device=device), load_tokenizer(source)
+    return device, dtype or ("bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32")
 
 
 @contextmanager
@@ -133,6 +140,14 @@ def _nf4(compute_dtype: Any) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
     )
+
+
+def _keep_gradients(model: Any) -> None:
+    """On processors with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation for a kernel without a
+    backward pass; training that goes on afterwards would get no gradient through these layers, and no error."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _explain_failure(source: ModelSource, error: Exception) -> Exception:
@@ -171,14 +186,15 @@ def _name_base(model: Any, source: ModelSource) -> None:
     """How an adapter trained on this model will cite it: a name that is found elsewhere too, or an absolute path."""
     model.name_or_path = source.base_name
     model.config.name_or_path = source.base_name
-    model.base_revision = source.revision
+    model.base_revision, model.base_path = source.revision, source.path
 
 
-def _save_whole(model: Any, own: Any, path: Path) -> None:
+def save_whole(model: Any, tokenizer: TextTokenizer, path: Path, **options: Any) -> None:
+    """Weights, config and generation config, which names every token that ends a text. options: of save_pretrained."""
     generation, use_cache = model.generation_config, model.config.use_cache
-    model.generation_config, model.config.use_cache = own, True
+    model.generation_config, model.config.use_cache = _generation_config(generation, tokenizer), True
     try:
-        model.save_pretrained(path)
+        model.save_pretrained(path, **options)
     finally:
         model.generation_config, model.config.use_cache = generation, use_cache
 

@@ -74,7 +74,11 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     found = _choose(forecaster, target, tokens_per_step, reasons)
     choice = found.choice
     num_steps = _num_steps(forecaster, tokens_per_step, reasons)
-    recorded = choose_graphs(forecaster, target, choice, _num_passes(forecaster, target, choice), reasons)
+    recorded = False
+    if choice.update_in_backward:
+        reasons["cuda_graphs"] = "weights move while backward runs"
+    else:
+        recorded = choose_graphs(forecaster, target, choice, _num_passes(forecaster, target, choice), reasons)
     if recorded:
         found, recorded = _with_graphs(recipe, target, found, reasons)
     forecast = forecast_run(forecaster, target, found, num_steps=num_steps, out=out, recorded=recorded)
@@ -96,6 +100,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         gradient_checkpointing=choice.gradient_checkpointing,
         compile=_compile(recipe, reasons),
         cuda_graphs=recorded,
+        update_in_backward=choice.update_in_backward,
         lora=_lora(recipe, choice.method, reasons),
         eval_every=eval_every,
         save_every=save_every,
@@ -183,6 +188,8 @@ def describe(found: Found) -> str:
         parts.append(f"train.optimizer: {choice.optimizer}")
     if choice.gradient_checkpointing:
         parts.append("train.gradient_checkpointing: true")
+    if choice.update_in_backward:
+        parts.append("weights moved in backward")
     parts.append(f"train.micro_batch_tokens: {choice.micro_batch_tokens}")
     return ", ".join(parts)
 
@@ -196,8 +203,11 @@ def _choose(forecaster: Forecaster, target: Target, tokens_per_step: int, reason
             "train.optimizer: adamw8bit needs bitsandbytes, which is not installed. "
             "Run: pip install 'tunesmith[qlora]', or use adamw."
         )
-    if train.method == "qlora" and target.device == "cpu":
-        raise PlanError("train.method: qlora needs a CUDA GPU, found none. Use lora.")
+    if train.method == "qlora" and target.here and not has_bitsandbytes():
+        raise PlanError(
+            "train.method: qlora needs bitsandbytes, which is not installed. "
+            "Run: pip install 'tunesmith[qlora]', or use lora."
+        )
     precision, reasons["precision"] = precision_of(recipe, forecaster.shape, target)
     largest_step = forecaster.steps(tokens_per_step).largest
     share = math.ceil(largest_step / target.num_processes)
@@ -248,6 +258,10 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
         choice.gradient_checkpointing == guess.gradient_checkpointing,
         f"memory allows to keep activations: {memory}",
     )
+    if choice.update_in_backward:
+        reasons["update_in_backward"] = f"{scarce}; {_cost_of_lean(recipe)}"
+    else:
+        reasons["update_in_backward"] = "memory allows to hold all gradients"
     passes = math.ceil(share / choice.micro_batch_tokens)
     if train.micro_batch_tokens != "auto":
         reasons["micro_batch_tokens"] = ASKED
@@ -259,6 +273,12 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
         reasons["micro_batch_tokens"] = f"{scarce}; a step takes {passes} passes"
     reasons["device"] = target.name
     reasons["num_processes"] = "one process" if target.num_processes == 1 else "started by the launcher"
+
+
+def _cost_of_lean(recipe: Recipe) -> str:
+    if recipe.train.max_grad_norm is None:
+        return "a step that runs out of memory ends the run"
+    return "each pass runs twice, for the norm to clip by (train.max_grad_norm: null does without)"
 
 
 def _with_graphs(recipe: Recipe, target: Target, found: Found, reasons: dict[str, str]) -> tuple[Found, bool]:
@@ -333,7 +353,13 @@ def _lora(recipe: Recipe, method: str, reasons: dict[str, str]) -> LoraSection |
     if method == "full":
         reasons["lora"] = "all weights train"
         return None
-    return _asked(recipe.lora, "lora", reasons)
+    lora = recipe.lora
+    scale = "alpha / sqrt(rank)" if lora.rslora else "alpha / rank"
+    reasons["lora"] = (
+        f"{ASKED}; rank {lora.rank} learns {lora.rank} directions of each weight, times {scale}, so that the best rate "
+        "hardly depends on the rank"
+    )
+    return lora
 
 
 def _sharding(recipe: Recipe, choice: Choice, target: Target, reasons: dict[str, str]) -> Sharding:
@@ -367,7 +393,7 @@ def _asked_of_training(recipe: Recipe, reasons: dict[str, str]) -> _AskedOfTrain
 class _AskedOfTraining(TypedDict):
     schedule: Schedule
     weight_decay: float
-    max_grad_norm: float
+    max_grad_norm: float | None
     epochs: float
     rehearse: bool
     report_to: tuple[str, ...]

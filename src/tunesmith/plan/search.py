@@ -45,7 +45,7 @@ def search(forecaster: Forecaster, target: Target, choice: Choice, largest: int)
         return _look(forecaster, target, choice)
     tight: list[Found] = []
     over: list[Found] = []
-    for way, floor in _ways(forecaster, target, choice):
+    for way, floor in _ways(forecaster, target, choice, largest):
         if forecaster.least_bytes(way) + target.base_bytes > target.capacity_bytes:
             continue
         found = _largest_that_fits(forecaster, target, way, floor, max(floor, largest))
@@ -55,13 +55,17 @@ def search(forecaster: Forecaster, target: Target, choice: Choice, largest: int)
     if tight:
         return tight[0]
     if not over:
-        way, floor = list(_ways(forecaster, target, choice))[-1]
+        way, floor = list(_ways(forecaster, target, choice, largest))[-1]
         over.append(_look(forecaster, target, _with_micro_batch(recipe, way, floor)))
     return min(over, key=lambda found: found.memory.peak_bytes)
 
 
-def _ways(forecaster: Forecaster, target: Target, choice: Choice) -> Iterator[tuple[Choice, int]]:
-    """Ways to train in the order of speed, each with its smallest micro-batch."""
+def _ways(forecaster: Forecaster, target: Target, choice: Choice, largest: int) -> Iterator[tuple[Choice, int]]:
+    """Ways to train in the order of speed, each with its smallest micro-batch.
+
+    Moving weights while backward runs, which holds no gradients, is the last of full fine-tuning: a clipped step then
+    runs its pass twice, and none can be tried again.
+    """
     train = forecaster.recipe.train
     methods: tuple[Method, ...] = (choice.method,)
     if train.method == "auto":
@@ -75,6 +79,15 @@ def _ways(forecaster: Forecaster, target: Target, choice: Choice) -> Iterator[tu
                 for saved in checkpointing:
                     way = replace(choice, method=method, dtype=dtype, optimizer=optimizer, gradient_checkpointing=saved)
                     yield way, floor
+        if method == "full" and way.dtype == "bfloat16" and _in_one_pass(forecaster, target, choice):
+            for saved in checkpointing:
+                yield replace(way, gradient_checkpointing=saved, update_in_backward=True), largest
+
+
+def _in_one_pass(forecaster: Forecaster, target: Target, choice: Choice) -> bool:
+    """Whether a step is one pass of one process, as weights that move while backward runs need it."""
+    step = forecaster.steps(choice.tokens_per_step).largest
+    return target.num_processes == 1 and choice.micro_batch_tokens >= step
 
 
 def _weights_and_optimizers(

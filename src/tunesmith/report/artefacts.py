@@ -9,8 +9,8 @@ from typing import TypeVar
 from tunesmith.errors import TunesmithError
 from tunesmith.recipe import Recipe
 from tunesmith.report.agree import agreed
-from tunesmith.run.artefacts import Artefact, Comparison, DataAccount, MetricsLine, Plan, Result, Status
-from tunesmith.run.directory import LOG, METRICS, RECIPE, RunDir
+from tunesmith.run.artefacts import Artefact, Comparison, DataAccount, MetricsLine, Plan, Result, SamplesLine, Status
+from tunesmith.run.directory import LOG, METRICS, RECIPE, SAMPLES, RunDir
 from tunesmith.run.places import Places
 
 LOG_LINES = 60
@@ -31,6 +31,8 @@ class Artefacts:
     plan: Plan | None
     data: DataAccount | None
     metrics: Sequence[MetricsLine]
+    samples: Sequence[SamplesLine]
+    """Written at evaluations, while it trained."""
     result: Result | None
     compare: Comparison | None
     """Its held-out scores have the values of `result`."""
@@ -88,6 +90,7 @@ def read_artefacts(run_dir: RunDir) -> Artefacts:
         plan=salvaged(Plan),
         data=salvaged(DataAccount),
         metrics=attempt(METRICS, metrics, ()),
+        samples=attempt(SAMPLES, run_dir.samples, ()),
         result=result,
         compare=agreed(salvaged(Comparison), result),
         status=salvaged(Status),

@@ -88,6 +88,7 @@ def _sections(found: Artefacts, problems: list[str]) -> dict[str, object]:
         "progress": guard("status.json", partial(progress, found), ""),
         "tiles": guard("result.json", partial(tables.tiles, found), []),
         "groups": guard("compare.json", partial(samples.sample_groups, compare), []),
+        "written": samples.while_it_trained(found.samples),
         "decoding": guard("compare.json", partial(decoding, compare), ""),
         "notes": compare.notes if compare is not None else (),
         "scores": guard("compare.json", partial(tables.score_rows, compare), []),
@@ -136,7 +137,7 @@ def subtitle(found: Artefacts) -> str:
     path = recipe.data.path
     names = [path] if isinstance(path, str) else [source.path for source in path]
     shown = ", ".join(name if name.startswith("hub:") else Path(name).name for name in names)
-    kind = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}.get(method, method)
+    kind = {"full": "full fine-tuning", "lora": "LoRA", "dora": "DoRA", "qlora": "QLoRA"}.get(method, method)
     return f"{recipe.model.name}, {kind} on {shown}"
 
 

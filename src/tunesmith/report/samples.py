@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from tunesmith.report.numbers import fixed
-from tunesmith.run.artefacts import Comparison, Sample, Wrote
+from tunesmith.run.artefacts import Comparison, Sample, SamplesLine, Wrote
 
 SHOWN = {"prompt": 12, "opening": 4, "unconditional": 4}
 GROUPS = {
@@ -23,6 +23,8 @@ GROUPS = {
 }
 NAMES = {"base": "Base", "tuned": "Tuned", "real": "Real row"}
 _LONGEST_TEXT = 6000
+MAX_EVALUATIONS = 30
+"""Whose texts are shown; of more, evenly spaced ones."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class GroupView:
     about: str
     shown: list[SampleView]
     more: list[SampleView]
+
+
+def while_it_trained(lines: Sequence[SamplesLine]) -> list[SamplesLine]:
+    """Evaluations with their texts, the first and the last among them."""
+    if len(lines) <= MAX_EVALUATIONS:
+        return list(lines)
+    places = {round(number * (len(lines) - 1) / (MAX_EVALUATIONS - 1)) for number in range(MAX_EVALUATIONS)}
+    return [lines[place] for place in sorted(places)]
 
 
 def sample_groups(comparison: Comparison | None) -> list[GroupView]:

@@ -2,9 +2,12 @@
 
     recipe.yaml      the resolved recipe            plan.json        decided values; predicted and, after, measured
     data.json        counts, ledger, fingerprints   metrics.jsonl    a line per log step
+    samples.jsonl    texts at each evaluation
     checkpoints/     step-N/ with MANIFEST.json     result.json      final metrics
     model/           weights, tokenizer, card       compare.json     outputs and scores
-    report.html      log.txt                        lock, status.json while it runs
+    votes.jsonl      choices of blind tests         report.html      log.txt
+    export/          what was exported, each with EXPORT.json
+    lock, status.json while it runs
 
 Directories are created 0700 and files 0600. JSON files are replaced whole: a reader sees the old one or the new one.
 Full paths of this machine are written by name (places.py).
@@ -27,7 +30,7 @@ from tunesmith.disk import disk_errors, finite, open_private, write_text
 from tunesmith.errors import RunError, TunesmithError
 from tunesmith.recipe import Recipe
 from tunesmith.redact import redact
-from tunesmith.run.artefacts import Artefact, JsonObject, MetricsLine
+from tunesmith.run.artefacts import Artefact, JsonObject, MetricsLine, SamplesLine
 from tunesmith.run.places import Places
 
 A = TypeVar("A", bound=Artefact)
@@ -37,8 +40,10 @@ RECIPE = "recipe.yaml"
 DATA = "data.json"
 PLAN = "plan.json"
 METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
 RESULT = "result.json"
 COMPARE = "compare.json"
+VOTES = "votes.jsonl"
 REPORT = "report.html"
 LOG = "log.txt"
 STATUS = "status.json"
@@ -47,6 +52,8 @@ STOP = "stop"
 """A file that asks the run to stop at the end of its step, from machines that cannot send it a signal."""
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+EXPORTS = "export"
+"""What was exported, each in a folder of its own."""
 TRACKERS = "trackers"
 """What trackers of train.report_to keep here, such as the files of tensorboard."""
 
@@ -182,17 +189,34 @@ class RunDir:
         values = self.places.by_name(finite(value))
         write_text(self.file(name), json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
-    @_by_the_writer
     def append_metrics(self, line: Mapping[str, object]) -> None:
-        with open_private(self.file(METRICS), os.O_APPEND) as file:
+        self._append(METRICS, line)
+
+    def append_samples(self, line: SamplesLine) -> None:
+        self._append(SAMPLES, line.to_json())
+
+    @_by_the_writer
+    def _append(self, name: str, line: Mapping[str, object]) -> None:
+        with open_private(self.file(name), os.O_APPEND) as file:
             file.write(json.dumps(finite(line)) + "\n")
 
     def metrics(self) -> list[JsonObject]:
         """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
-        if not self.has(METRICS):
+        return self._lines(METRICS)
+
+    def samples(self) -> list[SamplesLine]:
+        """The lines of samples.jsonl that can be used."""
+        lines = list[SamplesLine]()
+        for values in self._lines(SAMPLES):
+            with contextlib.suppress(RunError):
+                lines.append(SamplesLine.parse(values, SAMPLES))
+        return lines
+
+    def _lines(self, name: str) -> list[JsonObject]:
+        if not self.has(name):
             return []
         lines = []
-        for text in self.file(METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
+        for text in self.file(name).read_text(encoding="utf-8", errors="replace").split("\n"):
             with contextlib.suppress(ValueError):
                 lines.append(json.loads(text))
         return [line for line in lines if isinstance(line, dict)]
@@ -208,11 +232,12 @@ class RunDir:
         return lines, num_damaged
 
     @_by_the_writer
-    def keep_metrics_until(self, step: int) -> None:
-        """Drop the lines after `step`, which a resumed run will write again."""
-        if self.has(METRICS):
-            kept = [line for line in self.metrics() if line.get("step", 0) <= step]
-            write_text(self.file(METRICS), "".join(json.dumps(line) + "\n" for line in kept))
+    def keep_lines_until(self, step: int) -> None:
+        """Drop the metrics and samples after `step`, which a resumed run will write again."""
+        for name in (METRICS, SAMPLES):
+            if self.has(name):
+                kept = [line for line in self._lines(name) if line.get("step", 0) <= step]
+                write_text(self.file(name), "".join(json.dumps(line) + "\n" for line in kept))
 
     @_by_the_writer
     def log(self, message: str) -> None:
@@ -234,7 +259,7 @@ class RunDir:
                 raise RunError(f"{folder}: is a symbolic link. It is not followed; remove it yourself.")
             if folder.is_dir():
                 folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
-        for name in (DATA, PLAN, METRICS, RESULT, COMPARE, REPORT, LOG, STATUS, STOP, RECIPE):
+        for name in (DATA, PLAN, METRICS, SAMPLES, RESULT, COMPARE, VOTES, REPORT, LOG, STATUS, STOP, RECIPE):
             self.file(name).unlink(missing_ok=True)
         self.remove_leftovers()
 

@@ -19,11 +19,14 @@ from tunesmith.run.artefacts import (
     CheckpointInfo,
     Comparison,
     DataAccount,
+    Export,
     Manifest,
     MetricsLine,
     Plan,
     Result,
+    SamplesLine,
     Status,
+    Vote,
 )
 
 HEAD = """# The run directory
@@ -38,11 +41,14 @@ before. This page is made from the classes in `src/tunesmith/run/artefacts/`:
 | [plan.json](#planjson) | every decided value with its reason; what was predicted and, after the run, measured |
 | [data.json](#datajson) | what was read, what became of every row, fingerprints, what the audit found |
 | [metrics.jsonl](#metricsjsonl) | a line a logged step and a line an evaluation |
+| [samples.jsonl](#samplesjsonl) | a line an evaluation: what the model in training wrote (eval.samples) |
 | [result.json](#resultjson) | final metrics |
 | [compare.json](#comparejson) | what base and tuned wrote, and every score |
+| [votes.jsonl](#votesjsonl) | choices of blind tests in the playground |
 | [status.json](#statusjson) | where the run stands; kept as its last word |
 | checkpoints/step-N/ | what it takes to go on, with [MANIFEST.json](#manifestjson) |
 | model/ | the tuned model or its adapter, tokenizer, model card |
+| export/NAME/ | what was exported, each with [EXPORT.json](#exportjson) |
 | report.html, log.txt | one page to read; what was said |
 | trackers/ | what trackers of train.report_to keep here |
 | lock | while it runs: who writes |
@@ -56,9 +62,12 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("plan.json", Plan),
     ("data.json", DataAccount),
     ("metrics.jsonl", MetricsLine),
+    ("samples.jsonl", SamplesLine),
     ("result.json", Result),
     ("compare.json", Comparison),
+    ("votes.jsonl", Vote),
     ("status.json", Status),
+    ("EXPORT.json", Export),
     ("MANIFEST.json", Manifest),
     ("MANIFEST.json: info", CheckpointInfo),
 )

@@ -1,4 +1,5 @@
-"""A word when a run ends: a webhook is called, a command is run. Whatever goes wrong with that never ends a run."""
+"""A word when a run ends, and when its loss stands out: a webhook is called, a command is run. Whatever goes wrong with
+that never ends a run."""
 
 from __future__ import annotations
 
@@ -8,37 +9,76 @@ import os
 import re
 import shlex
 import subprocess
+import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from tunesmith.disk import finite
 from tunesmith.errors import Stopped
 from tunesmith.recipe import NotifySection
 from tunesmith.redact import redact
-from tunesmith.run.artefacts import JsonObject, Result, State, Status
+from tunesmith.run.artefacts import Event, JsonObject, Result, State, Status
 from tunesmith.run.directory import RunDir
 
 URL_SECONDS = 10.0
 COMMAND_SECONDS = 60.0
+EVENT_SECONDS = 600.0
+"""Between two words about events of one run."""
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
 Say = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def notifying(asked: NotifySection, run_dir: RunDir, say: Say) -> Iterator[None]:
-    """Tell of the end of what happens inside: finished, stopped or failed."""
+def notifying(asked: NotifySection, run_dir: RunDir, say: Say) -> Iterator[Callable[[Event], None]]:
+    """Tell of the end of what happens inside: finished, stopped or failed. Yields what tells of an event meanwhile."""
+    meanwhile = _Meanwhile(asked, run_dir, say)
     try:
-        yield
+        yield meanwhile.tell
     except BaseException as error:
-        _notify(asked, run_dir, "stopped" if isinstance(error, Stopped) else "failed", say, error)
+        meanwhile.wait()
+        state: State = "stopped" if isinstance(error, Stopped) else "failed"
+        _notify(asked, run_dir, say, partial(_message, run_dir, state, _why(error)))
         raise
-    _notify(asked, run_dir, "finished", say)
+    meanwhile.wait()
+    _notify(asked, run_dir, say, partial(_message, run_dir, "finished", ""))
 
 
-def _notify(asked: NotifySection, run_dir: RunDir, state: State, say: Say, error: BaseException | None = None) -> None:
+class _Meanwhile:
+    """Tells of events in a thread of its own, so that no step waits for an address; seldom, as spikes come in heaps."""
+
+    def __init__(self, asked: NotifySection, run_dir: RunDir, say: Say) -> None:
+        self.asked, self.run_dir, self.say = asked, run_dir, say
+        self._told: float | None = None
+        self._thread: threading.Thread | None = None
+
+    def tell(self, event: Event) -> None:
+        now = time.monotonic()
+        if self._told is not None and now - self._told < EVENT_SECONDS:
+            return
+        self._told = now
+        why = self.run_dir.places.by_name(f"step {event.step}: {event.note}")
+        self._thread = threading.Thread(
+            target=_notify,
+            args=(self.asked, self.run_dir, self.say, partial(_message, self.run_dir, "running", why, event)),
+            daemon=True,
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join(URL_SECONDS + COMMAND_SECONDS)
+
+
+def _why(error: BaseException) -> str:
+    return str(getattr(error, "reason", None) or next(iter(str(error).splitlines()), repr(error)))
+
+
+def _notify(asked: NotifySection, run_dir: RunDir, say: Say, make: Callable[[], JsonObject]) -> None:
     if not run_dir.writes or (asked.url is None and asked.command is None):
         return
-    message = _message(run_dir, state, error)
+    message = make()
     for what, send in ((asked.url, _call), (asked.command, _run)):
         if what is None:
             continue
@@ -49,10 +89,9 @@ def _notify(asked: NotifySection, run_dir: RunDir, state: State, say: Say, error
             say(f"notify: {told[:200]}. The run is not touched by that.")
 
 
-def _message(run_dir: RunDir, state: State, error: BaseException | None) -> JsonObject:
+def _message(run_dir: RunDir, state: State, why: str, event: Event | None = None) -> JsonObject:
     """What is told; `text` and `content` say it in one line, for Slack, Mattermost, Discord and their like."""
     status, result = run_dir.find(Status), run_dir.find(Result)
-    why = "" if error is None else getattr(error, "reason", None) or next(iter(str(error).splitlines()), repr(error))
     step, num_steps = (status.step, status.num_steps) if status is not None else (0, 0)
     name = run_dir.path.resolve().name
     line = f"{name}: {state}{f' ({why})' if why else ''}, step {step:,} of {num_steps:,}"
@@ -65,7 +104,8 @@ def _message(run_dir: RunDir, state: State, error: BaseException | None) -> Json
         "content": line,
         "run": name,
         "state": state,
-        "why": redact(str(why)),
+        "why": redact(why),
+        "event": event.kind if event is not None else None,
         "step": step,
         "num_steps": num_steps,
         **{key: scores.get(key) for key in ("eval_loss_base", "eval_loss", "train_seconds", "tokens_per_second")},

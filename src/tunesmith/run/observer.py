@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from tunesmith.run.artefacts import EvalScores, MetricsLine
+from tunesmith.run.artefacts import EvalScores, Event, MetricsLine
 
 
 class Observer(Protocol):
@@ -20,6 +20,9 @@ class Observer(Protocol):
 
     def note(self, message: str) -> None:
         """Something that the user should know."""
+
+    def happened(self, event: Event) -> None:
+        """The run survived something out of the ordinary, which was noted too."""
 
     def stepped(self, line: MetricsLine, seconds_left: float | None) -> None:
         """A line of metrics.jsonl was written. seconds_left: until the last step is done."""
@@ -40,6 +43,8 @@ class Silent:
 
     def note(self, message: str) -> None: ...
 
+    def happened(self, event: Event) -> None: ...
+
     def stepped(self, line: MetricsLine, seconds_left: float | None) -> None: ...
 
     def evaluating(self, done: int, total: int) -> None: ...
@@ -52,12 +57,13 @@ class Callbacks:
     """Functions of a Python caller, each called between two steps.
 
     on_step: with each line of metrics.jsonl; on_evaluate: with the step and its held-out scores, step 0 of the base
-    model; stop: asked after each line, True saves and ends the run as a signal does.
+    model; stop: asked after each line, True saves and ends the run as a signal does. on_event: with each loss spike.
     """
 
     on_step: Callable[[MetricsLine], object] | None = None
     on_evaluate: Callable[[int, EvalScores], object] | None = None
     stop: Callable[[], bool] | None = None
+    on_event: Callable[[Event], object] | None = None
 
 
 class Calling:
@@ -76,6 +82,11 @@ class Calling:
 
     def note(self, message: str) -> None:
         self.observer.note(message)
+
+    def happened(self, event: Event) -> None:
+        self.observer.happened(event)
+        if self.callbacks.on_event is not None:
+            self.callbacks.on_event(event)
 
     def stepped(self, line: MetricsLine, seconds_left: float | None) -> None:
         self.observer.stepped(line, seconds_left)

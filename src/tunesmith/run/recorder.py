@@ -1,4 +1,4 @@
-"""What a run writes down while it goes on: metrics.jsonl, log.txt and status.json. An observer is told the same."""
+"""What a run writes down while it goes on: metrics and samples, log.txt, status.json. An observer is told the same."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import traceback
 from types import TracebackType
 
 from tunesmith.errors import Stopped, TunesmithError
-from tunesmith.run.artefacts import EvalScores, MetricsLine, State, Status
+from tunesmith.redact import visible
+from tunesmith.run.artefacts import EvalScores, Event, MetricsLine, SamplesLine, State, Status
 from tunesmith.run.directory import STOP, RunDir
 from tunesmith.run.lock import boot_id
 from tunesmith.run.observer import Observer
 
 STATUS_SECONDS = 1.0
 """Between two writings of status.json."""
+SHOWN_CHARACTERS = 160
+"""Of a sample, in the log."""
 
 
 class Recorder:
@@ -55,6 +58,10 @@ class Recorder:
         self.run_dir.log(message)
         self.observer.note(message)
 
+    def happened(self, event: Event) -> None:
+        """Something that the run survived and has noted."""
+        self.observer.happened(event)
+
     def stepped(self, line: MetricsLine, seconds_left: float | None) -> None:
         """Write a line of metrics.jsonl."""
         self.run_dir.append_metrics(line.to_json())
@@ -73,6 +80,15 @@ class Recorder:
             self._eval_loss = scores.eval_loss
         self.run_dir.log(f"step {line.step}: held-out loss {scores.eval_loss:.3f}")
         self.observer.evaluated(line.step, scores)
+
+    def saved(self, step: int) -> None:
+        self.run_dir.log(f"step {step}: checkpoint saved")
+
+    def wrote(self, line: SamplesLine) -> None:
+        """Write a line of samples.jsonl, and the beginning of each text where people read."""
+        self.run_dir.append_samples(line)
+        for text in line.texts:
+            self.note(f"step {line.step} writes: {_beginning(text.whole)}")
 
     def stopping(self) -> None:
         """The run ends after this step."""
@@ -107,6 +123,12 @@ class Recorder:
                 updated=time.time(),
             )
         )
+
+
+def _beginning(text: str) -> str:
+    """Of a text, in one line."""
+    flat = " ".join(visible(text).split())
+    return flat if len(flat) <= SHOWN_CHARACTERS else f"{flat[: SHOWN_CHARACTERS - 1]}…"
 
 
 def _last_word(error: BaseException | None) -> str:

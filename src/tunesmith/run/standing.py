@@ -50,7 +50,12 @@ class Standing:
 
 def standing(run_dir: RunDir) -> Standing:
     """Where the run stands now. Reads three small files; nothing in them can make it fail."""
-    status, result, plan = run_dir.find(Status), run_dir.find(Result), run_dir.find(Plan)
+    return standing_of(run_dir, run_dir.find(Plan), run_dir.find(Result))
+
+
+def standing_of(run_dir: RunDir, plan: Plan | None, result: Result | None) -> Standing:
+    """The same for who has read the plan and the result already."""
+    status = run_dir.find(Status)
     state, why = _state(run_dir, status, result)
     steps = plan.num_steps if plan is not None else 0
     return Standing(

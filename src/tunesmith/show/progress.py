@@ -10,7 +10,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 from tunesmith.redact import redact
-from tunesmith.run.artefacts import EvalScores, MetricsLine
+from tunesmith.run.artefacts import EvalScores, Event, MetricsLine
 from tunesmith.show.doing import Doing
 from tunesmith.show.notebook import NotebookLine, publisher
 
@@ -97,6 +97,9 @@ class Progress:
     def evaluated(self, step: int, scores: EvalScores) -> None:
         name = "base model" if step == 0 else f"step {step}"
         self.note(f"{name}: held-out loss {scores.eval_loss:.3f}, perplexity {scores.eval_perplexity:.1f}")
+
+    def happened(self, event: Event) -> None:
+        """It was noted too."""
 
     def note(self, message: str) -> None:
         self._last_line = time.monotonic()

@@ -5,14 +5,14 @@ batches.py      documents -> steps -> flat batches; first_batch.py: the first in
 stepper.py      forward, backward, clipping and update; graphs.py: started as a whole, recorded by capture.py
 clock.py        seconds, and what is due; late.py: numbers of the device, read when they are there
 recovery.py numbers.py    what is survived, and what ends a run at once
-held_out.py     scores of the held-out documents
+held_out.py     scores of the held-out documents; samples.py: texts written beside them
 saving.py       the tuned model written, in the type of its base where that loses nothing
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
 rate_range.py   the loss while the learning rate grows
 sharding.py     weights, gradients and optimizer split over processes
 rehearsal.py    the largest batch tried before step 1, then rolled back
-distributed.py  the processes that train together, and trackers
+distributed.py  the processes that train together; trackers.py: who else is told
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured
     from tunesmith.training.checkpoint import Checkpoint
+    from tunesmith.training.distributed import Team
     from tunesmith.training.loop import Loop
+    from tunesmith.training.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,15 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
     from tunesmith.training.saving import save_tuned
 
     checkpoint, run_dir = job.checkpoint, job.run_dir
-    with Recorder(run_dir, job.plan.num_steps, observer) as recorder:
+    with ExitStack() as at_end, Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():
             recorder.doing("loading the model")
             model = build_model(job, recorder.note)
             loop = _loop(job, model, stop, recorder)
         _introduce(job, model, recorder)
-        run_dir.keep_metrics_until(checkpoint.step if checkpoint else -1)
+        loop.trackers.start(job.recipe.model_dump(mode="json"), checkpoint.step if checkpoint else 0)
+        at_end.callback(loop.trackers.end)
+        run_dir.keep_lines_until(checkpoint.step if checkpoint else -1)
         with loop.on_stream():
             if checkpoint is None:
                 recorder.note(describe_first_batch(loop.batches, job.tokenizer))
@@ -82,9 +87,8 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
                 recorder.doing("reading the checkpoint")
                 loop.saves.restore(loop, checkpoint)
             recorder.started(loop.step)
-            loop.team.start_trackers(job.recipe.model_dump(mode="json"))
             loop.run()
-        loop.team.end_trackers()
+        loop.trackers.end()
         result = _result(job, loop)
         if result.stopped is not None:
             run_dir.write(result)
@@ -145,9 +149,10 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
     from tunesmith.training.loop import Loop
     from tunesmith.training.recovery import Recovery
     from tunesmith.training.saves import Saves
+    from tunesmith.training.trackers import Trackers
 
     plan = job.plan
-    team = Team(plan, job.run_dir)
+    team = Team(plan)
     arithmetic = partial(autocast, plan.precision, plan.device)
     team.shard(model)
     _seed(plan.seed)
@@ -165,14 +170,26 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         scaler=torch.amp.GradScaler(plan.device, enabled=plan.precision == "fp16"),
         team=team,
         batches=Batches(job.data.train, plan, team.device),
-        clock=Clock(plan),
-        recovery=Recovery(plan.micro_batch_tokens, recorder.note),
+        clock=Clock(plan, team.energy_meter()),
+        recovery=Recovery(plan.micro_batch_tokens, recorder.note, recorder.happened),
         saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
         held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored),
+        samples=_samples(job, model, arithmetic, recorder, team),
         recorder=recorder,
+        trackers=Trackers(plan.report_to if team.is_first else (), job.run_dir, recorder.note),
         stop=stop,
         capture=capture_on(team.device) if plan.cuda_graphs else None,
     )
+
+
+def _samples(job: Job, model: Any, arithmetic: Callable[[], Any], recorder: Recorder, team: Team) -> Samples:
+    from tunesmith.data.tokens.asked import chat_of
+    from tunesmith.training.samples import Samples
+
+    section, chat = job.recipe.compare, chat_of(job.run_dir, job.tokenizer)
+    number = 0 if team.shards else job.recipe.eval.samples  # one process alone cannot run a sharded model
+    prompts = section.prompts[:number]
+    return Samples(model, job.tokenizer, prompts, section, chat, arithmetic, recorder.note)
 
 
 def _seed(seed: int) -> None:

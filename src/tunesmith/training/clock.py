@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tunesmith.machine.energy import EnergyMeter
 from tunesmith.recipe import Every, duration_seconds
 from tunesmith.run.artefacts import Plan
 
@@ -23,6 +24,8 @@ class Spent:
     total: float = 0.0
     evaluating: float = 0.0
     saving: float = 0.0
+    joules: float | None = None
+    """Of its GPUs; None where a part of it was not measured."""
 
 
 @dataclass
@@ -37,9 +40,9 @@ class Window:
 class Clock:
     """The time of one run in this process. A clock differs between processes: what is due must be agreed on."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.before = Spent()
+    def __init__(self, plan: Plan, meter: EnergyMeter | None = None) -> None:
+        self.plan, self.meter = plan, meter
+        self.before = Spent(joules=0.0)
         self.window = Window()
         self._log_every = max(1, plan.num_steps // LOG_LINES) if plan.device == "cuda" else 1
         self._begun = self._last_save = self._last_eval = time.monotonic()
@@ -52,7 +55,12 @@ class Clock:
             self.before.total + time.monotonic() - self._begun,
             self.before.evaluating + self._evaluating,
             self.before.saving + self._saving,
+            self._joules(),
         )
+
+    def _joules(self) -> float | None:
+        here = self.meter.joules() if self.meter is not None else None
+        return None if here is None or self.before.joules is None else self.before.joules + here
 
     def training_seconds(self) -> float:
         """Seconds in optimizer steps."""

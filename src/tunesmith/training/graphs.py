@@ -12,9 +12,11 @@ out gives up the recordings, and the step is tried again without them.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,7 +86,10 @@ class Graphs:
             for example, step in zip(examples, steps, strict=True):
                 if problem := self._difference(example, step, random_state):
                     self.give_up(problem)
-                    break
+                    return
+            if examples:
+                sizes = " and ".join(f"{batch.num_tokens:,}" for batch, _ in reversed(examples))
+                self.note(f"steps are replayed as CUDA graphs of {sizes} tokens")
         except (RuntimeError, MemoryError, ValueError, IndexError, TunesmithError) as error:
             if is_out_of_memory(error) or (error.__context__ is not None and is_out_of_memory(error.__context__)):
                 raise torch.OutOfMemoryError("out of memory while steps were recorded") from error
@@ -203,8 +208,13 @@ class Outcome:
         return found if found == found else float("inf")
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _first_line(error: BaseException) -> str:
+    """What went wrong first, and where: the end of a recording that failed fails as well."""
+    while error.__context__ is not None:
+        error = error.__context__
+    said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{said}; {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else said
 
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -17,10 +17,13 @@ import torch
 
 from tunesmith.data.tokens.steps import Indices
 from tunesmith.errors import Stopped
+from tunesmith.fast.in_backward import InBackward
+from tunesmith.fast.rounding import RoundingAdamW
 from tunesmith.machine.memory import is_out_of_memory, peak_bytes, release_memory
-from tunesmith.run.artefacts import MetricsLine, Plan
+from tunesmith.run.artefacts import MetricsLine, Plan, SamplesLine
 from tunesmith.run.recorder import Recorder
 from tunesmith.run.signals import StopRequest
+from tunesmith.step import clip_norm
 from tunesmith.training.batches import Batches
 from tunesmith.training.capture import CallAgain, CudaCapture
 from tunesmith.training.clock import Clock, Window
@@ -30,10 +33,12 @@ from tunesmith.training.held_out import HeldOut
 from tunesmith.training.late import Late
 from tunesmith.training.numbers import check_finite, check_weights
 from tunesmith.training.recovery import Recovery
+from tunesmith.training.samples import Samples
 from tunesmith.training.saves import Saves
 from tunesmith.training.sharding import gathered, settle, trained
 from tunesmith.training.state import rng_state, set_rng_state
 from tunesmith.training.stepper import Stepper
+from tunesmith.training.trackers import Trackers
 
 
 @dataclass
@@ -63,7 +68,9 @@ class Loop:
     recovery: Recovery
     saves: Saves
     held_out: HeldOut
+    samples: Samples
     recorder: Recorder
+    trackers: Trackers
     stop: StopRequest
     capture: CallAgain | CudaCapture | None = None
     """How steps are recorded, where the plan says so."""
@@ -78,14 +85,23 @@ class Loop:
             optimizer=self.optimizer,
             scaler=self.scaler,
             trained=tuple(parameter for parameter in self.model.parameters() if parameter.requires_grad),
-            max_grad_norm=self.plan.max_grad_norm,
+            max_grad_norm=clip_norm(self.plan.max_grad_norm),
+            in_backward=self._in_backward(),
         )
+        self._moved_by: torch.Tensor | None = None
+        """Norm of the gradients by which the weights have moved already."""
         self.graphs: Graphs | None = None
         if self.capture is not None:
             self.graphs = Graphs(self.stepper, self.capture, self.team.device, self.recorder.note)
         self._unlogged: list[torch.Tensor] = []
         self._unwritten: tuple[MetricsLine, float | None, Late] | None = None
         self._unchecked: tuple[int, Late] | None = None
+
+    def _in_backward(self) -> InBackward | None:
+        if not self.plan.update_in_backward:
+            return None
+        assert isinstance(self.optimizer, RoundingAdamW), "planned for weights in bfloat16 alone"
+        return InBackward([self.optimizer])
 
     def on_stream(self) -> AbstractContextManager[None]:
         """Inside, work is launched on the stream of recorded steps, where there are such."""
@@ -120,6 +136,8 @@ class Loop:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.team.size > 1:
                     raise  # with several processes the others already wait for this one's gradients
+                if self.stepper.in_backward is not None:
+                    raise self.recovery.cannot_retry(self.step + 1, self.saves.run_dir.checkpoints) from None
             self.optimizer.zero_grad()
             release_memory()
             set_rng_state(random_state)
@@ -128,8 +146,8 @@ class Loop:
             self.recovery.halve_micro_batch(self.step + 1, documents, self.batches)
 
     def record_steps(self) -> None:
-        """Record what the steps to come are replayed from, one of each size; nothing where the plan says so."""
-        if self.graphs is None or self.graphs.off:
+        """Record what the steps to come are replayed from, one of each size, once; nothing where the plan says so."""
+        if self.graphs is None or self.graphs.off or self.graphs.num_recorded:
             return
         self.wrapped.train()
         try:
@@ -150,6 +168,8 @@ class Loop:
         size = batches.size_of(documents, self.recovery.micro_batch_tokens)
         if size is not None and self.graphs is not None:
             return self.graphs.forward_backward((batches.filled(documents, size), batches.num_targets(documents)))
+        if self.stepper.in_backward is not None:
+            return self._lean_step(documents)
         parts = batches.parts(documents, self.recovery.micro_batch_tokens, team.rank, team.size)
         share = batches.num_targets(documents) / team.size
         passes = [(part, share) for part in parts]
@@ -162,12 +182,21 @@ class Loop:
                 total += self.stepper.run_pass(batches.flat(part), over, is_first=number == 0)
         return total
 
+    def _lean_step(self, documents: Indices) -> torch.Tensor:
+        """A step whose weights have moved when this returns."""
+        random_state = rng_state()
+        flat, share = self.batches.flat(documents), self.batches.num_targets(documents)
+        loss, self._moved_by = self.stepper.run_lean(flat, share, lambda: set_rng_state(random_state))
+        return loss
+
     def update(self) -> torch.Tensor:
         """Clip the gradients and move the weights; returns the norm before clipping.
 
         One that is not finite ends the run within a step.
         """
-        norm = None if self.graphs is None else self.graphs.update()
+        norm, self._moved_by = self._moved_by, None
+        if norm is None and self.graphs is not None:
+            norm = self.graphs.update()
         if norm is not None:
             self._look_at_norm(norm)
             return norm
@@ -250,6 +279,7 @@ class Loop:
         numbers = torch.stack([*self.team.means(torch.stack(self._unlogged)), grad_norm.detach().float()])
         self._unlogged.clear()
         tokens_per_second, fed_per_second = self.clock.close_window()
+        spent = self.clock.spent()
         fed = self.batches.fed_before
         line = MetricsLine(
             step=self.step,
@@ -258,7 +288,8 @@ class Loop:
             tokens_per_second=tokens_per_second,
             fed_tokens_per_second=fed_per_second,
             peak_bytes=peak_bytes(self.team.device),
-            time=self.clock.spent().total,
+            energy_joules=spent.joules,
+            time=spent.total,
         )
         left = self.clock.seconds_left(self.counts.fed_tokens, int(fed[-1] - fed[self.step]))
         self._unwritten = line, left, Late(numbers)
@@ -278,7 +309,7 @@ class Loop:
             self.recovery.look_at_loss(step + 1, of_step, self.batches.steps[step], self.batches)
         line = line.model_copy(update={"loss": loss, "grad_norm": grad_norm})
         self.recorder.stepped(line, seconds_left)
-        self.team.track(line.to_json(), line.step)
+        self._track(line)
 
     def evaluate(self) -> bool:
         """Score the held-out documents and write it down; True unless a stop cut it short.
@@ -305,8 +336,21 @@ class Loop:
             **found.model_dump(),
         )
         self.recorder.evaluated(line, found)
-        self.team.track(line.to_json(), self.step)
+        self._track(line)
+        self._write_samples()
         return True
+
+    def _write_samples(self) -> None:
+        with self.clock.evaluating():
+            texts = self.samples.write() if self.team.is_first else ()
+        if texts:
+            line = SamplesLine(step=self.step, texts=texts)
+            self.recorder.wrote(line)
+            self.trackers.wrote(line)
+
+    def _track(self, line: MetricsLine) -> None:
+        base = self.held_out.so_far.base
+        self.trackers.log(line, base.eval_loss if base is not None else None)
 
     def _finish_evaluation(self) -> None:
         """Make the evaluation that a stop cut short."""
@@ -325,6 +369,7 @@ class Loop:
             )
             if self.team.is_first:
                 self.saves.save(self, weights, optimizer)
+                self.recorder.saved(self.step)
 
 
 def rate_at(step: int, *, schedule: str, warmup: int, total: int) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from tunesmith.errors import TrainingError
 from tunesmith.run.artefacts import Event
 from tunesmith.run.spikes import Spikes
 from tunesmith.training.batches import Batches
+from tunesmith.training.checkpoint import last_good
 
 MAX_SPIKES = 20
 """Loss spikes that are written down; a run with more is told by its first ones."""
@@ -28,6 +30,8 @@ class Recovery:
 
     micro_batch_tokens: int
     note: Callable[[str], None]
+    happened: Callable[[Event], None]
+    """Told of each loss that stands out."""
     events: list[Event] = field(default_factory=list)
     spikes: Spikes = field(default_factory=Spikes)
 
@@ -45,6 +49,16 @@ class Recovery:
         told = f"out of memory at step {step}: micro-batch {old} -> {self.micro_batch_tokens} tokens, same step again"
         self.events.append(Event(step=step, kind="out_of_memory", note=told))
         self.note(told)
+
+    def cannot_retry(self, step: int, checkpoints: Path) -> TrainingError:
+        """After memory ran out in a step whose weights may have moved in part."""
+        good = last_good(checkpoints)
+        kept = f"The last good checkpoint is {good}." if good else "No checkpoint was written before."
+        return TrainingError(
+            f"out of memory at step {step}. Weights move while backward runs here, because memory is tight: a step "
+            f"that was begun cannot be tried again in parts. {kept} Set train.max_length or train.tokens_per_step "
+            "lower, or train.method: lora."
+        )
 
     def gave_up_graphs(self, step: int) -> None:
         """After memory ran out in `step` while recorded steps held some of it."""
@@ -64,3 +78,4 @@ class Recovery:
         told = f"loss {loss:.3f} where {usual:.3f} was usual, on {', '.join(names[:NAMED_ROWS])}{more}"
         self.events.append(Event(step=step, kind="loss_spike", note=told))
         self.note(f"step {step}: {told}")
+        self.happened(self.events[-1])

@@ -32,7 +32,6 @@ SECONDS_TIMED = 1.0
 SHARE_TIMED = 0.02
 """Share of the run's steps that these may be, with those that warm up."""
 WARM_UP = 2
-"""Steps that are recorded are so in the second."""
 BATCHES_SCORED = 4
 
 
@@ -79,6 +78,7 @@ def time_usual_steps(loop: Loop) -> list[Measured]:
     mean = batches.fed_before[-1] / len(batches.steps)
     usual = min(batches.steps, key=lambda step: abs(batches.num_fed(step) - mean))
     with _rolled_back(loop):
+        loop.record_steps()
         seconds = [_timed(loop, usual, 1) for _ in range(WARM_UP)]
         number = max(1, min(afford, int(SECONDS_TIMED / max(seconds[-1], 1e-6))))
         return [Measured(batches.num_fed(usual), _timed(loop, usual, number) / number)]
@@ -100,9 +100,9 @@ def _still_step(loop: Loop, documents: Indices) -> None:
 
 
 def _start_still_step(loop: Loop, documents: Indices) -> None:
-    loop.forward_backward(documents)
-    for group in loop.optimizer.param_groups:
+    for group in loop.optimizer.param_groups:  # first: weights may move while backward runs
         group["lr"] = 0.0
+    loop.forward_backward(documents)
     loop.update()
 
 

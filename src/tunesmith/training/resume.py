@@ -23,6 +23,7 @@ SAFE_CHANGES = (
     "eval.",
     "save.",
     "compare.",
+    "export.",
     "notify.",
 )
 """Recipe values that a run may change when it goes on; the steps that are done stay as they were."""

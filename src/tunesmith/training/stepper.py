@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunesmith.fast.in_backward import InBackward
 from tunesmith.fast.layout import FlatBatch
 from tunesmith.step import ReadyAdamW, clip_gradients
 from tunesmith.training.sharding import whole
@@ -25,6 +26,14 @@ class Stepper:
     scaler: torch.amp.GradScaler
     trained: tuple[nn.Parameter, ...]
     max_grad_norm: float
+    """Infinite: gradients are not clipped."""
+    in_backward: InBackward | None = None
+    """Where weights move while backward runs: `run_lean` then stands for a whole step."""
+
+    def run_lean(self, flat: FlatBatch, denominator: float, again: Callable[[], object]) -> tuple[Tensor, Tensor]:
+        """One step of one pass, weights moved. Returns its loss, and the norm of its gradients before clipping."""
+        assert self.in_backward is not None
+        return self.in_backward.run(lambda: self.run_pass(flat, denominator), self.max_grad_norm, again)
 
     def run_pass(self, flat: FlatBatch, denominator: float | Tensor, *, is_first: bool = True) -> Tensor:
         """Forward and backward of one micro-batch; its graph is gone when this returns, and leaves no gaps.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -12,9 +13,10 @@ from rich.text import Text
 
 from tunesmith.errors import Stopped
 from tunesmith.redact import redact, visible
-from tunesmith.units import format_bytes, format_seconds
+from tunesmith.units import format_seconds
 from tunesmith.watch.chart import Line, draw
 from tunesmith.watch.device import Load, loads
+from tunesmith.watch.facts import facts, progress
 from tunesmith.watch.view import View
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ STATE_STYLES = {
     "crashed": "bold red",
 }
 LEAST_CHART_ROWS = 4
+_SAMPLE = re.compile(r"step \d+ writes: ")
+"""Of the log: samples have lines of their own."""
 
 
 def watch(views: Sequence[View], console: Console, price: float | None) -> None:
@@ -63,16 +67,28 @@ def render(views: Sequence[View], width: int, height: int, price: float | None =
 def render_one(view: View, devices: Sequence[Load], width: int, height: int, price: float | None) -> RenderableType:
     """The whole screen of one run, `height` lines of at most `width` characters."""
     head = [_headline(view, width), _bar(view, width)]
-    facts = [_cut(line, width) for line in (*_facts(view, width, price), *(load.describe() for load in devices))]
-    room = height - len(head) - len(facts) - 2
-    log_rows = min(len(view.log), max(0, min(6, room - LEAST_CHART_ROWS)))
+    numbers = [_cut(line, width) for line in (*_facts(view, width, price), *(load.describe() for load in devices))]
+    room = height - len(head) - len(numbers) - 2
+    wrote = _wrote(view, width)[: max(0, min(3, room - LEAST_CHART_ROWS))]
+    room -= len(wrote)
+    log = [line for line in view.log if not _SAMPLE.match(line)] if wrote else view.log
+    log_rows = min(len(log), max(0, min(6, room - LEAST_CHART_ROWS)))
     chart_rows = max(0, min(16, room - log_rows))
-    lines: list[Text] = [*head, *facts]
+    lines: list[Text] = [*head, *numbers]
     if chart_rows >= LEAST_CHART_ROWS:
         lines += _chart(view, width, chart_rows)
+    lines += wrote
     if log_rows:
-        lines += [_cut(redact(visible(line)), width, "dim") for line in view.log[-log_rows:]]
+        lines += [_cut(redact(visible(line)), width, "dim") for line in log[-log_rows:]]
     return Group(*lines[:height])
+
+
+def _wrote(view: View, width: int) -> list[Text]:
+    """The texts of the last evaluation, a line each."""
+    if view.samples is None:
+        return []
+    texts = (" ".join(visible(text.whole).split()) for text in view.samples.texts)
+    return [_cut(f"step {view.samples.step}: {redact(text)}", width, "italic") for text in texts]
 
 
 def _headline(view: View, width: int) -> Text:
@@ -91,8 +107,7 @@ def _headline(view: View, width: int) -> Text:
 def _bar(view: View, width: int) -> Text:
     found = view.standing
     total = max(1, found.num_steps or found.step)
-    left = f"  {format_seconds(found.seconds_left)} left" if found.seconds_left is not None else ""
-    told = f" {found.step:,}/{total:,}  {format_seconds(view.seconds)}{left}"
+    told = f" {progress(view)}"
     columns = max(8, min(40, width - len(told)))
     done = round(columns * min(1.0, found.step / total))
     text = Text("━" * done, "green")
@@ -105,34 +120,13 @@ def _bar(view: View, width: int) -> Text:
 def _facts(view: View, width: int, price: float | None) -> list[str]:
     """Numbers, as many to a line as fit."""
     lines, line = [""], ""
-    for part in _numbers(view, price):
+    for part in map(str, facts(view, price)):
         line = f"{lines[-1]}   {part}".strip()
         if lines[-1] and len(line) > width:
             lines.append(part)
         else:
             lines[-1] = line
     return lines
-
-
-def _numbers(view: View, price: float | None) -> Iterator[str]:
-    line, base, plan = view.line, view.base_loss, view.plan
-    last = view.held_out.points[-1][1] if view.held_out.points else None
-    if line is not None and line.loss is not None:
-        yield f"loss {line.loss:.3f}"
-    if base is not None and last is not None:
-        yield f"held-out {base:.3f} -> {last:.3f}" if len(view.held_out.points) > 1 else f"held-out {base:.3f}"
-    if line is not None:
-        yield f"{line.tokens_per_second or 0:,.0f} tokens/s"
-        if plan is not None and plan.predicted is not None and line.tokens_per_second:
-            yield f"{line.tokens_per_second / plan.predicted.tokens_per_second:.0%} of planned"
-        yield f"epoch {line.epoch:.2f}"
-        yield f"rate {line.learning_rate or 0:.2e}"
-        yield f"norm {line.grad_norm or 0:.2f}"
-        if line.peak_bytes:
-            yield f"peak {format_bytes(line.peak_bytes)}"
-    if price is not None:
-        whole = (view.seconds + (view.standing.seconds_left or 0.0)) / 3600 * price
-        yield f"cost {view.seconds / 3600 * price:,.2f} of {whole:,.2f} at {price:g} an hour"
 
 
 def _chart(view: View, width: int, rows: int) -> list[Text]:

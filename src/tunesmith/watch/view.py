@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
+import mmap
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import ValidationError
 
-from tunesmith.run.artefacts import MetricsLine, Plan, Result
-from tunesmith.run.directory import LOG, METRICS, RunDir
-from tunesmith.run.standing import Standing, standing
+from tunesmith.run.artefacts import MetricsLine, Plan, Result, SamplesLine
+from tunesmith.run.directory import LOG, METRICS, SAMPLES, RunDir
+from tunesmith.run.standing import SILENT_SECONDS, Standing, standing_of
 
 TAIL_BYTES = 16_000
 MANY_BYTES = 2_000_000
-_EVALUATION = re.compile(rb'[^\n]*"eval_loss"[^\n]*')
+_EVALUATION = b'"eval_loss"'
 MAX_POINTS = 4_000
 """Of a curve; a longer one is thinned to every second point."""
 Point = tuple[int, float]
@@ -24,18 +24,24 @@ Point = tuple[int, float]
 
 @dataclass
 class Curve:
-    """A value over steps, thinned as it grows: a screen has some hundred columns."""
+    """Lines of metrics.jsonl that hold a loss, thinned as they grow: a screen has some hundred columns."""
 
-    points: list[Point] = field(default_factory=list)
+    key: Literal["loss", "eval_loss"]
+    lines: list[MetricsLine] = field(default_factory=list)
     _every: int = 1
     _seen: int = 0
 
-    def add(self, step: int, value: float) -> None:
+    @property
+    def points(self) -> list[Point]:
+        """(step, loss)."""
+        return [(line.step, getattr(line, self.key)) for line in self.lines]
+
+    def add(self, line: MetricsLine) -> None:
         self._seen += 1
         if self._seen % self._every == 0:
-            self.points.append((step, value))
-        if len(self.points) > MAX_POINTS:
-            self.points, self._every = self.points[::2], 2 * self._every
+            self.lines.append(line)
+        if len(self.lines) > MAX_POINTS:
+            self.lines, self._every = self.lines[::2], 2 * self._every
 
 
 @dataclass
@@ -46,18 +52,21 @@ class View:
     standing: Standing
     plan: Plan | None = None
     result: Result | None = None
-    train: Curve = field(default_factory=Curve)
-    held_out: Curve = field(default_factory=Curve)
+    train: Curve = field(default_factory=lambda: Curve("loss"))
+    held_out: Curve = field(default_factory=lambda: Curve("eval_loss"))
     base_loss: float | None = None
     line: MetricsLine | None = None
     """The last training step that was logged."""
     log: tuple[str, ...] = ()
     """The last lines of log.txt."""
+    samples: SamplesLine | None = None
+    """What it wrote at its last evaluation."""
     _place: int = 0
+    _seen: dict[str, object] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run_dir: RunDir) -> View:
-        view = cls(run_dir, standing(run_dir))
+        view = cls(run_dir, standing_of(run_dir, None, None))
         view.refresh()
         return view
 
@@ -70,30 +79,57 @@ class View:
         """Of the run so far: until now while it lives, until its last line afterwards."""
         told = self.line.time if self.line is not None else 0.0
         if self.standing.is_alive and self.standing.updated is not None and self.line is not None:
-            return told + max(0.0, time.time() - self.standing.updated)
+            since = time.time() - self.standing.updated  # clocks jump, and differ between machines
+            return told + min(max(0.0, since), SILENT_SECONDS)
         return self.result.total_seconds if self.result is not None else told
 
     def refresh(self) -> None:
         """Read what was written since the last time."""
-        self.standing = standing(self.run_dir)
-        self.plan, self.result = self.run_dir.find(Plan), self.run_dir.find(Result)
-        self._read_metrics()
-        self.log = _last_lines(self.run_dir)
+        if self._is_new(Plan.FILE):
+            self.plan = self.run_dir.find(Plan)
+        if self._is_new(Result.FILE):
+            self.result = self.run_dir.find(Result)
+        self.standing = standing_of(self.run_dir, self.plan, self.result)
+        if self._is_new(METRICS):
+            self._read_metrics()
+        if self._is_new(LOG):
+            self.log = _last_lines(self.run_dir, LOG)
+        if self._is_new(SAMPLES):
+            self.samples = self._last_samples()
+
+    def _is_new(self, name: str) -> bool:
+        """Whether a file is another one than at the last look, or was written to since."""
+        try:
+            found = self.run_dir.file(name).stat()
+        except OSError:
+            state = None
+        else:
+            state = (found.st_ino, found.st_size, found.st_mtime_ns)
+        before, self._seen[name] = self._seen.get(name, ()), state
+        return state != before
 
     def _read_metrics(self) -> None:
         path = self.run_dir.file(METRICS)
         try:
             with path.open("rb") as file:
                 if file.seek(0, 2) < self._place:  # the run was begun again, or resumed from an earlier step
-                    self._place, self.train, self.held_out, self.line = 0, Curve(), Curve(), None
+                    self._place, self.train, self.held_out, self.line = 0, Curve("loss"), Curve("eval_loss"), None
+                size = file.tell()
+                if size - self._place > MANY_BYTES:
+                    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                        whole = data.rfind(b"\n") + 1
+                        for begin, end in _some_lines(data, self._place, whole):
+                            self._take(data[begin:end])
+                    self._place = whole
+                    return
                 file.seek(self._place)
-                data = file.read()
-        except OSError:
+                text = file.read(size - self._place)
+        except (OSError, ValueError):  # an empty file cannot be mapped
             return
-        whole = data[: data.rfind(b"\n") + 1]  # the rest is still being written
-        self._place += len(whole)
-        for text in _some_lines(whole):
-            self._take(text)
+        text = text[: text.rfind(b"\n") + 1]  # the rest is still being written
+        self._place += len(text)
+        for line in text.splitlines():
+            self._take(line)
 
     def _take(self, text: bytes) -> None:
         """A line that cannot be used is passed over."""
@@ -102,12 +138,20 @@ class View:
         except (ValueError, ValidationError):
             return
         if line.loss is not None:
-            self.train.add(line.step, line.loss)
+            self.train.add(line)
             self.line = line
         if line.eval_loss is not None:
-            self.held_out.add(line.step, line.eval_loss)
+            self.held_out.add(line)
             if line.step == 0:
                 self.base_loss = line.eval_loss
+
+    def _last_samples(self) -> SamplesLine | None:
+        for text in reversed(_last_lines(self.run_dir, SAMPLES)):
+            try:
+                return SamplesLine.model_validate(json.loads(text))
+            except (ValueError, ValidationError):
+                continue
+        return None
 
     def to_json(self) -> dict[str, object]:
         """What a program wants to know, as `tunesmith status --json` has it, and the last step's numbers."""
@@ -117,32 +161,35 @@ class View:
             **self.standing.to_json(),
             "eval_loss_base": self.base_loss,
             "seconds": self.seconds,
-            **{key: line.get(key) for key in ("epoch", "learning_rate", "grad_norm", "peak_bytes")},
+            **{key: line.get(key) for key in ("epoch", "learning_rate", "grad_norm", "peak_bytes", "energy_joules")},
+            "samples": self.samples.to_json() if self.samples is not None else None,
         }
 
 
-def _some_lines(data: bytes) -> Iterator[bytes]:
-    """Every line; of very many each evaluation, some steps evenly spaced, and the last: a screen shows no more."""
-    if len(data) <= MANY_BYTES:
-        yield from data.splitlines()
-        return
-    found = {match.start(): match[0] for match in _EVALUATION.finditer(data)}
-    for place in range(0, len(data), len(data) // MAX_POINTS):
-        begin = data.find(b"\n", place) + 1
-        found[begin] = data[begin : data.find(b"\n", begin)]
-    last = data.rfind(b"\n", 0, len(data) - 1) + 1
-    found[last] = data[last:]
-    for place in sorted(found):
-        yield found[place]
+def _some_lines(data: mmap.mmap, begin: int, end: int) -> list[tuple[int, int]]:
+    """Where lines stand, of very many: each evaluation, some steps evenly spaced, the last. A screen shows no more."""
+
+    def line_at(place: int) -> tuple[int, int]:
+        return data.rfind(b"\n", begin, place) + 1 or begin, data.find(b"\n", place, end)
+
+    found = {line_at(place) for place in range(begin, end, max(1, (end - begin) // MAX_POINTS))}
+    found.add(line_at(end - 2))
+    place = data.find(_EVALUATION, begin, end)
+    while place >= 0:
+        found.add(line_at(place))
+        place = data.find(_EVALUATION, place + 1, end)
+    return sorted(found)
 
 
-def _last_lines(run_dir: RunDir) -> tuple[str, ...]:
+def _last_lines(run_dir: RunDir, name: str) -> tuple[str, ...]:
     try:
-        with run_dir.file(LOG).open("rb") as file:
+        with run_dir.file(name).open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - TAIL_BYTES))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return ()
-    lines = text.splitlines()
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
     return tuple(lines[1:] if size > TAIL_BYTES else lines)

@@ -144,3 +144,37 @@ def test_thin_products(columns, width, rank, extended):
     arguments = (grad, x, inner.contiguous(), found[:, -number * rank :], columns)
     for one, other in zip(thin._gradients_kernel(*arguments), thin._gradients_reference(*arguments), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("number", [7, 1024, 3000])
+def test_rounding_adamw(number):
+    """To the bit with the kernel's own random bits, but where sums differ in the last place."""
+    from tunesmith.fast.fused.update import Rates, launch, update_by_bits
+
+    rates = Rates(0.99, 1e-2, 0.1, 0.9, 0.999, 1e-8)
+    made = [random(number, dtype=torch.bfloat16) for _ in range(3)]
+    made.append(random(number).square().to(torch.bfloat16))
+    found, expected = [tensor.clone() for tensor in made], [tensor.clone() for tensor in made]
+    bits = random_bits(number, 11)
+    launch(*found, *rates, 11)
+    update_by_bits(*expected, rates, bits & 0xFFFF, (bits >> 16) & 0xFFFF)
+    for one, other in zip(found, expected, strict=True):
+        assert (one == other).float().mean() > (0.99 if DEVICE == "cuda" or one is not found[2] else 0.3)
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
+
+
+def random_bits(number, seed):
+    """int32: what the kernel draws for each place."""
+    import triton
+    import triton.language as tl
+
+    out = torch.empty(number, dtype=torch.int32, device=DEVICE)
+    places = triton.next_power_of_2(number)
+
+    @triton.jit
+    def draw(out, number, seed, PLACES: tl.constexpr):
+        place = tl.arange(0, PLACES)
+        tl.store(out + place, tl.randint(seed, place).to(tl.int32, bitcast=True), mask=place < number)
+
+    draw[(1,)](out, number, seed, PLACES=places)
+    return out

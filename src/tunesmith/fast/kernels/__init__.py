@@ -6,6 +6,7 @@
     adapter.py   the thin products of low-rank adapters
     embedding.py rows added to the rows of a matrix
     gate.py      SwiGLU and GELU with their gradients
+    update.py    AdamW over bfloat16 weights, rounded at random
 
 None uses atomics: a step gives the same bits each time. The operators of torch's that launch them stand in fast/fused/,
 each beside the same computation in torch, which is what a CPU runs and what the kernels are tested against.

@@ -5,7 +5,8 @@ fills what an older version did not write (`OLDER`) and ignores what it does not
 has an unexpected shape and says so. docs/run-directory.md is made from these classes.
 
 record.py       what every artefact is
-plan.py data.py result.py comparison.py manifest.py    the artefacts; result.py also holds metrics lines and the status
+plan.py data.py result.py comparison.py manifest.py export.py    the artefacts
+                result.py also holds the lines of metrics and samples, and the status
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tunesmith.run.artefacts.comparison import (
     NamedRow,
     Sample,
     Score,
+    Vote,
     Wrote,
 )
 from tunesmith.run.artefacts.data import (
@@ -41,6 +43,7 @@ from tunesmith.run.artefacts.data import (
     SplitAccount,
     numbered,
 )
+from tunesmith.run.artefacts.export import Export, ExportFormat, Quant, QuantCost, RoundTrip
 from tunesmith.run.artefacts.manifest import (
     CheckpointInfo,
     FileEntry,
@@ -74,11 +77,13 @@ from tunesmith.run.artefacts.result import (
     Event,
     MetricsLine,
     Result,
+    SamplesLine,
     State,
     Status,
+    WrittenText,
 )
 
-ARTEFACTS: tuple[type[Artefact], ...] = (Plan, DataAccount, Result, Comparison, Status, Manifest)
+ARTEFACTS: tuple[type[Artefact], ...] = (Plan, DataAccount, Result, Comparison, Status, Manifest, Export)
 
 __all__ = [
     "ARTEFACTS",
@@ -98,6 +103,8 @@ __all__ = [
     "Dtype",
     "EvalScores",
     "Event",
+    "Export",
+    "ExportFormat",
     "FileAccount",
     "FileEntry",
     "Finding",
@@ -120,14 +127,18 @@ __all__ = [
     "PredictedDisk",
     "PredictedMemory",
     "PredictedTime",
+    "Quant",
+    "QuantCost",
     "Record",
     "Result",
+    "RoundTrip",
     "RowNames",
     "RowsMet",
     "RowsRead",
     "SEVERITIES",
     "STEPS_TO_COME",
     "Sample",
+    "SamplesLine",
     "Schedule",
     "Sharding",
     "Score",
@@ -135,6 +146,8 @@ __all__ = [
     "SplitAccount",
     "State",
     "Status",
+    "Vote",
+    "WrittenText",
     "Wrote",
     "numbered",
 ]

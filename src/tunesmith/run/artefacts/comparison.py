@@ -132,6 +132,24 @@ class BlindResult(Record):
     choices: tuple[BlindChoice, ...]
 
 
+class Vote(Record):
+    """votes.jsonl: a line for each choice in a blind test of the playground. Which text was whose was not shown."""
+
+    version: int = 1
+    time: float
+    """Unix seconds."""
+    prompt: str
+    choice: Literal["tuned", "base", "tie"]
+    tuned: str
+    """What the tuned model wrote."""
+    base: str
+    seed: int
+    """Of both texts."""
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+
+
 class Comparison(Artefact):
     """compare.json: what base and tuned wrote, and every score."""
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from tunesmith.recipe import Every, LoraSection
 from tunesmith.run.artefacts.record import Artefact, Record
 
-Method = Literal["full", "lora", "qlora"]
+Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw8bit"]
@@ -110,7 +110,8 @@ class Plan(Artefact):
     warmup_steps: int
     weight_decay: float
     """On matrices only."""
-    max_grad_norm: float
+    max_grad_norm: float | None
+    """null: gradients are not clipped."""
     epochs: float
     num_steps: int
     tokens_per_step: int
@@ -123,6 +124,8 @@ class Plan(Artefact):
     compile: bool
     cuda_graphs: bool = False
     """Steps of one pass are filled up to a few sizes, and on a GPU each of these is recorded and replayed."""
+    update_in_backward: bool = False
+    """Weights move while backward runs, so that no step holds all gradients; a clipped step runs its pass twice."""
     sharding: Sharding = "none"
     """full: weights, gradients and optimizer are split over the processes."""
     lora: LoraSection | None

@@ -1,4 +1,4 @@
-"""result.json, metrics.jsonl and status.json: what a run measures, and where it stands."""
+"""result.json, metrics.jsonl, samples.jsonl and status.json: what a run measures, and where it stands."""
 
 from __future__ import annotations
 
@@ -89,6 +89,8 @@ class MetricsLine(Record):
     """Supervised tokens a second since the line before."""
     fed_tokens_per_second: float | None = None
     peak_bytes: int | None = None
+    energy_joules: float | None = None
+    """Of the GPUs of its first machine so far, all that runs on them counted; null where no counter says it."""
     eval_loss: float | None = None
     eval_perplexity: float | None = None
     eval_bits_per_byte: float | None = None
@@ -96,6 +98,30 @@ class MetricsLine(Record):
 
     def to_json(self) -> JsonObject:
         return self.model_dump(mode="json", exclude_none=True)
+
+
+class WrittenText(Record):
+    """What the model in training wrote after a prompt; the prompt is not part of `text`."""
+
+    prompt: str
+    text: str
+    ended: bool
+    """By itself, before the length limit."""
+    is_answer: bool
+    """The prompt was a user's turn, which `text` answers and does not continue."""
+
+    @property
+    def whole(self) -> str:
+        """Both, as one reads them."""
+        return f"{self.prompt} / {self.text}" if self.is_answer else self.prompt + self.text
+
+
+class SamplesLine(Record):
+    """A line of samples.jsonl: the texts of one evaluation, the same prompts with the same random numbers each time."""
+
+    step: int
+    """0: of the base model."""
+    texts: tuple[WrittenText, ...]
 
 
 State = Literal["waiting", "running", "stopping", "stopped", "finished", "failed", "crashed"]

@@ -1,0 +1,10 @@
+"""GGUF files, which llama.cpp, Ollama and LM Studio run.
+
+families.py    the architectures: their metadata, and how their tensors lie in the file
+vocab.py       the tokenizer in the file's terms
+quant.py       the types of the weights
+write.py       a model as one file; rounds the model in memory as the file did
+adapter.py     an adapter as a file of its own
+engine.py      a real llama.cpp in a process of its own: what it makes of a file
+modelfile.py   what Ollama needs besides
+"""
