@@ -38,6 +38,9 @@ COMMANDS = [
     "serve",
     "eval",
     "report",
+    "export",
+    "sweep",
+    "launch",
     "schema",
 ]
 
