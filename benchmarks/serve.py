@@ -1,8 +1,10 @@
 """What the server does under load: tokens/s of one and of many clients, time to the first token, memory, losses.
 
     python benchmarks/serve.py [RUN_OR_MODEL] [--clients 16] [--requests 500] [--at-once 32] [--json FILE]
+    python benchmarks/serve.py [RUN_OR_MODEL] --exact
 
 Starts `tunesmith serve` on a free port and asks it over HTTP, as any client would. Use a quiet machine.
+--exact: instead, whether greedy texts, alone and among 32, are those of plain transformers, token by token.
 """
 
 from __future__ import annotations
@@ -139,14 +141,50 @@ def measure(server: Server, clients: int, requests: int, at_once: int) -> Measur
     )
 
 
+def exactness(model_name: str) -> dict[str, Any]:
+    """How many greedy tokens of the engine are not the likeliest by a plain forward pass, ties below 1e-4 excepted."""
+    import torch
+
+    from tunesmith.generate.engine import Engine
+    from tunesmith.generate.lane import Lane
+    from tunesmith.generate.request import Request, Voice
+    from tunesmith.generate.text import Decoding
+    from tunesmith.models.load import load_for_generation
+
+    model, tokenizer = load_for_generation(model_name, device="cpu", dtype="float32")
+    words = PROMPT.split()
+    prompts = [" ".join(words[: 1 + number % len(words)]) + f" {number}" for number in range(32)]
+    requests = [Request(prompt, Decoding(24, temperature=0), 7) for prompt in prompts]
+    counts: dict[str, Any] = {"model": model_name, "tokens": 0, "differ": 0, "largest_gap": 0.0}
+    with Engine([Lane(model, [Voice("tuned", tokenizer)])]) as engine:
+        written = [*engine.write(requests), *(engine.write([request])[0] for request in requests[:4])]
+    for request, text in zip([*requests, *requests[:4]], written, strict=True):
+        before = [tokenizer.start_id, *tokenizer.encode_batch([str(request.prompt)])[0]]
+        new = tokenizer.encode_batch([text.text])[0]
+        if len(new) != text.num_tokens or tokenizer.decode(new) != text.text:
+            continue  # other tokens spell the same text: what was written cannot be told from it
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*before, *new]])).logits[0, len(before) - 1 : -1]
+        gaps = logits.max(-1).values - logits[torch.arange(len(new)), torch.tensor(new, dtype=torch.int64)]
+        counts["tokens"] += len(new)
+        counts["differ"] += int((gaps >= 1e-4).sum())
+        counts["largest_gap"] = max(counts["largest_gap"], float(gaps.max()) if len(new) else 0.0)
+    return counts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--at-once", type=int, default=32)
+    parser.add_argument("--exact", action="store_true")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
+    if asked.exact:
+        for name, value in exactness(asked.model).items():
+            print(f"{name:32} {value}")
+        return
     server = Server(asked.model)
     try:
         values: dict[str, Any] = asdict(measure(server, asked.clients, asked.requests, asked.at_once))

@@ -208,6 +208,27 @@ def has_forward_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+@private(
+    "torch._foreach_copy_",
+    "All weights of a model are narrowed in a few launches.",
+    check=lambda: _check_copies(),
+)
+def copy_many(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source to its target, of the same shape and perhaps another type."""
+    import torch
+
+    torch._foreach_copy_(targets, sources)
+
+
+def _check_copies() -> None:
+    import torch
+
+    target = torch.zeros(2, dtype=torch.bfloat16)
+    copy_many([target], [torch.ones(2)])
+    if target.tolist() != [1.0, 1.0]:
+        raise RuntimeError(f"behaves otherwise: {target}")
+
+
 _VARLEN = ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k", "is_causal", "scale", "window_size"]
 _VARLEN_BACKWARD = ["grad_out", *_VARLEN[:3], "out", "lse", *_VARLEN[3:8], "rng_state", *_VARLEN[8:]]
 
