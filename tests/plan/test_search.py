@@ -218,3 +218,7 @@ def test_weights_move_in_backward_where_nothing_else_of_full_fine_tuning_fits(
     found = look(tight, method="full")
     assert (found.fit, found.choice.update_in_backward) == ("fits", True)
     assert not look(tight, method="full", micro_batch_tokens=512).choice.update_in_backward
+    scarce = replace(target, capacity_bytes=int(needed * 0.99))
+    nearest = look(scarce, method="full")
+    assert (nearest.fit, nearest.choice.update_in_backward) == ("no", True)
+    assert not any(other.choice.update_in_backward for other in alternatives(forecaster, scarce, nearest))
