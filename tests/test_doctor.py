@@ -247,6 +247,8 @@ def test_attention_without_its_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(hardware, "detect_machine", lambda: _machine(device="cuda", supports_bf16=True))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="1"))
+    monkeypatch.setattr(hardware.driver, "free_bytes", lambda uuid: None)
     monkeypatch.setattr(hardware, "_varlen_problem", lambda: "torch 2.10 lacks it")
     check = hardware.check_arithmetic()
     assert check.status == "warn"
@@ -444,6 +446,20 @@ def test_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     check = places.check_login()
     assert check.status == "ok"
     assert "hf auth login" in check.found
+
+
+def test_nothing_is_taken_of_a_gpu_that_a_run_fills(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(hardware, "detect_machine", lambda: _machine(device="cuda", supports_bf16=True))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="1"))
+    monkeypatch.setattr(hardware.driver, "free_bytes", lambda uuid: 10**9)
+    monkeypatch.setattr(hardware, "_varlen_problem", lambda: "it was tried")
+    check = hardware.check_arithmetic()
+    assert "compute capability 9.0, bf16; packed attention was not tried: 1.0 GB are free" in check.found
+    monkeypatch.setattr(hardware.driver, "free_bytes", lambda uuid: 10**10)
+    assert "it was tried" in hardware.check_arithmetic().found
 
 
 @pytest.mark.gpu

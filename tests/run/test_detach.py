@@ -36,8 +36,8 @@ def recipe(tiny_llama: Path, shows_csv: Path, tmp_path: Path) -> Path:
     values = {
         "model": str(tiny_llama),
         "data": {"path": str(shows_csv), "text": "description", "max_rows": 120},
-        "train": {"max_steps": 400, "epochs": 400, "tokens_per_step": 300, "max_length": 128, "learning_rate": 1e-3},
-        "eval": {"every": 400},
+        "train": {"max_steps": 250, "epochs": 250, "tokens_per_step": 300, "max_length": 128, "learning_rate": 1e-3},
+        "eval": {"every": 250},
         "save": {"every": 25},
     }
     path = tmp_path / "r.yaml"
@@ -94,7 +94,7 @@ def test_detached_killed_stopped_from_another_shell_and_resumed(recipe: Path, tm
     assert stopped.returncode == 0, stopped.stderr
     found = standing(run_dir)
     assert found.state == "stopped"
-    assert 27 <= found.step < 400
+    assert 27 <= found.step < 250
     assert not run_dir.has("lock")
     assert tunesmith("train", "r.yaml", "--out", "run", "--resume", cwd=tmp_path).returncode == 0
     assert standing(run_dir).state == "finished"

@@ -142,6 +142,21 @@ def test_a_clock_that_jumps_moves_no_time_far(growing: Any, shift: float) -> Non
     assert shown(view, 80, 24)
 
 
+def test_a_run_elsewhere_whose_clock_is_wrong_lives_while_it_speaks(growing: Any) -> None:
+    lock = json.loads(growing.run_dir.file("lock").read_text())
+    growing.run_dir.file("lock").write_text(json.dumps({**lock, "host": "elsewhere"}))
+    growing.steps(1)
+    status = growing.run_dir.read(Status).model_copy(update={"host": "elsewhere", "updated": 1e9})
+    growing.run_dir.write(status)
+    view = View.of(growing.run_dir)
+    assert view.standing.state == "crashed", "at one look a run that was silent since 2001"
+    view.refresh()
+    assert view.standing.state == "crashed"
+    growing.run_dir.write(status.model_copy(update={"updated": 1e9 + 1}))
+    view.refresh()
+    assert (view.standing.state, view.standing.resume) == ("running", None)
+
+
 @pytest.mark.parametrize(("width", "height"), [(60, 20), (80, 24), (100, 30), (200, 60), (40, 8), (20, 3)])
 def test_the_screen_fits(tiny_run: RunDir, width: int, height: int) -> None:
     gpus = [Load(f"NVIDIA H200 number {number}", 0.97, 10**10, 2 * 10**10, 61, 400.0) for number in range(4)]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tunesmith.machine import driver
 from tunesmith.machine.detect import detect_machine
 from tunesmith.machine.driver import nvml
 from tunesmith.machine.threads import choose_waiting
@@ -17,6 +18,8 @@ from tunesmith.units import format_bytes
 
 LEAST_MEMORY_BYTES = 1_000_000_000
 SMALL_MEMORY_BYTES = 4_000_000_000
+ROOM_TO_TRY_BYTES = 2_000_000_000
+"""Of a GPU with less free, nothing is taken for a try: the context alone is half a gigabyte."""
 BUSY_SHARE = 0.1  # of a GPU's memory in other hands, or of the cores' time
 _BENCH_SECONDS = 1.0
 _TRIAL_SIZE = 128
@@ -110,6 +113,10 @@ def check_arithmetic() -> Finding:
         return Finding(name="arithmetic", status="ok", found=found)
     major, minor = torch.cuda.get_device_capability(0)
     found = f"compute capability {major}.{minor}, {'bf16' if machine.supports_bf16 else 'no bf16: fp16 is used'}"
+    free = driver.free_bytes(str(torch.cuda.get_device_properties(0).uuid))
+    if free is not None and free < ROOM_TO_TRY_BYTES:
+        told = f"{found}; packed attention was not tried: {format_bytes(free)} are free, which a run may need"
+        return Finding(name="arithmetic", status="ok", found=told)
     broken = _varlen_problem()
     if broken is None:
         return Finding(name="arithmetic", status="ok", found=f"{found}, packed attention without padding")

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tunesmith.compat import copy_many
 from tunesmith.fast.device import Device
 
 
@@ -107,4 +108,4 @@ def _write(copies: Sequence[tuple[Copy, Sequence[int]]]) -> None:
             weights.append(weight.detach())
         copy.written()
     for parts, weights in by_type.values():
-        torch._foreach_copy_(parts, weights)
+        copy_many(parts, weights)

@@ -146,8 +146,8 @@ class Loop:
             self.recovery.halve_micro_batch(self.step + 1, documents, self.batches)
 
     def record_steps(self) -> None:
-        """Record what the steps to come are replayed from, one of each size; nothing where the plan says so."""
-        if self.graphs is None or self.graphs.off:
+        """Record what the steps to come are replayed from, one of each size, once; nothing where the plan says so."""
+        if self.graphs is None or self.graphs.off or self.graphs.num_recorded:
             return
         self.wrapped.train()
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import mmap
+import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pydantic import ValidationError
@@ -63,6 +64,7 @@ class View:
     """What it wrote at its last evaluation."""
     _place: int = 0
     _seen: dict[str, object] = field(default_factory=dict)
+    _heard: float | None = None
 
     @classmethod
     def of(cls, run_dir: RunDir) -> View:
@@ -89,13 +91,23 @@ class View:
             self.plan = self.run_dir.find(Plan)
         if self._is_new(Result.FILE):
             self.result = self.run_dir.find(Result)
-        self.standing = standing_of(self.run_dir, self.plan, self.result)
+        self.standing = self._believed(standing_of(self.run_dir, self.plan, self.result))
         if self._is_new(METRICS):
             self._read_metrics()
         if self._is_new(LOG):
             self.log = _last_lines(self.run_dir, LOG)
         if self._is_new(SAMPLES):
             self.samples = self._last_samples()
+
+    def _believed(self, found: Standing) -> Standing:
+        """A run on another machine that was heard of between two looks lives, whatever its clock says."""
+        now = time.monotonic()
+        if found.updated != self.standing.updated:
+            self._heard = now
+        elsewhere = found.host is not None and found.host != socket.gethostname()
+        if found.state == "crashed" and elsewhere and self._heard is not None and now - self._heard < SILENT_SECONDS:
+            return replace(found, state="running", why="", resume=None)
+        return found
 
     def _is_new(self, name: str) -> bool:
         """Whether a file is another one than at the last look, or was written to since."""

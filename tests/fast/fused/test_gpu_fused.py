@@ -7,6 +7,9 @@ import torch
 
 from tunesmith import fast
 from tunesmith.fast.device import Device
+from tunesmith.fast.fused import adapted
+from tunesmith.recipe import LoraSection
+from tunesmith.step import StepSettings, prepare_model
 
 pytestmark = [
     pytest.mark.gpu,
@@ -83,3 +86,32 @@ def test_a_captured_step_sees_new_weights(name, build, documents_of):
     replayed, gradients = loss.item(), {key: gradient.clone() for key, gradient in captured.items()}
     assert step().item() == replayed
     assert all(torch.equal(p.grad, gradients[key]) for key, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("held", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rank", [4, 16])
+@pytest.mark.parametrize("few_rows", [0, 4096])
+def test_adapters(held, rank, few_rows, build, documents_of, monkeypatch):
+    monkeypatch.setattr(adapted, "FEW_ROWS", few_rows)
+    documents, found = documents_of(LENGTHS, masked=True), []
+    for device, bf16 in ((here(fused=False), False), (here(fused=False), True), (here(), True), (here(), True)):
+        settings = StepSettings(method="lora", lora=LoraSection(rank=rank, alpha=2 * rank))
+        model = build("llama").to(getattr(torch, held) if bf16 else torch.float32).cuda()
+        model = prepare_model(model, settings, device)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.copy_(torch.randn(parameter.shape) * 0.3)
+        batch = fast.flatten(documents).to("cuda")
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=bf16):
+            loss = model(flat=batch, denominator=float(batch.num_targets)).loss
+        loss.backward()
+        found.append((loss.item(), {key: p.grad for key, p in model.named_parameters() if p.grad is not None}))
+    (exact, true), (_, before), (loss, now), (other, again) = found
+    assert loss == pytest.approx(exact, rel=5e-3)
+    assert other == loss
+    for key in true:
+        allowed = 2.0 * (before[key] - true[key]).norm() + 0.02 * true[key].norm() + 1e-6
+        assert (now[key] - true[key]).norm() <= allowed, key
+        assert torch.equal(again[key], now[key]), key
