@@ -209,6 +209,16 @@ def has_forward_hooks(module: nn.Module) -> bool:
 
 
 @private(
+    "accelerate's _hf_hook",
+    "A forward that accelerate put on a module for moving weights is no patch of another tool.",
+    check=lambda: _check_accelerate_hook(),
+)
+def has_accelerate_hook(module: nn.Module) -> bool:
+    """Whether accelerate stands before this module."""
+    return hasattr(module, "_hf_hook")
+
+
+@private(
     "torch._foreach_copy_",
     "All weights of a model are narrowed in a few launches.",
     check=lambda: _check_copies(),
@@ -327,6 +337,20 @@ def efficient_attention(
 
     attend = torch.ops.aten._scaled_dot_product_efficient_attention
     out: Tensor = attend(q, k, v, bias, True, dropout, causal, scale=scale)[0]
+    return out
+
+
+@private(
+    "torch.ops.aten._scaled_dot_product_attention_math",
+    "A step traced for a GPU allocates what attention does there where no kernel takes it.",
+    check=lambda: _check_math_attention(),
+)
+def math_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
+    """What torch calls the math backend; grouped heads are repeated."""
+    import torch
+
+    attend = torch.ops.aten._scaled_dot_product_attention_math
+    out: Tensor = attend(q, k, v, mask, 0.0, causal, None, scale=scale, enable_gqa=True)[0]
     return out
 
 
@@ -461,6 +485,25 @@ def _check_gpu_attention(*, flash: bool) -> None:
             flash_attention(q, q, q, 0.0, True, None) if flash else efficient_attention(q, q, q, None, 0.0, True, None)
         )
     _must(found.shape == q.shape)
+
+
+def _check_math_attention() -> None:
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    q, k = torch.rand(1, 4, 3, 8), torch.rand(1, 2, 3, 8)
+    expected = scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(math_attention(q, k, k, None, True, None), expected)
+
+
+def _check_accelerate_hook() -> None:
+    from accelerate.hooks import ModelHook, add_hook_to_module
+    from torch import nn
+
+    module = nn.Identity()
+    _must(not has_accelerate_hook(module))
+    add_hook_to_module(module, ModelHook())
+    _must(has_accelerate_hook(module))
 
 
 def _check_checkpointing() -> None:

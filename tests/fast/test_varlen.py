@@ -6,7 +6,7 @@ import torch.nn.attention.varlen
 
 from tunesmith import fast
 from tunesmith.fast import attention, varlen
-from tunesmith.fast.device import CPU
+from tunesmith.fast.device import CPU, Device
 from tunesmith.fast.options import AttentionOptions
 
 
@@ -46,8 +46,39 @@ def test_varlen_equals_padded(window, kv_heads, documents_of):
     q = torch.randn(flat.num_tokens, 4, 8)
     k, v = torch.randn(2, flat.num_tokens, kv_heads, 8)
     options = AttentionOptions(scale=0.3, window=window)
-    found = varlen.attend_varlen(q, k, v, flat, options)
+    found = varlen.attend_varlen(q, k, v, flat, options, CPU)
     torch.testing.assert_close(found, attention.attend(q, k, v, flat, options, CPU), rtol=1e-5, atol=1e-6)
+
+
+def operator(q, k, v, cu_q, cu_k, max_q, max_k, is_causal, scale, window, enable_gqa=False):
+    assert is_causal == (window == [-1, 0])
+    out = stand_in(q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window, enable_gqa=enable_gqa)
+    return out, torch.zeros(q.shape[1], len(q)), torch.zeros(2)
+
+
+def backward_operator(grad, q, k, v, out, sums, cu_q, cu_k, max_q, max_k, is_causal, random, scale, window):
+    assert (out.shape, sums.shape, random.shape) == (q.shape, (q.shape[1], len(q)), (2,))
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        again = operator(*leaves, cu_q, cu_k, max_q, max_k, is_causal, scale, window, enable_gqa=True)[0]
+    return torch.autograd.grad(again, leaves, grad)
+
+
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_the_operators_behind_it_get_what_they_name(window, kv_heads, documents_of, monkeypatch):
+    monkeypatch.setattr(varlen, "_operators", lambda: (operator, backward_operator))
+    flat = fast.flatten(documents_of())
+    torch.manual_seed(0)
+    leaves = [torch.randn(flat.num_tokens, heads, 8).requires_grad_() for heads in (4, kv_heads, kv_heads)]
+    options, found = AttentionOptions(scale=0.3, window=window), []
+    for out in (
+        varlen.attend_varlen(*leaves, flat, options, Device("cpu", fused=True)),
+        attention.attend(*leaves, flat, options, CPU),
+    ):
+        found.append((out.detach(), *torch.autograd.grad(out.square().sum(), leaves)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_varlen_is_for_cuda_alone():

@@ -17,7 +17,7 @@ from tunesmith.forecast.trace import Log
 from tunesmith.forecast.workload import Split, Workload
 from tunesmith.machine.gpus import find_gpu, gpus
 from tunesmith.plan.decide import describe
-from tunesmith.plan.search import alternatives, dtype_of, larger_gpu, precision_of, search
+from tunesmith.plan.search import _ways, alternatives, dtype_of, larger_gpu, precision_of, search
 from tunesmith.recipe import Recipe
 
 NewRecipe = Callable[..., Recipe]
@@ -201,20 +201,18 @@ def test_weights_that_are_trained_stay_float32(new_recipe: NewRecipe) -> None:
     assert dtype_of(recipe.with_values(**{"model.dtype": "bfloat16"}), "full", "bf16") == "bfloat16"
 
 
-def test_weights_move_in_backward_where_nothing_else_of_full_fine_tuning_fits(
+def test_weights_that_move_in_backward_are_the_last_way_of_full_fine_tuning(
     look: Callable[..., Found], shape: ModelShape, workload: Workload, new_recipe: NewRecipe, logs: dict[Step, Log]
 ) -> None:
-    """The last way of full fine-tuning, before it is given up; never where a step takes several passes."""
-    roomy = look(Target.of_gpu(find_gpu("a100-80gb")))
-    assert not roomy.choice.update_in_backward
-    forecaster = Forecaster(new_recipe(tokens_per_step=2048, method="full"), shape, workload, logs)
+    """In one pass alone, with weights in bfloat16."""
     target = Target.of_gpu(find_gpu("a100-80gb"))
-    lean = replace(
-        roomy.choice, dtype="bfloat16", optimizer="adamw8bit", gradient_checkpointing=True, update_in_backward=True
-    )
-    needed = forecaster.memory(lean, target).peak_bytes
-    assert needed < forecaster.memory(replace(lean, update_in_backward=False), target).peak_bytes
-    tight = replace(target, capacity_bytes=int(needed / FITS) + 1000)
-    found = look(tight, method="full")
-    assert (found.fit, found.choice.update_in_backward) == ("fits", True)
-    assert not look(tight, method="full", micro_batch_tokens=512).choice.update_in_backward
+    forecaster = Forecaster(new_recipe(tokens_per_step=2048, method="full"), shape, workload, logs)
+    roomy, largest = look(target).choice, forecaster.steps(2048).largest
+    assert not roomy.update_in_backward
+    ways = list(_ways(forecaster, target, roomy, largest))
+    lean = [(way, floor) for way, floor in ways if way.update_in_backward]
+    assert len(lean) == 2
+    assert ways[-2:] == lean
+    assert {(way.dtype, floor) for way, floor in lean} == {("bfloat16", largest)}
+    for other in (replace(roomy, micro_batch_tokens=512), replace(roomy, precision="fp16")):
+        assert not any(way.update_in_backward for way, _ in _ways(forecaster, target, other, largest))

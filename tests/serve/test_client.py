@@ -147,6 +147,8 @@ def test_a_model_without_a_template_does_not_chat(client: Any) -> None:
         ({"temperature": -1}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"n": 0}, "n:"),
+        ({"seed": False}, "seed"),
+        ({"max_tokens": "5"}, "max_tokens"),
         ({"n": 33}, "33 texts in one request"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"logprobs": 21}, "logprobs"),

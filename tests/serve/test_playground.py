@@ -36,7 +36,7 @@ def test_what_the_page_shows_of_a_model(chat_server: Any, chat_llama: Path) -> N
     assert about["name"] == chat_llama.name
     assert not about["has_blind_test"]
     assert not about["has_rows"]
-    assert chat_server.ask("GET", "/playground/votes").status == 400
+    assert chat_server.ask("GET", "/playground/standing").status == 400
     assert chat_server.ask("POST", "/playground/pairs", {"prompt": "a"}).status == 400
     assert "no run" in chat_server.ask("POST", "/playground/rows", {"texts": ["a"]}).json["why"]
 
@@ -98,7 +98,7 @@ def test_a_vote_is_kept_in_the_run_and_tells_which_was_which(served: Any) -> Non
         assert vote.choice == ("tie" if choice == "tie" else "tuned" if choice == tuned else "base")
         assert vote.tuned == pair[tuned]
         assert (vote.prompt, vote.seed, vote.max_new_tokens) == ("A boy", 3, 6)
-    standing = served.ask("GET", "/playground/votes").json
+    standing = served.ask("GET", "/playground/standing").json
     counted = Counter(vote.choice for vote in read_votes(run_dir))
     assert (standing["wins"], standing["losses"], standing["ties"]) == tuple(
         counted[name] for name in ("tuned", "base", "tie")

@@ -105,7 +105,8 @@ def test_a_sharded_run_goes_on_with_any_number_of_processes(
     recipe = Recipe(
         model={"name": str(tiny_llama)},
         data={"path": str(shows_csv), "text": "description", "max_rows": 60, "eval_fraction": 0.2},
-        train={"method": method, "tokens_per_step": 400, "epochs": 4, "max_steps": 6, "learning_rate": 5e-3},
+        train={"method": method, "tokens_per_step": 400, "epochs": 4, "max_steps": 6, "learning_rate": 5e-3}
+        | {"schedule": "constant", "warmup_fraction": 0.0},
         save={"every": 2},
     )
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")

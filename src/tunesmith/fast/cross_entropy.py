@@ -235,7 +235,11 @@ def _finished(total: Tensor | None, of: Tensor | None) -> Tensor | None:
     """A gradient's rows that belong to a parameter, in its type."""
     if of is None:
         return None
-    return torch.zeros_like(of) if total is None else total[: len(of)].to(of.dtype)
+    if total is None:
+        return torch.zeros_like(of)
+    if len(total) > len(of):  # autograd adds another gradient in place to a whole tensor, and to a view does not
+        total = total[: len(of)]
+    return total.to(of.dtype)
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:

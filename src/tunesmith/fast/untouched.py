@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from tunesmith.compat import has_accelerate_hook
 from tunesmith.errors import ModelError
 
 _OWN = ("transformers", "torch")
@@ -42,7 +43,7 @@ def _foreign_forward(module: nn.Module) -> str | None:
     forward = vars(module).get("forward")
     if forward is None:
         forward = None if hasattr(module, "in_features") else type(module).forward
-    elif hasattr(module, "_hf_hook"):
+    elif has_accelerate_hook(module):
         return None
     while isinstance(forward, functools.partial):
         forward = forward.func

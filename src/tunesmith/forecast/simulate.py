@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tunesmith.compat import efficient_attention, enable_checkpointing, flash_attention
+from tunesmith.compat import efficient_attention, enable_checkpointing, flash_attention, math_attention
 from tunesmith.fast.layout import FlatBatch, flatten
 
 if TYPE_CHECKING:
@@ -174,20 +174,10 @@ def _gpu_attention(
     if flash and attn_mask is None and query.dtype in (torch.float16, torch.bfloat16):
         return flash_attention(query, key, value, dropout_p, is_causal, scale)
     if enable_gqa and key.shape[1] != query.shape[1]:
-        return _plain_attention(query, key, value, attn_mask, is_causal, scale)
+        return math_attention(query, key, value, attn_mask, is_causal, scale)
     bias = None
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, float("-inf"))
         bias = attn_mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
     return efficient_attention(query, key, value, bias, dropout_p, is_causal, scale)
-
-
-def _plain_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
-) -> Tensor:
-    """What torch calls the math backend (_scaled_dot_product_attention_math)."""
-    out: Tensor = torch.ops.aten._scaled_dot_product_attention_math(
-        query, key, value, mask, 0.0, is_causal, None, scale=scale, enable_gqa=True
-    )[0]
-    return out

@@ -37,7 +37,8 @@ def text(job: Job) -> str:
     )
     body = [
         f"# {total} processes of one run. {SAVE_SECONDS} s before the wall time it stops, saves, and is queued again.",
-        'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        """export MASTER_ADDR=$(scontrol show node "$first" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')""",
         "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))",
         "",
         f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(worker)} &",

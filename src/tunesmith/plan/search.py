@@ -87,7 +87,7 @@ def _ways(forecaster: Forecaster, target: Target, choice: Choice, largest: int) 
 def _in_one_pass(forecaster: Forecaster, target: Target, choice: Choice) -> bool:
     """Whether a step is one pass of one process, as weights that move while backward runs need it."""
     step = forecaster.steps(choice.tokens_per_step).largest
-    return target.num_processes == 1 and choice.micro_batch_tokens >= step
+    return target.num_processes == 1 and choice.precision != "fp16" and choice.micro_batch_tokens >= step
 
 
 def _weights_and_optimizers(
@@ -199,7 +199,7 @@ def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterat
     shorter = _shorter(forecaster, target, found)
     if shorter is not None:
         yield shorter
-    recipe, choice = forecaster.recipe, found.choice
+    recipe, choice = forecaster.recipe, replace(found.choice, update_in_backward=False)
     ways: list[Choice] = []
     if choice.method == "full":
         lean = replace(choice, gradient_checkpointing=True)

@@ -69,7 +69,7 @@ class Openings(BaseModel):
 
 
 class RowsAsked(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     texts: Annotated[list[Annotated[Text, Field(max_length=MAX_CHARACTERS)]], Field(min_length=1, max_length=8)]
 
@@ -100,7 +100,7 @@ class RowsFound(BaseModel):
 
 
 class PairAsked(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: Annotated[Text, Field(max_length=MAX_CHARACTERS)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -116,7 +116,7 @@ class PairOffered(BaseModel):
 
 
 class VoteAsked(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Annotated[str, Field(max_length=64)]
     choice: Choice
@@ -144,7 +144,7 @@ class Playground:
         app.add_api_route("/playground/about", self.about)
         app.add_api_route("/playground/openings", self.openings)
         app.add_api_route("/playground/rows", self.beside, methods=["POST"])
-        app.add_api_route("/playground/votes", self.standing)
+        app.add_api_route("/playground/standing", self.standing)
         app.add_api_route("/playground/pairs", self.pair, methods=["POST"], response_model=PairOffered)
         app.add_api_route("/playground/votes", self.vote, methods=["POST"])
 

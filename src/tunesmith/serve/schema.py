@@ -33,7 +33,7 @@ Text = Annotated[str, AfterValidator(_encodable)]
 
 
 class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -42,7 +42,7 @@ class StreamOptions(BaseModel):
 class _Asked(BaseModel):
     """Fields of both kinds of request."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
     model: Annotated[Text, Field(max_length=MAX_NAME_CHARACTERS)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -113,14 +113,14 @@ class CompletionRequest(_Asked):
 
 
 class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["text"]
     text: Text
 
 
 class ChatMessage(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[TextPart]
@@ -132,7 +132,7 @@ class ChatMessage(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["text"]
 

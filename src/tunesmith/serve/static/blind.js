@@ -17,7 +17,7 @@ export class Blind {
 
   async open() {
     try {
-      this.tell(await getJson("/playground/votes"));
+      this.tell(await getJson("/playground/standing"));
     } catch (error) {
       get("blind-status").textContent = error.message;
     }
