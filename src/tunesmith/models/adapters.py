@@ -130,6 +130,9 @@ def put_on(model: Any, source: ModelSource, name: str = "default") -> PeftModel:
 
     try:
         with quiet_transformers():
+            warnings.filterwarnings(
+                "ignore", "fan_in_fan_out is set to"
+            )  # GPT-2 in 4 bits turned its matrices; peft copes
             warnings.filterwarnings("error", "Found missing adapter keys")  # it would go on with random weights
             adapted = PeftModel.from_pretrained(model, source.adapter, adapter_name=name)
         _check_base(source)
