@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tunesmith.errors import ModelError, TunesmithError
-from tunesmith.generate.text import Decoding, _choose, generate, stream
+from tunesmith.generate.text import Decoding, choose, generate, stream
 from tunesmith.models.load import load_for_generation
 from tunesmith.models.tokenizer import TextTokenizer
 
@@ -124,7 +124,7 @@ def test_the_model_comes_back_as_it_was(loaded: tuple[Any, TextTokenizer]) -> No
 
 def frequencies(logits: torch.Tensor, decoding: Decoding, draws: int = 4000) -> Counter[int]:
     uniform = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
-    return Counter(_choose(logits.expand(draws, -1), uniform, decoding).tolist())
+    return Counter(choose(logits.expand(draws, -1), uniform, decoding).tolist())
 
 
 def test_tokens_are_drawn_with_their_probability() -> None:
@@ -152,7 +152,7 @@ def test_top_p_keeps_the_smallest_set_with_that_mass() -> None:
 def test_draws_at_the_edges_pick_what_can_be_picked() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(2, -1)
     edges = torch.tensor([0.0, 1.0 - 2.0**-53], dtype=torch.float64)
-    assert _choose(logits, edges, Decoding(1)).tolist() == [1, 2]
+    assert choose(logits, edges, Decoding(1)).tolist() == [1, 2]
 
 
 # ------------------------------------------------------------------------------------------------------------ limits

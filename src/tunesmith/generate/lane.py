@@ -19,7 +19,7 @@ from tunesmith.errors import ModelError
 from tunesmith.generate.memory import Memory, num_joinable_layers
 from tunesmith.generate.request import Finish, Piece, Ticket, TokenScore, Voice
 from tunesmith.generate.spelling import Spelling
-from tunesmith.generate.text import _accepted, _choose, _context_length, _draws, _left_padded, stop_ids
+from tunesmith.generate.text import accepted, choose, context_length, left_padded, stop_ids, uniform_draws
 
 MIN_SHARED_TOKENS = 16
 """Beginnings shorter than this are read again: that costs no more than looking them up."""
@@ -38,7 +38,7 @@ class Row:
         self.max_new_tokens = min(request.decoding.max_new_tokens, limit - len(ticket.ids))
         self.new_ids: list[int] = []
         name = request.prompt if isinstance(request.prompt, str) else f"ids {list(request.prompt)}"
-        self.draws: np.ndarray = _draws(request.seed, name, request.occurrence, request.decoding.max_new_tokens)
+        self.draws: np.ndarray = uniform_draws(request.seed, name, request.occurrence, request.decoding.max_new_tokens)
         self._spelling = Spelling(voice.tokenizer, ticket.ids, request.stop)
 
     @property
@@ -79,14 +79,14 @@ class Lane:
         self._has_adapter = any(voice.adapter is not None for voice in voices)
         layers = num_joinable_layers(model)
         self.max_rows = max_rows if layers is not None else 1
-        self.context_length = _context_length(model)
+        self.context_length = context_length(model)
         self._num_layers = layers
         self._memory = Memory(layers or 0)
         self._lone_cache: Any = None
         self._kept: OrderedDict[tuple[str, tuple[int, ...]], Memory] = OrderedDict()
         self._stops = {v.name: frozenset(stop_ids(model, v.tokenizer)) for v in voices}
-        self._options = _accepted(model, {"logits_to_keep": 1})
-        self._with_positions = bool(_accepted(model, {"position_ids": None}))
+        self._options = accepted(model, {"logits_to_keep": 1})
+        self._with_positions = bool(accepted(model, {"position_ids": None}))
 
     # ------------------------------------------------------------------------------------------------ rows come and go
 
@@ -148,7 +148,7 @@ class Lane:
     def _read(self, rows: list[Row], beginnings: list[tuple[Memory, int]] | None, left: int) -> None:
         memory, self._lone_cache = Memory(self._num_layers or 0), None
         if beginnings is None:
-            ids_BL, mask_BL = _left_padded([row.ticket.ids for row in rows], self._pad_id, 0, self.model.device)
+            ids_BL, mask_BL = left_padded([row.ticket.ids for row in rows], self._pad_id, 0, self.model.device)
             mask_BL = mask_BL[:, : ids_BL.shape[1]]
         else:
             for kept, length in beginnings:
@@ -220,7 +220,7 @@ class Lane:
         for places in groups.values():
             draws = torch.tensor([rows[p].draw for p in places], dtype=torch.float64, device=logits_BV.device)
             part_BV = logits_BV if len(places) == len(rows) else logits_BV[places]
-            tokens_B[places] = _choose(part_BV, draws, rows[places[0]].ticket.request.decoding)
+            tokens_B[places] = choose(part_BV, draws, rows[places[0]].ticket.request.decoding)
         tokens = tokens_B.tolist()
         scores = self._scores(rows, logits_BV, tokens)
         return [place for place, row in enumerate(rows) if row.accept(tokens[place], scores.get(place, ()))]

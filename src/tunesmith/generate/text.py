@@ -97,7 +97,7 @@ def generate(
     written: dict[int, Generation] = {}
     stops = stop_ids(model, tokenizer)
     with evaluation_mode(model):
-        for numbers in _batches(requests, max(1, batch_size), _context_length(model)):
+        for numbers in _batches(requests, max(1, batch_size), context_length(model)):
             batch = [requests[number] for number in numbers]
             for number, new_ids in zip(numbers, _write(model, tokenizer, batch, decoding), strict=True):
                 written[number] = _finish(tokenizer, prompts[number], requests[number], new_ids, stops)
@@ -156,14 +156,14 @@ def _requests(
         else:
             ids = [int(token) for token in prompt] or [tokenizer.start_id]
             name = f"ids {ids}"
-        draws = _draws(seed, name, seen[name], decoding.max_new_tokens)
+        draws = uniform_draws(seed, name, seen[name], decoding.max_new_tokens)
         seen[name] += 1
         requests.append(_request(model, ids, decoding, draws))
     return requests
 
 
 def _request(model: Any, ids: list[int], decoding: Decoding, draws: np.ndarray) -> _Request:
-    limit = _context_length(model)
+    limit = context_length(model)
     room = min(decoding.max_new_tokens, limit - len(ids))
     if room < 1:
         raise ModelError(
@@ -172,7 +172,7 @@ def _request(model: Any, ids: list[int], decoding: Decoding, draws: np.ndarray) 
     return _Request(ids, room, draws)
 
 
-def _context_length(model: Any) -> int:
+def context_length(model: Any) -> int:
     """Most tokens that the model reads at once; models without learned or rotary positions may name none."""
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize)
 
@@ -193,7 +193,7 @@ def _batches(requests: list[_Request], batch_size: int, context_length: int) -> 
         yield batch
 
 
-def _draws(seed: int, prompt: str, occurrence: int, number: int) -> np.ndarray:
+def uniform_draws(seed: int, prompt: str, occurrence: int, number: int) -> np.ndarray:
     """float64 [number] in [0, 1): the random stream of one sample, the same whatever else is written."""
     digest = hashlib.sha256(f"{seed}\0{occurrence}\0{prompt}".encode("utf-8", "surrogatepass")).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little"))).random(number)
@@ -251,8 +251,8 @@ def _steps(
     device, num_steps = model.device, max(request.max_new_tokens for request in batch)
     rows = _Rows.of(batch, tokenizer.pad_id, stop_ids(model, tokenizer), num_steps, device)
     check_every = 1 if recorder(device) is None else 8  # asking a GPU whether rows ended waits for it
-    options = _accepted(model, {"logits_to_keep": 1})
-    with_positions = bool(_accepted(model, {"position_ids": None}))
+    options = accepted(model, {"logits_to_keep": 1})
+    with_positions = bool(accepted(model, {"position_ids": None}))
     cache, decoder = None, None
     with fast_path(model, num_steps):
         for step in range(num_steps):
@@ -266,11 +266,11 @@ def _steps(
                     raise ModelError(
                         "the model's predictions are not finite numbers: its weights are damaged or diverged."
                     )
-                tokens_B = _choose(logits_BV, rows.draws_BS[:, step], decoding)
+                tokens_B = choose(logits_BV, rows.draws_BS[:, step], decoding)
             yield rows.numbers_B, tokens_B
             rows.feed(tokens_B)
             if step == 0:
-                decoder = Decoder.of(model, rows.beginning(cache), partial(_choose, decoding=decoding))
+                decoder = Decoder.of(model, rows.beginning(cache), partial(choose, decoding=decoding))
             elif step == 1 and decoder is not None and not decoder.takes_over(logits_BV, tokens_B):
                 decoder = None
             if (step + 1) % check_every == 0 and not rows.drop_ended(None if decoder is not None else cache):
@@ -299,7 +299,7 @@ class _Rows:
     def of(
         cls, batch: list[_Request], pad_id: int, stops: tuple[int, ...], num_steps: int, device: torch.device
     ) -> _Rows:
-        ids_BL, mask_BL = _left_padded([request.ids for request in batch], pad_id, num_steps, device)
+        ids_BL, mask_BL = left_padded([request.ids for request in batch], pad_id, num_steps, device)
         return cls(
             ids_BL,
             mask_BL,
@@ -341,7 +341,7 @@ class _Rows:
         return len(going) > 0
 
 
-def _left_padded(prompts: list[list[int]], pad_id: int, num_steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def left_padded(prompts: list[list[int]], pad_id: int, num_steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids [B, L] and the attention mask [B, L + S + 1] that also covers what will be written."""
     longest = max(len(ids) for ids in prompts)
     ids_BL = torch.full((len(prompts), longest), pad_id, dtype=torch.int64)
@@ -352,7 +352,7 @@ def _left_padded(prompts: list[list[int]], pad_id: int, num_steps: int, device: 
     return ids_BL.to(device), mask_BL.to(device)
 
 
-def _choose(logits_BV: Tensor, draws_B: Tensor, decoding: Decoding) -> Tensor:
+def choose(logits_BV: Tensor, draws_B: Tensor, decoding: Decoding) -> Tensor:
     """The next token of each row, int64 [B]: the token in whose share of the probability mass the draw falls."""
     if decoding.temperature == 0:
         return logits_BV.argmax(-1)
@@ -372,7 +372,7 @@ def _pick(weights_BV: Tensor, draws_B: Tensor) -> Tensor:
     return torch.searchsorted(cumulative_BV, targets_B1, right=True)[:, 0].clamp(max=weights_BV.shape[1] - 1)
 
 
-def _accepted(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+def accepted(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """Those of `arguments` that the model's forward takes; not every architecture has positions or can skip logits."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     known = inspect.signature(type(inner).forward).parameters
