@@ -62,7 +62,7 @@ import importlib, pkgutil
 import tunesmith
 
 for module in pkgutil.walk_packages(tunesmith.__path__, "tunesmith."):
-    if module.name not in ("tunesmith.__main__", "tunesmith.fast.triton_kernels"):
+    if module.name != "tunesmith.__main__" and not module.name.startswith("tunesmith.fast.kernels."):
         importlib.import_module(module.name)
 
 from tunesmith.cli import main

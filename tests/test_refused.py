@@ -91,7 +91,7 @@ def _recipe(model: Path, shows_csv: Path, **train: object) -> tunesmith.Recipe:
     )
 
 
-@pytest.mark.parametrize("train", [{"method": "qlora"}, {"loop": "reference"}])
+@pytest.mark.parametrize("train", [{"cuda_graphs": True}, {"loop": "reference"}])
 def test_a_refused_plan_leaves_no_folder(
     train: dict[str, object], tmp_path: Path, tiny_llama: Path, shows_csv: Path
 ) -> None:
@@ -105,7 +105,9 @@ def test_a_refused_plan_leaves_no_folder(
 def test_a_folder_that_was_there_stays(tmp_path: Path, tiny_llama: Path, shows_csv: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(PlanError):
-        tunesmith.train(_recipe(tiny_llama, shows_csv, method="qlora"), out=tmp_path / "a", console=Console(quiet=True))
+        tunesmith.train(
+            _recipe(tiny_llama, shows_csv, loop="reference"), out=tmp_path / "a", console=Console(quiet=True)
+        )
     assert (tmp_path / "a").is_dir()
 
 

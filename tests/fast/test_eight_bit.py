@@ -9,7 +9,7 @@ from torch import nn
 from tunesmith.fast import rounding
 from tunesmith.fast.eight_bit import RoundingAdamW8bit
 from tunesmith.step import StepSettings, make_optimizer
-from tunesmith.training.state import load_optimizer, save_optimizer
+from tunesmith.training.state import load_optimizer, save_tree
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 
@@ -73,7 +73,7 @@ def test_a_run_that_goes_on_is_the_one_that_was_never_stopped(way, dtype, tmp_pa
     resumed = copy.deepcopy(whole)
     again = make_optimizer(resumed.parameters(), settings)
     if way == "file":
-        save_optimizer(optimizer, tmp_path / "optimizer.safetensors")
+        save_tree(optimizer.state_dict(), tmp_path / "optimizer.safetensors")
         load_optimizer(again, tmp_path / "optimizer.safetensors")
     else:
         again.load_state_dict(copy.deepcopy(optimizer.state_dict()))

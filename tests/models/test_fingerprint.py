@@ -45,6 +45,8 @@ def test_a_saved_adapter_names_its_base(base: Path, tmp_path: Path) -> None:
     model = attach_lora(load_model(source), LoraSection(rank=2), "lora")
     save_model(model, tokenizer, tmp_path / "adapter", "a card")
     assert trained_on(tmp_path / "adapter") == weights_fingerprint(base)
+    written = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert written[8:].startswith(b'{"__metadata__":{"base_fingerprint":'), "the same weights are the same bytes"
     load_model(find_model(str(tmp_path / "adapter")))
     weights = load_file(base / "model.safetensors")
     save_file({name: weight * 1.001 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})

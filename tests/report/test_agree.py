@@ -40,8 +40,8 @@ def test_a_comparison_of_the_same_rows_measures_what_training_did(tiny_run: RunD
     result, comparison = tiny_run.read(Result), tiny_run.read(Comparison)
     scores = comparison.scores
     for name, key in (("heldout_loss", "eval_loss"), ("heldout_bits_per_byte", "eval_bits_per_byte")):
-        assert scores[name].base.value == getattr(result, f"{key}_base"), name
-        assert scores[name].tuned.value == getattr(result, key), name
+        assert scores[name].base.value == pytest.approx(getattr(result, f"{key}_base"), rel=1e-14), name
+        assert scores[name].tuned.value == pytest.approx(getattr(result, key), rel=1e-14), name
 
 
 @pytest.mark.parametrize("nats", [0.0, -0.005, 0.005, 0.02])

@@ -27,6 +27,11 @@ main()
 """
 
 
+def printable(text: str) -> str:
+    """What a terminal is given of a text; a model of random weights may write control characters."""
+    return "".join(filter(str.isprintable, text))
+
+
 def said(conversation: Any, *lines: str) -> str:
     """What is shown when these lines are typed."""
     typed, shown = iter(lines), io.StringIO()
@@ -60,7 +65,8 @@ def test_a_model_with_a_template_is_asked_all_that_was_said(chatting: Any) -> No
     messages = chatting.messages()
     assert [turn["role"] for turn in messages] == ["user", "assistant", "user", "assistant"]
     assert messages[2]["content"] == "And now?"
-    assert all(turn["content"] in shown for turn in messages if turn["role"] == "assistant")
+    answers = [turn["content"] for turn in messages if turn["role"] == "assistant"]
+    assert all(printable(answer) in printable(shown) for answer in answers)
     fed = chatting.speakers.engine.voices["tuned"].tokenizer.decode(chatting._request("Third").prompt, False)
     assert fed.startswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
     assert fed.endswith("<|im_start|>user\nThird<|im_end|>\n<|im_start|>assistant\n")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.compat import quiet_transformers
 from tunesmith.errors import ModelError
 from tunesmith.models.find import ModelSource
-from tunesmith.models.fingerprint import BASE_KEY, trained_on, weights_fingerprint
+from tunesmith.models.fingerprint import BASE_KEY, order_header, trained_on, weights_fingerprint
 from tunesmith.recipe import LoraSection
 from tunesmith.redact import redact
 
@@ -81,6 +81,7 @@ def save_adapter(model: Any, folder: Path) -> None:
         _describe_ordinary(folder / "adapter_config.json")
     fingerprint = weights_fingerprint(model.get_base_model().base_path)
     save_file(weights, path, metadata={"format": "pt", BASE_KEY: fingerprint})
+    order_header(path)
 
 
 def _matrices(model: Any) -> dict[str, Any]:

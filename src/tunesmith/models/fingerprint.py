@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 BASE_KEY = "base_fingerprint"
@@ -31,6 +32,19 @@ def weights_fingerprint(folder: str | Path) -> str:
             values = part[:1].flatten()[:SAMPLE_VALUES] if shape else file.get_tensor(name)
             digest.update(f"{name} {shape} ".encode() + values.float().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def order_header(path: Path) -> None:
+    """Sort what the header of a safetensors file says of the file: its writer does so in an order drawn at random, and
+    the same weights are to be the same bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(ordered) <= size, "the same entries in another order"
+        file.seek(8)
+        file.write(ordered.ljust(size))
 
 
 def trained_on(adapter: str | Path) -> str | None:

@@ -64,7 +64,7 @@ def _ways(forecaster: Forecaster, target: Target, choice: Choice, largest: int) 
     """Ways to train in the order of speed, each with its smallest micro-batch.
 
     Moving weights while backward runs, which holds no gradients, is the last of full fine-tuning: a clipped step then
-    runs its pass twice, and none can be tried again.
+    runs its pass twice, and none can be tried again. Where the method is left open an adapter is the better way.
     """
     train = forecaster.recipe.train
     methods: tuple[Method, ...] = (choice.method,)
@@ -79,7 +79,12 @@ def _ways(forecaster: Forecaster, target: Target, choice: Choice, largest: int) 
                 for saved in checkpointing:
                     way = replace(choice, method=method, dtype=dtype, optimizer=optimizer, gradient_checkpointing=saved)
                     yield way, floor
-        if method == "full" and way.dtype == "bfloat16" and _in_one_pass(forecaster, target, choice):
+        if (
+            method == "full"
+            and train.method == "full"
+            and way.dtype == "bfloat16"
+            and _in_one_pass(forecaster, target, choice)
+        ):
             for saved in checkpointing:
                 yield replace(way, gradient_checkpointing=saved, update_in_backward=True), largest
 

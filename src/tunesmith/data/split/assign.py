@@ -99,7 +99,8 @@ def _ranked_sides(
 def _ensure_sides(
     sides: NDArray[np.int8], places: NDArray[np.float64], fractions: tuple[float, float], where: str
 ) -> None:
-    """Give every split that was asked for at least one unit, taken from the training rows nearest to it."""
+    """Give every split that was asked for at least one unit, taken from the training rows nearest to it; where there are
+    none, from a split that has several."""
     wanted = [side for side, fraction in ((EVAL, fractions[0]), (TEST, fractions[1])) if fraction > 0]
     if len(sides) <= len(wanted) and wanted:
         raise DataError(
@@ -110,7 +111,9 @@ def _ensure_sides(
     order = np.argsort(places, kind="stable")
     for side in wanted:
         if not (sides == side).any():
-            sides[next(unit for unit in order if sides[unit] == TRAIN)] = side
+            counts = np.bincount(sides, minlength=3)
+            spare = [unit for unit in order if sides[unit] == TRAIN or (counts[TRAIN] == 0 and counts[sides[unit]] > 1)]
+            sides[spare[0]] = side
     if not (sides == TRAIN).any():
         counts = np.bincount(sides, minlength=3)
         sides[next(unit for unit in order[::-1] if counts[sides[unit]] > 1)] = TRAIN
