@@ -84,12 +84,14 @@ def serving(name: Path | str, limits: Limits | None = None, key_file: Path | Non
 
     opened = open_server(str(name), Address("127.0.0.1", 0, key_file), limits=limits)
     server = uvicorn.Server(uvicorn.Config(opened.guard, log_config=None, ws="none", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[opened.listener])))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[opened.listener])), daemon=True)
     with opened.speakers.engine:
         thread.start()
         yield Served(opened, Path(name))
         server.should_exit = True
-        thread.join()
+        thread.join(20)
+        server.force_exit = True  # what is still connected then does not hold up the tests
+        thread.join(20)
     opened.listener.close()
 
 

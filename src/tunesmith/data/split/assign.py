@@ -99,8 +99,8 @@ def _ranked_sides(
 def _ensure_sides(
     sides: NDArray[np.int8], places: NDArray[np.float64], fractions: tuple[float, float], where: str
 ) -> None:
-    """Give every split that was asked for at least one unit, taken from the training rows nearest to it; where there are
-    none, from a split that has several."""
+    """Give every split that was asked for at least one unit, taken from the training rows nearest to it; where there
+    are none, from a split that has several."""
     wanted = [side for side, fraction in ((EVAL, fractions[0]), (TEST, fractions[1])) if fraction > 0]
     if len(sides) <= len(wanted) and wanted:
         raise DataError(
