@@ -3,7 +3,8 @@
 # make test    everything that a change must pass; sets up its own environment
 # make check   what CI runs: format, lint, types, tests
 # make test-all, make bench    the long sweeps; the speed measurements (use a quiet machine)
-# make test-faults, make test-many    the two halves of the sweeps: faults in full counts; everything else that is long
+# make test-faults, test-export, test-serve, test-many    the parts of the sweeps: faults in full counts; every export and
+#                                                        adapter method; servers; everything else that is long
 
 # The first Python on the path that runs and is new enough.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -14,7 +15,7 @@ READY  := $(VENV)/.ready
 
 PREFIX ?= $(HOME)/.local
 
-.PHONY: demo install test test-all test-faults test-many check format lint types bench clean venv
+.PHONY: demo install test test-all test-faults test-export test-serve test-many check format lint types bench clean venv
 
 demo: $(READY)
 	$(BIN)/tunesmith demo
@@ -29,13 +30,20 @@ install: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
-test-all: test test-faults test-many
+test-all: test test-faults test-export test-serve test-many
 
 test-faults: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu" tests/faults
 
+test-export: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu" tests/export
+
+test-serve: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu" tests/serve tests/watch tests/test_web.py
+
 test-many: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu" --ignore tests/faults
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu" --ignore tests/faults --ignore tests/export \
+		--ignore tests/serve --ignore tests/watch --ignore tests/test_web.py
 
 check: format lint types test
 
