@@ -150,3 +150,29 @@ def test_a_state_of_another_type_is_not_filled_in_place(tmp_path: Path) -> None:
     resumed = ReadyAdamW([{"params": [parameter]}], 0.5)
     load_optimizer(resumed, tmp_path / "o.safetensors")
     assert resumed.state[parameter]["exp_avg"].dtype == torch.bfloat16
+
+
+def test_a_run_that_goes_on_holds_no_more_than_one_that_was_never_stopped(tmp_path: Path) -> None:
+    """Weights and moments are filled where they stand: a second copy of them was a third of the peak."""
+
+    def made() -> tuple[torch.nn.Module, ReadyAdamW]:
+        model = torch.nn.Linear(5, 3)
+        return model, ReadyAdamW([{"params": list(model.parameters())}], 1e-2)
+
+    def addresses(model: torch.nn.Module, optimizer: ReadyAdamW) -> list[int]:
+        state = [tensor for held in optimizer.state.values() for tensor in held.values()]
+        return [tensor.data_ptr() for tensor in (*model.parameters(), *state)]
+
+    model, optimizer = made()
+    model(torch.randn(2, 5)).sum().backward()
+    optimizer.step()
+    save_parameters(trained(model), tmp_path / "model.safetensors")
+    save_tree(optimizer.state_dict(), tmp_path / "optimizer.safetensors")
+    other, resumed = made()
+    before = addresses(other, resumed)
+    load_trainable(other, tmp_path / "model.safetensors")
+    load_optimizer(resumed, tmp_path / "optimizer.safetensors")
+    assert addresses(other, resumed) == before
+    assert all(torch.equal(one, two) for one, two in zip(other.parameters(), model.parameters(), strict=True))
+    moments = [held["exp_avg"] for held in resumed.state.values()]
+    assert all(torch.count_nonzero(moment) > 0 for moment in moments)
