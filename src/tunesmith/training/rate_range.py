@@ -20,12 +20,12 @@ def losses_at(loop: Loop, rates: Sequence[float]) -> list[float]:
     losses: list[float] = []
     for rate, documents in zip(rates, itertools.cycle(loop.batches.steps), strict=False):
         loop.stop.check()
+        for group in loop.optimizer.param_groups:  # before backward, in which weights may move already
+            group["lr"] = rate
         loss = float(loop.forward_backward(documents))
         if not math.isfinite(loss) or (losses and loss > DIVERGED * min(losses)):
             break
         losses.append(loss)
-        for group in loop.optimizer.param_groups:
-            group["lr"] = rate
         loop.update()
         loop.recorder.doing(f"rate {rate:.1e}, loss {loss:.3f} ({len(losses)} of {len(rates)})")
     return losses
