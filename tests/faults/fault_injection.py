@@ -426,7 +426,7 @@ def _at_place(at: str, nth: int, ring: Callable[[], None]) -> None:
     elif at == "generate":
         from tunesmith.generate import text as generate
 
-        before(generate, "_choose")
+        before(generate, "choose")
     elif at == "save":
         before(Saves, "write_state")
     elif at == "end":

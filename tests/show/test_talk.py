@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from tunesmith.api import Writer
+from tunesmith.redact import visible
 from tunesmith.show.talk import talk
 
 IN_TERMINAL = """
@@ -25,11 +26,6 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from tunesmith.cli import main
 main()
 """
-
-
-def printable(text: str) -> str:
-    """What a terminal is given of a text; a model of random weights may write control characters."""
-    return "".join(filter(str.isprintable, text))
 
 
 def said(conversation: Any, *lines: str) -> str:
@@ -66,7 +62,7 @@ def test_a_model_with_a_template_is_asked_all_that_was_said(chatting: Any) -> No
     assert [turn["role"] for turn in messages] == ["user", "assistant", "user", "assistant"]
     assert messages[2]["content"] == "And now?"
     answers = [turn["content"] for turn in messages if turn["role"] == "assistant"]
-    assert all(printable(answer) in printable(shown) for answer in answers)
+    assert all(visible(answer) in shown for answer in answers)
     fed = chatting.speakers.engine.voices["tuned"].tokenizer.decode(chatting._request("Third").prompt, False)
     assert fed.startswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
     assert fed.endswith("<|im_start|>user\nThird<|im_end|>\n<|im_start|>assistant\n")
