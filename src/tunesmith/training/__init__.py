@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import Stopped
+from tunesmith.errors import Stopped, TrainingError
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import EvalScores, Plan, Result
 from tunesmith.run.directory import RunDir
@@ -87,7 +87,15 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
                 recorder.doing("reading the checkpoint")
                 loop.saves.restore(loop, checkpoint)
             recorder.started(loop.step)
-            loop.run()
+            try:
+                loop.run()
+            except RuntimeError as error:
+                if not loop.team.has_lost_one(error):
+                    raise
+                raise TrainingError(
+                    f"step {loop.step + 1}: another process of this run is gone, so that it cannot go on. The same "
+                    "command goes on from the newest checkpoint."
+                ) from error
         loop.trackers.end()
         result = _result(job, loop)
         if result.stopped is not None:

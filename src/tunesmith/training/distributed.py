@@ -49,6 +49,12 @@ class Team:
         found: torch.Tensor = values if self.size == 1 else self._accelerator.reduce(values, "mean")
         return found
 
+    def has_lost_one(self, error: BaseException) -> bool:
+        """Whether an exchange failed because another process is gone; gloo has no error of its own for that."""
+        if self.size == 1:
+            return False
+        return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "closed by peer" in str(error)
+
     def energy_meter(self) -> EnergyMeter | None:
         """Of the GPUs on which this machine trains, for the process that writes."""
         if self.device.type != "cuda" or not self.is_first:
