@@ -3,6 +3,7 @@
 # make test    everything that a change must pass; sets up its own environment
 # make check   what CI runs: format, lint, types, the site, tests
 # make docs    the site, in build/site; a dead link is an error. make pages: writes the pages again that are made from the code
+# make coverage   lines and branches that the tests of a room reach, against its floor
 # make test-all, make bench    the long sweeps; the speed measurements (use a quiet machine)
 # make test-faults, test-export, test-serve, test-many    the parts of the sweeps: faults in full counts; every export and
 #                                                        adapter method; servers; everything else that is long
@@ -17,7 +18,7 @@ SITE   := $(VENV)/.site-ready
 
 PREFIX ?= $(HOME)/.local
 
-.PHONY: demo install test test-all test-faults test-export test-serve test-many check format lint types docs pages bench \
+.PHONY: demo install test test-all test-faults test-export test-serve test-many check format lint types docs pages coverage bench \
 	clean venv
 
 demo: $(READY)
@@ -55,6 +56,8 @@ format: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/deptry .
+	$(BIN)/vulture
 
 types: $(READY)
 	$(BIN)/mypy
@@ -67,6 +70,9 @@ pages: $(READY)
 	$(BIN)/python -m tunesmith.schema > docs/recipe.md
 	$(BIN)/python -m tunesmith.run.document > docs/run-directory.md
 	$(BIN)/python -m tunesmith.foreign > docs/names.md
+
+coverage: $(READY)
+	$(BIN)/python benchmarks/coverage_by_room.py
 
 bench: $(READY)
 	$(BIN)/python -u benchmarks/cpu.py
