@@ -3,6 +3,7 @@
 # make test    everything that a change must pass; sets up its own environment
 # make check   what CI runs: format, lint, types, the site, tests
 # make docs    the site, in build/site; a dead link is an error. make pages: writes the pages again that are made from the code
+# make release    wheel, sdist, SBOM and licences in dist/, and the wheel's demo in an empty environment
 # make coverage   lines and branches that the tests of a room reach, against its floor
 # make test-all, make bench    the long sweeps; the speed measurements (use a quiet machine)
 # make test-faults, test-export, test-serve, test-many    the parts of the sweeps: faults in full counts; every export and
@@ -18,7 +19,7 @@ SITE   := $(VENV)/.site-ready
 
 PREFIX ?= $(HOME)/.local
 
-.PHONY: demo install test test-all test-faults test-export test-serve test-many check format lint types docs pages coverage bench \
+.PHONY: demo install test test-all test-faults test-export test-serve test-many check format lint types docs pages coverage release bench \
 	clean venv
 
 demo: $(READY)
@@ -73,6 +74,9 @@ pages: $(READY)
 
 coverage: $(READY)
 	$(BIN)/python benchmarks/coverage_by_room.py
+
+release:
+	PYTHON="$(PYTHON)" .ci/release
 
 bench: $(READY)
 	$(BIN)/python -u benchmarks/cpu.py
