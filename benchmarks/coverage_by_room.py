@@ -15,7 +15,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "tunesmith"
-FLOORS: dict[str, int] = {}
+FLOORS: dict[str, int] = {
+    "audit": 93,
+    "doctor": 85,
+    "init": 88,
+    "machine": 70,
+    "recipe": 93,
+    "redact": 86,
+    "report": 93,
+    "schema": 98,
+    "show": 43,  # most of it is shown by the tests of those who call it
+    "web": 90,
+}
 """Per cent of lines and branches. A room that is not here was not measured."""
 
 
