@@ -224,7 +224,7 @@ class TrainSection(_Section):
     report_to: Texts = ()
     """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ... One that fails ends nothing."""
     seed: int = Field(default=7, ge=0, lt=2**32)
-    """Of the order of the documents and of dropout."""
+    """Of the order of the documents, an adapter's first weights, and dropout."""
 
 
 class LoraSection(_Section):
@@ -260,7 +260,7 @@ class SaveSection(_Section):
     """When checkpoints are written and how many stay."""
 
     every: Every = "auto"
-    """Optimizer steps (50), a duration (10m) or auto."""
+    """Optimizer steps (50), a duration (10m) or auto: so that saving takes about 3% of the time."""
     keep: int = Field(default=2, ge=1)
     """Newest checkpoints that stay, beside the best: 2, so that one survives while the next is written."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
