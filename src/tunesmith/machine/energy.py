@@ -17,18 +17,24 @@ class EnergyMeter:
         return None if now is None or self._begun is None or now < self._begun else (now - self._begun) / 1000
 
 
-def gpu_millijoules(uuids: Sequence[str]) -> int | None:
-    """Of the GPUs with these ids, as CUDA writes them, since their driver was loaded. All that runs there counts."""
+def gpu_millijoules(uuids: Sequence[str]) -> Callable[[], int | None]:
+    """A counter of what the GPUs with these ids, as CUDA writes them, took since their driver was loaded.
+
+    All that runs there counts. It gives None where there is no counter: cards before Volta, and parts of a card. The
+    driver's library is opened once: opening takes milliseconds, and a counter is read beside every few steps.
+    """
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # no driver, no library, no permission
-        return None
-    try:
         handles = [pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}") for uuid in uuids]
-        return sum(int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) for handle in handles) if handles else None
-    except Exception:  # cards before Volta, and parts of a card, have no counter
-        return None
-    finally:
-        pynvml.nvmlShutdown()
+    except Exception:  # no driver, no library, no permission
+        return lambda: None
+
+    def read() -> int | None:
+        try:
+            return sum(int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) for handle in handles)
+        except Exception:  # the library's own kinds of failure
+            return None
+
+    return read if handles else lambda: None

@@ -51,12 +51,11 @@ class Clock:
 
     def spent(self) -> Spent:
         """Up to now."""
-        return Spent(
-            self.before.total + time.monotonic() - self._begun,
-            self.before.evaluating + self._evaluating,
-            self.before.saving + self._saving,
-            self._joules(),
-        )
+        evaluating, saving = self.before.evaluating + self._evaluating, self.before.saving + self._saving
+        return Spent(self._total(), evaluating, saving, self._joules())
+
+    def _total(self) -> float:
+        return self.before.total + time.monotonic() - self._begun
 
     def _joules(self) -> float | None:
         here = self.meter.joules() if self.meter is not None else None
@@ -64,8 +63,8 @@ class Clock:
 
     def training_seconds(self) -> float:
         """Seconds in optimizer steps."""
-        spent = self.spent()
-        return max(0.0, spent.total - spent.evaluating - spent.saving)
+        before, here = self.before, self._evaluating + self._saving
+        return max(0.0, self._total() - before.evaluating - before.saving - here)
 
     def seconds_left(self, fed: int, left: int) -> float | None:
         """Until `left` tokens more are fed, after `fed`; asked after each logged step.
