@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 
@@ -10,11 +11,19 @@ class EnergyMeter:
 
     def __init__(self, read: Callable[[], int | None]) -> None:
         self._read, self._begun = read, read()
+        self._last, self._looked = self._begun, time.monotonic()
 
-    def joules(self) -> float | None:
-        """None where nothing measures it, or the counter began again."""
-        now = self._read() if self._begun is not None else None
-        return None if now is None or self._begun is None or now < self._begun else (now - self._begun) / 1000
+    def joules(self, max_age: float = 0.0) -> float | None:
+        """None where nothing measures it, or the counter began again.
+
+        max_age: seconds that a reading may be old. One takes 3.5 ms and more on an H200, in which no step is started.
+        """
+        if self._begun is None:
+            return None
+        now = time.monotonic()
+        if now - self._looked >= max_age:
+            self._last, self._looked = self._read(), now
+        return None if self._last is None or self._last < self._begun else (self._last - self._begun) / 1000
 
 
 def gpu_millijoules(uuids: Sequence[str]) -> Callable[[], int | None]:

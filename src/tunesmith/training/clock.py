@@ -13,6 +13,8 @@ from tunesmith.run.artefacts import Plan
 
 LOG_LINES = 200
 """Lines of metrics.jsonl that a run on a GPU writes at least; on a CPU every step has one."""
+ENERGY_SECONDS = 2.0
+"""How far the energy of a line may be behind."""
 WARM_UP_STEPS = 2
 """Logged steps that say nothing about the others."""
 
@@ -49,16 +51,16 @@ class Clock:
         self._evaluating = self._saving = 0.0
         self._asked, self._steady = 0, (0.0, 0)
 
-    def spent(self) -> Spent:
-        """Up to now."""
+    def spent(self, energy_age: float = 0.0) -> Spent:
+        """Up to now. energy_age: seconds that the energy may be behind."""
         evaluating, saving = self.before.evaluating + self._evaluating, self.before.saving + self._saving
-        return Spent(self._total(), evaluating, saving, self._joules())
+        return Spent(self._total(), evaluating, saving, self._joules(energy_age))
 
     def _total(self) -> float:
         return self.before.total + time.monotonic() - self._begun
 
-    def _joules(self) -> float | None:
-        here = self.meter.joules() if self.meter is not None else None
+    def _joules(self, max_age: float) -> float | None:
+        here = self.meter.joules(max_age) if self.meter is not None else None
         return None if here is None or self.before.joules is None else self.before.joules + here
 
     def training_seconds(self) -> float:
