@@ -24,6 +24,7 @@ import statistics
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import TypeGuard
 
 from architecture import (
     LONG_FUNCTION,
@@ -81,7 +82,7 @@ def rows(source: Source) -> Iterator[tuple[str, str]]:
     yield "files that name Gemma, lines", f"{len(named)}, {lines}" if named else "-"
 
 
-def _is_public(node: ast.AST) -> bool:
+def _is_public(node: ast.AST) -> TypeGuard[Function | ast.ClassDef]:
     return isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_")
 
 
