@@ -16,6 +16,8 @@ from tunesmith import api
 from tunesmith.errors import PlanError
 from tunesmith.forecast.forecaster import FITS, Choice, Forecaster, Target
 from tunesmith.forecast.shapes import ModelShape
+from tunesmith.forecast.step import Step
+from tunesmith.forecast.trace import Log
 from tunesmith.forecast.workload import Workload
 from tunesmith.machine.detect import detect_machine
 from tunesmith.machine.gpus import find_gpu
@@ -128,13 +130,13 @@ def test_sharding_is_chosen_where_a_copy_does_not_fit(
     new_recipe: NewRecipe, new_target: Callable[..., Target], wide: ModelShape, workload: Workload
 ) -> None:
     row = find_gpu("a100")
-    network = Counts.of(4).network(row)
+    network, logs = Counts.of(4).network(row), dict[Step, Log]()
 
     def chosen(gigabytes: float, **train: Any) -> Any:
         values = {"micro_batch_tokens": 256, "gradient_checkpointing": False, **train}
         recipe = new_recipe(tokens_per_step=2048, **values)
         target = new_target(gigabytes, bf16=True, flash=True, num_processes=4, network=network)
-        return decide(Forecaster(recipe, wide, workload), target)
+        return decide(Forecaster(recipe, wide, workload, logs), target)
 
     plenty, found, _ = chosen(1.0)
     assert (plenty.sharding, plenty.dtype) == ("none", "float32")
