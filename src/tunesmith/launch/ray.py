@@ -48,7 +48,7 @@ def run(job: Job, *, cpus_per_process: float = 1.0, max_failures: int = MAX_FAIL
             "recipe": str(job.recipe.absolute()),
             "out": str(out),
             "overrides": list(job.overrides),
-            "folder": os.getcwd(),
+            "folder": str(Path.cwd()),
         },
         torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo"),
         scaling_config=ScalingConfig(
