@@ -253,12 +253,16 @@ def plan(
     gpu: str | None = None,
     all_gpus: bool = False,
     price: float | Sequence[str | float] | None = None,
+    procs: int | None = None,
+    nodes: int | None = None,
+    interconnect: Sequence[str] = (),
     calibrate: bool = False,
     console: Console | None = None,
 ) -> PlanReport:
     """Forecast memory, time, disk and cost; `calibrate` first times a few real steps here, which needs the weights.
 
     price: per hour, of this machine or of `gpu`, or `["l4=0.8", ...]` for GPUs of the table; typical prices otherwise.
+    procs: GPUs that train together, in each of `nodes` machines; interconnect: what joins them, if not the usual.
     What is being done is said on `console`. Raises PlanError, ModelError or DataError for what the user can fix.
     """
     from tunesmith.data.rows.columns import check_columns
@@ -270,14 +274,20 @@ def plan(
             f"--calibrate with {'--all-gpus' if all_gpus else f'--gpu {gpu}'}: steps can be timed on this machine "
             "alone. Leave out one of the two."
         )
+    if calibrate and procs is not None:
+        from tunesmith.errors import PlanError
+
+        raise PlanError(f"--calibrate with --procs {procs}: steps are timed in one process. Leave out one of the two.")
     recipe = _recipe_of(recipe, data)
     check_columns(recipe.data)
     with _doing(console) as doing:
+        from tunesmith.plan import Counts
         from tunesmith.plan import plan as forecast
 
+        counts = Counts.of(procs, nodes, interconnect)
         doing("planning")
         report = forecast(
-            recipe, gpu, all_gpus, price, progress=doing
+            recipe, gpu, all_gpus, price, counts=counts, progress=doing
         )  # first: what the model leaves behind is not to count as taken
     return report.refitted(_measure(recipe, console)) if calibrate else report
 

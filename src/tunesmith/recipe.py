@@ -213,9 +213,10 @@ class TrainSection(_Section):
     """torch.compile. auto: off, since compiling costs a minute or more."""
     cuda_graphs: AutoOr | bool = "auto"
     """Record a step once for each of a few sizes and start it as a whole. auto: on a GPU where steps are small."""
-    sharding: Literal["none", "full"] = "none"
+    sharding: Literal["auto", "none", "full"] = "auto"
     """full: weights, gradients and the optimizer's state are split over the processes (FSDP2), so that a model which
-    does not fit on one GPU fits on several. It costs an exchange of all weights, twice a pass."""
+    does not fit on one GPU fits on several. It costs an exchange of all weights, twice a pass. auto: where a copy for
+    each process does not fit."""
     loop: Literal["tunesmith", "reference"] = "tunesmith"
     """reference: a plain transformers Trainer (rows padded to max_length, eager attention, whole logits), which
     `tunesmith plan` prices for comparison and `tunesmith train` refuses."""

@@ -12,7 +12,8 @@ resume.py       whether a run may go on, and from which checkpoint
 rate_range.py   the loss while the learning rate grows
 sharding.py     weights, gradients and optimizer split over processes
 rehearsal.py    the largest batch tried before step 1, then rolled back
-distributed.py  the processes that train together; trackers.py: who else is told
+distributed.py  the processes that train together; together.py: whether all were asked for the same
+trackers.py     who else is told
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import Stopped, TrainingError
+from tunesmith.errors import Stopped
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import EvalScores, Plan, Result
 from tunesmith.run.directory import RunDir
@@ -68,7 +69,9 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
     """
     from tunesmith.training.first_batch import describe_first_batch
     from tunesmith.training.saving import save_tuned
+    from tunesmith.training.together import agree_on
 
+    job = agree_on(job)
     checkpoint, run_dir = job.checkpoint, job.run_dir
     with ExitStack() as at_end, Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():
@@ -92,10 +95,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
             except RuntimeError as error:
                 if not loop.team.has_lost_one(error):
                     raise
-                raise TrainingError(
-                    f"step {loop.step + 1}: another process of this run is gone, so that it cannot go on. The same "
-                    "command goes on from the newest checkpoint."
-                ) from error
+                raise loop.team.lost(error, loop.step + 1) from error
         loop.trackers.end()
         result = _result(job, loop)
         if result.stopped is not None:
@@ -181,7 +181,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         clock=Clock(plan, team.energy_meter()),
         recovery=Recovery(plan.micro_batch_tokens, recorder.note, recorder.happened),
         saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
-        held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored),
+        held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored, team),
         samples=_samples(job, model, arithmetic, recorder, team),
         recorder=recorder,
         trackers=Trackers(plan.report_to if team.is_first else (), job.run_dir, recorder.note),
