@@ -191,6 +191,11 @@ FOREIGN = (
         _never("warm-up steps; train.warmup_fraction is a share of all steps"),
     ),
     Foreign(("gradient_clipping", "clip_grad_norm", "max_norm"), "train.max_grad_norm", "the same value", number),
+    Foreign(
+        ("resize_vocab", "resize_token_embeddings", "resize_token_embeddings_to_32x"),
+        "model.grow",
+        "true, where the tokenizer has added tokens",
+    ),
     Foreign(("optim", "optimizer_type"), "train.optimizer", "adamw, adamw8bit or auto", _optimizer),
     Foreign(
         ("per_device_train_batch_size", "train_batch_size", "batch_size", "gradient_accumulation_steps"),

@@ -90,6 +90,8 @@ class ModelSection(_Section):
     """Branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The type in which weights are held. auto: the plan decides with train.precision."""
+    grow: bool = False
+    """true: where the tokenizer has more tokens than the model has embedding rows, rows are added and trained."""
 
 
 class Source(_Section):
@@ -291,6 +293,15 @@ class Recipe(_Section):
     compare: CompareSection = CompareSection()
     export: ExportSection = ExportSection()
     notify: NotifySection = NotifySection()
+
+    @model_validator(mode="after")
+    def _check_grown(self) -> Recipe:
+        if self.model.grow and self.train.sharding == "full" and self.train.method != "full":
+            raise ValueError(
+                "model.grow: an adapter's rows for added tokens are not sharded. Leave out train.sharding: full, or "
+                "use train.method: full"
+            )
+        return self
 
     def __init__(self, *, _where: str = "recipe", **sections: Any) -> None:
         """Raises RecipeError that lists every problem; `_where` opens each of its lines."""

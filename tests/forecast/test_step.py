@@ -23,6 +23,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "checkpointed": {"gradient_checkpointing": True},
     "some targets": {"target_fraction": 0.5},
     "lora": {"method": "lora"},
+    "lora with added rows": {"method": "lora", "num_added": 3},
     "autocast": {"precision": "bf16"},
     "reference": {"kind": "reference"},
 }
@@ -34,6 +35,7 @@ def real_model(config: Any, step: Step) -> Any:
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager" if step.kind == "reference" else None)
     model.config.use_cache = False
     model.get_input_embeddings().padding_idx = None
+    model.added_rows = range(config.vocab_size - step.num_added, config.vocab_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return prepare_model(model, step.settings)

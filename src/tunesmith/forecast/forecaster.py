@@ -155,6 +155,7 @@ class Forecaster:
             "flash": target.flash,
             "fused": target.fused or target.device == "cpu",
             "lora": self.recipe.lora,
+            "num_added": self.shape.num_added,
             "update_in_backward": choice.update_in_backward,
             "clips": self.recipe.train.max_grad_norm is not None,
         }

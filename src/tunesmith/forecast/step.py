@@ -63,6 +63,8 @@ class Step:
     update_in_backward: bool = False
     clips: bool = True
     """Gradients are clipped."""
+    num_added: int = 0
+    """Rows of the embedding that were added, which an adapter trains too."""
     fused: bool = True
     """On a GPU layers run in few launches, which takes Triton."""
 
@@ -116,6 +118,7 @@ def _trace(config: PretrainedConfig, step: Step, *, splice: bool) -> Log:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         bare = simulate.build_on_meta(config, dtype=DTYPES[step.dtype], attention=_attention(step))
+        bare.added_rows = range(config.get_text_config().vocab_size)[-step.num_added :] if step.num_added else range(0)
         layers = Layers(bare, config, shorten=splice)
         if step.method == "qlora":
             simulate.quantise(bare)

@@ -15,6 +15,7 @@ from tunesmith.forecast.shapes import find_shape, shape_of
 from tunesmith.forecast.workload import Workload, reference_rows
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.gpus import gpu_of_device
+from tunesmith.models.grow import find_asked
 from tunesmith.plan.graphs import choose_graphs
 from tunesmith.plan.search import alternatives, dtype_of, larger_gpu, precision_of, search
 from tunesmith.recipe import Every, LoraSection, Recipe, duration_seconds
@@ -54,6 +55,8 @@ def make_plan(
         raise PlanError(
             "train.loop: reference is a plain Trainer that `tunesmith plan` prices. Leave train.loop out to train."
         )
+    if source is None and recipe.model.grow:
+        source = find_asked(recipe.model, weights=False)
     shape = find_shape(recipe.model.name, recipe.model.revision) if source is None else shape_of(source)
     workload = Workload.from_data(data)
     shape.check_length(workload.train.longest, "the longest training document")
