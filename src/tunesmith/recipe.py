@@ -180,7 +180,9 @@ class TrainSection(_Section):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """null: gradients are not clipped."""
-    optimizer: Literal["auto", "adamw", "adamw8bit"] = "auto"
+    optimizer: Literal["auto", "adamw", "adamw8bit", "adafactor", "muon"] = "auto"
+    """What moves the weights. auto: adamw, whose two moments are of the weights' type, or adamw8bit on a GPU where
+    these do not fit. adafactor holds next to nothing, muon one moment; all round bfloat16 weights at random."""
     tokens_per_step: AutoOr | Annotated[int, Field(gt=0)] = "auto"
     """Tokens per optimizer step over all processes, padding never counted."""
     micro_batch_tokens: AutoOr | Annotated[int, Field(gt=0)] = "auto"

@@ -14,7 +14,7 @@ from tunesmith.forecast.shapes import find_shape
 from tunesmith.forecast.step import Step, _twice, run_step, trace_step, with_8bit_state
 from tunesmith.forecast.trace import Log, Trace
 from tunesmith.recipe import LoraSection
-from tunesmith.step import prepare_model
+from tunesmith.step import DTYPES, prepare_model
 
 DOCUMENTS = (60, 50, 50, 33, 20, 20, 7)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -25,6 +25,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora"},
     "lora with added rows": {"method": "lora", "num_added": 3},
     "autocast": {"precision": "bf16"},
+    "adafactor": {"optimizer": "adafactor"},
+    "muon": {"optimizer": "muon"},
+    "muon, bfloat16 weights": {"optimizer": "muon", "precision": "bf16", "dtype": "bfloat16"},
+    "adafactor, bfloat16 weights": {"optimizer": "adafactor", "precision": "bf16", "dtype": "bfloat16"},
     "reference": {"kind": "reference"},
 }
 
@@ -33,7 +37,7 @@ def real_model(config: Any, step: Step) -> Any:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager" if step.kind == "reference" else None)
-    model.config.use_cache = False
+    model.to(DTYPES[step.dtype]).config.use_cache = False
     model.get_input_embeddings().padding_idx = None
     model.added_rows = range(config.vocab_size - step.num_added, config.vocab_size)
     with warnings.catch_warnings():

@@ -23,7 +23,7 @@ Fit = Literal["fits", "tight", "no"]
 Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Optimizer = Literal["adamw", "adamw8bit"]
+Optimizer = Literal["adamw", "adamw8bit", "adafactor", "muon"]
 
 FITS = 0.92
 """Share of the memory that a run may take and still be said to fit: forecasts are not exact, other programs breathe."""
@@ -154,6 +154,7 @@ class Forecaster:
             "device": target.device,
             "flash": target.flash,
             "fused": target.fused or target.device == "cpu",
+            "optimizer": "adamw" if choice.optimizer == "adamw8bit" else choice.optimizer,
             "lora": self.recipe.lora,
             "num_added": self.shape.num_added,
             "update_in_backward": choice.update_in_backward,
@@ -214,5 +215,5 @@ class Forecaster:
         held = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}[choice.dtype]
         if choice.method == "qlora":
             return int(number * NF4_BYTES)
-        moments = 2 * held if choice.optimizer == "adamw" else 2.0
+        moments = {"adamw": 2 * held, "adamw8bit": 2.0, "muon": held, "adafactor": 0.0}[choice.optimizer]
         return int(number * (held if choice.method in ("lora", "dora") else held + moments))

@@ -57,6 +57,8 @@ class Step:
     """The GPU has flash attention: Ampere or newer."""
     kind: Literal["tunesmith", "reference"] = "tunesmith"
     """reference: transformers' eager attention over padded rows (each entry of micro_batch is one row), with logits."""
+    optimizer: Literal["adamw", "adafactor", "muon"] = "adamw"
+    """Of adamw8bit the log is adamw's, `with_8bit_state`."""
     lora: LoraSection = field(default_factory=LoraSection)
     target_fraction: float = 1.0
     """Share of the fed tokens that are supervised."""
@@ -79,6 +81,7 @@ class Step:
             method=self.method,
             precision=self.precision,
             dtype=self.dtype,
+            optimizer=self.optimizer,
             gradient_checkpointing=self.gradient_checkpointing,
             fast=self.kind == "tunesmith",
             lora=self.lora.model_copy(update={"init": "zero"}),  # a start that needs values, of the same shapes

@@ -114,6 +114,10 @@ class Log:
             sums[self.labels.get(storage, "temporary")] += num_bytes
         return sums
 
+    def state_bytes(self) -> int:
+        """Bytes of the optimizer's state."""
+        return sum(e.num_bytes for e in self.events() if e.born and self.labels.get(e.storage) == "optimizer")
+
     def work(self, *phases: str) -> Counter[Work]:
         """Calls of each kind of operator in the named phases."""
         calls: Counter[Work] = Counter()

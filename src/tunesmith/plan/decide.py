@@ -254,6 +254,8 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
     else:
         reasons["dtype"] = "frozen weights lose no update in a shorter type"
     reasons["optimizer"] = why(train.optimizer, choice.optimizer == guess.optimizer, "memory allows 32-bit state")
+    if choice.optimizer in _HELD:
+        reasons["optimizer"] += f"; {_HELD[choice.optimizer]}"
     if choice.optimizer == "adamw8bit" and not target.here:
         reasons["optimizer"] += "; needs pip install 'tunesmith[qlora]' there"
     reasons["gradient_checkpointing"] = why(
@@ -276,6 +278,13 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
         reasons["micro_batch_tokens"] = f"{scarce}; a step takes {passes} passes"
     reasons["device"] = target.name
     reasons["num_processes"] = "one process" if target.num_processes == 1 else "started by the launcher"
+
+
+_HELD = {
+    "adafactor": "holds a number for each row and each column",
+    "muon": "holds one moment of the matrices in the layers, which it makes orthogonal at each step",
+}
+"""What an optimizer does otherwise than AdamW."""
 
 
 def _cost_of_lean(recipe: Recipe) -> str:
@@ -373,6 +382,11 @@ def _sharding(recipe: Recipe, choice: Choice, target: Target, reasons: dict[str,
     for what, why in ((choice.method == "qlora", "quantised weights"), (choice.precision == "fp16", "fp16")):
         if what:
             raise PlanError(f"train.sharding: full: {why} cannot be sharded. Expected none, or lora and bf16 instead.")
+    if choice.optimizer != "adamw":
+        raise PlanError(
+            f"train.sharding: full: train.optimizer: {choice.optimizer} looks at whole matrices, and a process has "
+            "a part of each. Use adamw, or train.sharding: none."
+        )
     reasons["sharding"] = ASKED
     return "full"
 

@@ -12,7 +12,7 @@ from tunesmith.run.artefacts.record import Artefact, Record
 Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Optimizer = Literal["adamw", "adamw8bit"]
+Optimizer = Literal["adamw", "adamw8bit", "adafactor", "muon"]
 Sharding = Literal["none", "full"]
 Schedule = Literal["linear", "cosine", "constant"]
 Fit = Literal["fits", "tight", "no"]
