@@ -200,7 +200,7 @@ def dtype_of(recipe: Recipe, method: str, precision: Precision) -> Dtype:
 
 def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterator[Found]:
     """What would fit when what was asked does not, the nearest first: shorter documents, bfloat16 weights, these with
-    8-bit moments, LoRA, QLoRA."""
+    8-bit moments, with Adafactor's state, LoRA, QLoRA."""
     shorter = _shorter(forecaster, target, found)
     if shorter is not None:
         yield shorter
@@ -213,6 +213,8 @@ def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterat
             ways.append(lean)
         if choice.optimizer == "adamw" and target.device == "cuda":
             ways.append(replace(lean, optimizer="adamw8bit"))
+        if choice.optimizer != "adafactor" and recipe.train.sharding == "none":
+            ways.append(replace(lean, optimizer="adafactor"))
     for method in ("lora", "qlora") if target.device == "cuda" else ("lora",):
         if (choice.method, method) in (("full", "lora"), ("full", "qlora"), ("lora", "qlora")):
             dtype = dtype_of(recipe, method, choice.precision)
