@@ -198,6 +198,9 @@ class TrainSection(_Section):
     sharding: Literal["none", "full"] = "none"
     """full: weights, gradients and the optimizer's state are split over the processes (FSDP2), so that a model which
     does not fit on one GPU fits on several. It costs an exchange of all weights, twice a pass."""
+    offload: Literal["none", "layers"] = "none"
+    """layers: the frozen weights of lora, dora and qlora stay in RAM; each layer's are copied to the GPU just before it
+    runs, forward and backward, so that the GPU holds two layers at a time. For models that do not fit otherwise."""
     loop: Literal["tunesmith", "reference"] = "tunesmith"
     """reference: a plain transformers Trainer (rows padded to max_length, eager attention, whole logits), which
     `tunesmith plan` prices for comparison and `tunesmith train` refuses."""
@@ -295,6 +298,25 @@ class Recipe(_Section):
     compare: CompareSection = CompareSection()
     export: ExportSection = ExportSection()
     notify: NotifySection = NotifySection()
+
+    @model_validator(mode="after")
+    def _check_offload(self) -> Recipe:
+        train = self.train
+        if train.offload == "none":
+            return self
+        for wrong, why in (
+            (
+                train.method == "full",
+                "every weight trains, so that none can stay in RAM. Use train.method: lora or qlora",
+            ),
+            (train.sharding == "full", "goes with one process. Leave out train.sharding: full"),
+            (train.gradient_checkpointing is False, "backward computes layers again. Leave out gradient_checkpointing"),
+            (train.cuda_graphs is True, "layers come and go, which no recorded step does. Leave out train.cuda_graphs"),
+            (train.loop == "reference", "is of train.loop: tunesmith"),
+        ):
+            if wrong:
+                raise ValueError(f"train.offload: layers: {why}")
+        return self
 
     @model_validator(mode="after")
     def _check_grown(self) -> Recipe:

@@ -32,10 +32,11 @@ from tunesmith.fast.device import Device
 from tunesmith.fast.eight_bit import RoundingAdamW8bit
 from tunesmith.fast.muon import RoundingMuon, is_hidden_matrix, mark_layers
 from tunesmith.fast.rounding import RoundingAdamW
+from tunesmith.fast.streamed import stream_layers
 from tunesmith.machine.memory import is_out_of_memory, release_memory
 from tunesmith.models.adapters import attach_lora
 from tunesmith.recipe import LoraSection
-from tunesmith.run.artefacts import Optimizer, Plan
+from tunesmith.run.artefacts import Offload, Optimizer, Plan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,6 +53,7 @@ class StepSettings:
     """Type in which the model's weights are held; adapters are always float32."""
     optimizer: Optimizer = "adamw"
     gradient_checkpointing: bool = False
+    offload: Offload = "none"
     compile: bool = False
     fast: bool = True
     """False: transformers' own attention and loss, as a plain Trainer runs them."""
@@ -71,6 +73,7 @@ class StepSettings:
             dtype=plan.dtype,
             optimizer=plan.optimizer,
             gradient_checkpointing=plan.gradient_checkpointing,
+            offload=plan.offload,
             compile=plan.compile,
             lora=plan.lora or LoraSection(),
             learning_rate=plan.learning_rate,
@@ -89,7 +92,8 @@ def prepare_model(model: Any, settings: StepSettings, device: Device | None = No
     """A loaded model with the fast path, its adapter and checkpointing; in training mode.
 
     For qlora its weights were quantised when it was loaded. device: what is known of the device, by default that on
-    which the model is. Raises ModelError when the model's structure is not known, or lora.target names no layer of it.
+    which the model is; with `offload` the model comes from the CPU, and all but its frozen layers goes there. Raises
+    ModelError when the model's structure is not known, or lora.target names no layer of it.
     """
     if settings.fast:
         fast.apply(model, compile=settings.compile, device=device)
@@ -97,12 +101,15 @@ def prepare_model(model: Any, settings: StepSettings, device: Device | None = No
         model = attach_lora(model, settings.lora, settings.method)
         if settings.fast:
             fast.fuse_adapters(model, device=device)
-    if settings.gradient_checkpointing:
+    if settings.gradient_checkpointing and settings.offload == "none":
         drops = has_dropout(model.config, settings.lora if settings.method != "full" else None)
         enable_checkpointing(model, preserve_rng_state=drops)  # a step that is recorded cannot look at random numbers
         if settings.method != "full":
             model.enable_input_require_grads()
     mark_layers(model)
+    if settings.offload == "layers":
+        drops = has_dropout(model.config, settings.lora)
+        stream_layers(model, torch.device((device or Device.of(model.device)).type), preserve_rng_state=drops)
     return model.train()
 
 

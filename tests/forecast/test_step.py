@@ -119,6 +119,20 @@ def test_qlora_packs_the_linear_weights(short_llama_config: Any) -> None:
     assert saved == pytest.approx(linear * (2 - simulate.NF4_BYTES), rel=0.01)
 
 
+def test_layers_in_ram_leave_room_for_two(wide_config: Any) -> None:
+    common: dict[str, Any] = {"method": "lora", "gradient_checkpointing": True, "precision": "bf16"}
+    step, plain = (Step((64,) * 8, **common, offload=value) for value in (True, False))
+    real = prepare_model(simulate.build_on_meta(wide_config, dtype=torch.float32), step.settings)
+    layers = real.get_base_model().model.layers
+    frozen = [sum(p.numel() * 4 for p in layer.parameters() if not p.requires_grad) for layer in layers]
+    for splice in (False, True):
+        logs = [trace_step(wide_config, one, splice=splice) for one in (step, plain)]
+        saved = logs[1].components_at_peak()["weights"] - logs[0].components_at_peak()["weights"]
+        assert saved == sum(frozen) - 2 * frozen[0]
+        assert logs[1].peak_bytes() - logs[0].peak_bytes() == saved
+        assert logs[0].num_trained == logs[1].num_trained
+
+
 def test_dora_also_trains_a_length_for_each_row(short_llama_config: Any) -> None:
     lora, dora = (trace_step(short_llama_config, Step((32,) * 4, method=m)) for m in ("lora", "dora"))
     assert dora.num_trained - lora.num_trained == 3 * (32 + 16 + 16 + 32 + 64 + 64 + 32)

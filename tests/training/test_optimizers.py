@@ -1,4 +1,4 @@
-"""Every optimizer through the loop: what it learns, runs that go on bit for bit, rehearsals that leave nothing."""
+"""Optimizers, and layers in RAM, through the loop: runs that go on bit for bit, rehearsals that leave nothing."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ CASES: dict[str, dict[str, Any]] = {
     "muon in backward": {"optimizer": "muon", "dtype": "bfloat16", "precision": "bf16", "update_in_backward": True},
     "adafactor, lora": {"optimizer": "adafactor", "method": "lora"},
     "muon, lora": {"optimizer": "muon", "method": "lora"},
+    "layers in RAM": {"method": "lora", "offload": "layers", "gradient_checkpointing": True},
+    "layers in RAM, qlora": {"method": "qlora", "offload": "layers", "gradient_checkpointing": True},
 }  # fmt: skip
 
 
@@ -52,9 +54,10 @@ def new_loop(tiny_llama: Path, shows_csv: Path, tmp_path_factory: pytest.TempPat
 
     def make(case: str, run_dir: RunDir | None = None, **plan: Any) -> Loop:
         changes = {"precision": "fp32", "cuda_graphs": False, **CASES[case], **plan}
-        if changes["optimizer"] == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        needs = "adamw8bit" in changes.values() or "qlora" in changes.values()
+        if needs and importlib.util.find_spec("bitsandbytes") is None:
             pytest.skip("bitsandbytes is not installed: pip install 'tunesmith[qlora]'")
-        if changes.get("method") == "lora":
+        if "method" in changes:
             changes["lora"] = recipe.lora
         run_dir = run_dir or RunDir.create(tmp_path_factory.mktemp("run") / "run")
         values = decided.model_copy(update=changes)
@@ -75,7 +78,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(case: str, new_loop: NewLoop
     before = trained(whole)
     whole.run()
     after = trained(whole)
-    assert all(not torch.equal(after[name], before[name]) for name in after if name.endswith("proj.weight"))
+    assert all(not torch.equal(after[name], before[name]) for name in after if name.endswith("weight"))
     assert all(bool(torch.isfinite(weight).all()) for weight in after.values())
     cut = new_loop(case, num_steps=2)
     cut.run()
@@ -99,3 +102,14 @@ def test_a_rehearsal_leaves_no_trace(optimizer: str, new_loop: NewLoop, monkeypa
     held = [tensor for state in loop.optimizer.state.values() for tensor in state.values()]
     assert not any(bool(tensor.any()) for tensor in held)
     assert {group["step"] for group in loop.optimizer.param_groups} == {0}
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_layers_in_ram_learn_what_layers_on_the_device_do(method: str, new_loop: NewLoop) -> None:
+    case = "layers in RAM" if method == "lora" else "layers in RAM, qlora"
+    streamed, resident = new_loop(case), new_loop(case, offload="none")
+    for loop in (streamed, resident):
+        loop.run()
+    assert streamed.counts.loss_sum == resident.counts.loss_sum
+    after = trained(resident)
+    assert all(torch.equal(weight, after[name]) for name, weight in trained(streamed).items())

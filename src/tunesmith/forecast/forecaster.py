@@ -110,6 +110,8 @@ class Choice:
     tokens_per_step: int
     micro_batch_tokens: int
     update_in_backward: bool = False
+    offload: bool = False
+    """Frozen layers stay in RAM."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class Forecaster:
             "fused": target.fused or target.device == "cpu",
             "optimizer": "adamw" if choice.optimizer == "adamw8bit" else choice.optimizer,
             "lora": self.recipe.lora,
+            "offload": choice.offload,
             "num_added": self.shape.num_added,
             "update_in_backward": choice.update_in_backward,
             "clips": self.recipe.train.max_grad_norm is not None,
@@ -209,10 +212,23 @@ class Forecaster:
         layer = max(0, self.shape.num_parameters - outside) // config.num_hidden_layers
         return int(2 * (outside + 2 * layer) * {"float32": 4, "bfloat16": 2, "float16": 2}[choice.dtype])
 
+    def _num_outside(self) -> int:
+        """Parameters of the embedding and of a head of its own."""
+        config = self.shape.config.get_text_config()
+        return int(config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2))
+
+    def bytes_in_ram(self, choice: Choice) -> int:
+        """What frozen layers take that stay there."""
+        held = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}[choice.dtype]
+        each = NF4_BYTES if choice.method == "qlora" else held
+        return int(max(0, self.shape.num_parameters - self._num_outside()) * each)
+
     def least_bytes(self, choice: Choice) -> int:
         """What weights, gradients and optimizer alone take: a bound that needs no trace."""
         number = self.shape.num_parameters
         held = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}[choice.dtype]
+        if choice.offload:
+            return int(self._num_outside() * held)
         if choice.method == "qlora":
             return int(number * NF4_BYTES)
         moments = {"adamw": 2 * held, "adamw8bit": 2.0, "muon": held, "adafactor": 0.0}[choice.optimizer]

@@ -17,6 +17,7 @@ from tunesmith.machine.detect import Machine
 from tunesmith.machine.gpus import gpu_of_device
 from tunesmith.models.grow import find_asked
 from tunesmith.plan.graphs import choose_graphs
+from tunesmith.plan.offload import choose_offload
 from tunesmith.plan.search import alternatives, dtype_of, larger_gpu, precision_of, search
 from tunesmith.recipe import Every, LoraSection, Recipe, duration_seconds
 from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan, Schedule, Sharding
@@ -80,6 +81,8 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     recorded = False
     if choice.update_in_backward:
         reasons["cuda_graphs"] = "weights move while backward runs"
+    elif choice.offload:
+        reasons["cuda_graphs"] = "layers come and go"
     else:
         recorded = choose_graphs(forecaster, target, choice, _num_passes(forecaster, target, choice), reasons)
     if recorded:
@@ -104,6 +107,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         compile=_compile(recipe, reasons),
         cuda_graphs=recorded,
         update_in_backward=choice.update_in_backward,
+        offload=choose_offload(forecaster, choice, target, reasons),
         lora=_lora(recipe, choice.method, reasons),
         eval_every=eval_every,
         save_every=save_every,
@@ -193,6 +197,8 @@ def describe(found: Found) -> str:
         parts.append("train.gradient_checkpointing: true")
     if choice.update_in_backward:
         parts.append("weights moved in backward")
+    if choice.offload:
+        parts.append("train.offload: layers")
     parts.append(f"train.micro_batch_tokens: {choice.micro_batch_tokens}")
     return ", ".join(parts)
 

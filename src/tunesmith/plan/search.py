@@ -76,9 +76,9 @@ def _ways(forecaster: Forecaster, target: Target, choice: Choice, largest: int) 
     for method in methods:
         for dtype, optimizer in _weights_and_optimizers(forecaster.recipe, target, choice, method):
             for floor in dict.fromkeys((comfortable, least)):
-                for saved in checkpointing:
+                for saved in (True,) if offloads(forecaster.recipe, target, method) else checkpointing:
                     way = replace(choice, method=method, dtype=dtype, optimizer=optimizer, gradient_checkpointing=saved)
-                    yield way, floor
+                    yield replace(way, offload=offloads(forecaster.recipe, target, method)), floor
         if (
             method == "full"
             and train.method == "full"
@@ -87,6 +87,11 @@ def _ways(forecaster: Forecaster, target: Target, choice: Choice, largest: int) 
         ):
             for saved in checkpointing:
                 yield replace(way, gradient_checkpointing=saved, update_in_backward=True), largest
+
+
+def offloads(recipe: Recipe, target: Target, method: Method) -> bool:
+    """Whether frozen layers stay in RAM: asked for, where some are frozen and the device has a memory of its own."""
+    return recipe.train.offload == "layers" and method != "full" and target.device == "cuda"
 
 
 def _in_one_pass(forecaster: Forecaster, target: Target, choice: Choice) -> bool:
@@ -200,7 +205,7 @@ def dtype_of(recipe: Recipe, method: str, precision: Precision) -> Dtype:
 
 def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterator[Found]:
     """What would fit when what was asked does not, the nearest first: shorter documents, bfloat16 weights, these with
-    8-bit moments, with Adafactor's state, LoRA, QLoRA."""
+    8-bit moments, with Adafactor's state, LoRA, QLoRA, either of these with frozen layers in RAM."""
     shorter = _shorter(forecaster, target, found)
     if shorter is not None:
         yield shorter
@@ -219,6 +224,11 @@ def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterat
         if (choice.method, method) in (("full", "lora"), ("full", "qlora"), ("lora", "qlora")):
             dtype = dtype_of(recipe, method, choice.precision)
             ways.append(replace(choice, method=method, dtype=dtype, optimizer="adamw", gradient_checkpointing=True))
+    if target.device == "cuda" and target.num_processes == 1 and recipe.train.sharding == "none":
+        streamed = [way for way in ways if way.method in ("lora", "qlora")]
+        if choice.method in ("lora", "qlora") and not choice.offload:
+            streamed.insert(0, replace(choice, gradient_checkpointing=True))
+        ways += [replace(way, offload=True) for way in streamed]
     least = forecaster.workload.train.longest
     for way in ways:
         size = min(max(least, COMFORTABLE_TOKENS[target.device]), max(least, choice.micro_batch_tokens))
