@@ -9,7 +9,7 @@ from typing import Any, Literal
 from tunesmith.forecast.memory import MemoryForecast, forecast_memory, sharded
 from tunesmith.forecast.shapes import ModelShape
 from tunesmith.forecast.simulate import NF4_BYTES
-from tunesmith.forecast.step import Step, trace_step, with_8bit_state
+from tunesmith.forecast.step import Step, trace_step, with_8bit_state, with_places
 from tunesmith.forecast.trace import Log
 from tunesmith.forecast.workload import Steps, Workload, reference_rows
 from tunesmith.forecast.workspaces import workspace_bytes
@@ -134,7 +134,7 @@ class Forecaster:
     workload: Workload
     _logs: dict[Step, Log] = field(default_factory=dict, repr=False)
     _steps: dict[int, Steps] = field(default_factory=dict, repr=False)
-    _memory: dict[tuple[Step, Optimizer, int, int], MemoryForecast] = field(default_factory=dict, repr=False)
+    _memory: dict[tuple[Step, Optimizer, bool, int, int], MemoryForecast] = field(default_factory=dict, repr=False)
 
     @property
     def max_length(self) -> int:
@@ -158,7 +158,6 @@ class Forecaster:
             "fused": target.fused or target.device == "cpu",
             "optimizer": "adamw" if choice.optimizer == "adamw8bit" else choice.optimizer,
             "lora": self.recipe.lora,
-            "offload": choice.offload,
             "num_added": self.shape.num_added,
             "update_in_backward": choice.update_in_backward,
             "clips": self.recipe.train.max_grad_norm is not None,
@@ -189,11 +188,13 @@ class Forecaster:
     def memory(self, choice: Choice, target: Target) -> MemoryForecast:
         """What a choice takes on a device."""
         step = self.step(choice, target)
-        key = (step, choice.optimizer, target.base_bytes, target.workspace_bytes)
+        key = (step, choice.optimizer, choice.offload, target.base_bytes, target.workspace_bytes)
         if key not in self._memory:
             log = self.log(step)
             if choice.optimizer == "adamw8bit":
                 log = with_8bit_state(log, choice.dtype if choice.method == "full" else "float32")
+            if choice.offload:
+                log = with_places(log, self.shape.config.get_text_config().num_hidden_layers)
             self._memory[key] = forecast_memory(
                 log,
                 target.device,

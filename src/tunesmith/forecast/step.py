@@ -25,7 +25,7 @@ from tunesmith.fast.layout import FlatBatch
 from tunesmith.fast.streamed import PLACES
 from tunesmith.forecast import simulate
 from tunesmith.forecast.splice import MIN_GROUPS, TEMPLATE, NotAlike, repeat_layers
-from tunesmith.forecast.trace import Event, Log, Segment, Trace
+from tunesmith.forecast.trace import IN_LAYERS, Event, Log, Segment, Trace
 from tunesmith.recipe import LoraSection
 from tunesmith.step import (
     DTYPES,
@@ -66,8 +66,6 @@ class Step:
     update_in_backward: bool = False
     clips: bool = True
     """Gradients are clipped."""
-    offload: bool = False
-    """The frozen weights of the layers stay in RAM, but for two layers."""
     num_added: int = 0
     """Rows of the embedding that were added, which an adapter trains too."""
     fused: bool = True
@@ -144,8 +142,6 @@ def _trace(config: PretrainedConfig, step: Step, *, splice: bool) -> Log:
         run_step(model, step, batch, trace, groups)
     trained = [(group, sum(parameter.numel() for parameter in tensors.trained)) for group, tensors in groups]
     log = repeat_layers(trace.log, layers.num_missing) if layers.num_missing else trace.log
-    if step.offload:
-        log = with_places(log, config.get_text_config().num_hidden_layers)
     log.num_trained = sum(number * (1 + layers.num_missing * (group == TEMPLATE)) for group, number in trained)
     return log
 
@@ -158,8 +154,7 @@ class Tensors:
     buffers: list[Tensor]
 
     @property
-    def streamed(self) -> list[nn.Parameter]:
-        """What stays in RAM where frozen layers do."""
+    def frozen_in_layers(self) -> list[nn.Parameter]:
         return [p for p in self.parameters if not p.requires_grad and getattr(p, "in_layer", False)]
 
     @property
@@ -181,8 +176,7 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
         for group, tensors in groups:
             trace.enter_group(group)
             trace.hold((*tensors.parameters, *tensors.buffers), "weights")
-            if step.offload:
-                trace.hold(tensors.streamed, STREAMED)
+            trace.hold(tensors.frozen_in_layers, IN_LAYERS)
     trace.hold((batch.input_ids, batch.position_ids, batch.targets, batch.cu_seqlens), "temporary")
     with trace.phase("state"):
         optimizers = _optimizers(groups, step, trace)
@@ -370,13 +364,9 @@ def with_8bit_state(log: Log, trained: str = "float32") -> Log:
     return Log(segments, log.labels, log.num_trained)
 
 
-STREAMED = "streamed"
-"""In the place of a component: weights of layers that stay in RAM."""
-
-
 def with_places(log: Log, num_layers: int) -> Log:
-    """The log with room for two layers in the place of the frozen weights of all."""
-    streamed = {storage for storage, label in log.labels.items() if label == STREAMED}
+    """The log with room for two layers in the place of the frozen weights of all, as `fast.streamed` has it."""
+    streamed = {storage for storage, label in log.labels.items() if label == IN_LAYERS}
     total = sum(event.num_bytes for event in log.events() if event.born and event.storage in streamed)
     segments = [
         Segment(part.phase, part.group, [event for event in part.events if event.storage not in streamed], part.work)
