@@ -305,6 +305,7 @@ def test_frozen_layers_in_ram(recipe: NewRecipe) -> None:
     assert (decided.offload, decided.gradient_checkpointing, decided.cuda_graphs) == ("layers", True, False)
     assert "copied twice a pass" in decided.reasons["offload"]
     assert decided.reasons["cuda_graphs"] == "layers come and go"
+    assert "computed again" in decided.reasons["gradient_checkpointing"]
     (here,) = plan(recipe(method="lora", offload="layers")).quotes
     assert (here.plan.offload, here.plan.reasons["offload"]) == ("none", "a processor's weights are in RAM already")
 

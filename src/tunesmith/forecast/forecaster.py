@@ -155,7 +155,7 @@ class Forecaster:
             "gradient_checkpointing": choice.gradient_checkpointing,
             "device": target.device,
             "flash": target.flash,
-            "fused": target.fused or target.device == "cpu",
+            "fused": target.device == "cpu" or (target.fused and not choice.offload),
             "optimizer": "adamw" if choice.optimizer == "adamw8bit" else choice.optimizer,
             "lora": self.recipe.lora,
             "num_added": self.shape.num_added,

@@ -269,6 +269,8 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
         choice.gradient_checkpointing == guess.gradient_checkpointing,
         f"memory allows to keep activations: {memory}",
     )
+    if choice.offload:
+        reasons["gradient_checkpointing"] = "layers that stay in RAM are computed again in backward"
     if choice.update_in_backward:
         reasons["update_in_backward"] = f"{scarce}; {_cost_of_lean(recipe)}"
     else:

@@ -31,6 +31,6 @@ def choose_offload(forecaster: Forecaster, choice: Choice, target: Target, reaso
         )
     reasons["offload"] = (
         f"{ASKED}; {format_bytes(needed)} stay in RAM and are copied twice a pass, which the forecast of time "
-        "leaves out (not measured on a GPU)"
+        "leaves out (not measured on a GPU); eval.samples writes nothing"
     )
     return "layers"
