@@ -10,7 +10,7 @@ import torch
 
 from tunesmith.errors import ModelError
 from tunesmith.fast.layout import flatten
-from tunesmith.fast.streamed import PLACES, LayerStream, stream_layers, streamed_bytes
+from tunesmith.fast.streamed import PLACES, LayerStream, _Held, stream_layers, streamed_bytes
 from tunesmith.models.load import load_model
 from tunesmith.step import StepSettings, autocast, has_dropout, make_optimizer, prepare_model
 
@@ -157,16 +157,24 @@ def test_two_layers_are_on_the_device_and_the_rest_is_as_it_was(folders: dict[st
             assert torch.equal(parameter, before[name]), name
 
 
-def test_what_lies_in_a_place_is_never_looked_at_after_its_layer(folders: dict[str, Path]) -> None:
-    """A place is filled with what would spoil every sum, before another layer comes."""
+def test_a_layer_looks_at_its_own_place_while_it_runs_and_never_after(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in RAM cannot be reached from a GPU, and a place holds another layer soon: both hold no numbers here."""
     resident, streamed, stream = models(folders["llama"], method="lora")
-    load = stream._load
+    load, show = stream._load, _Held.show
 
     def spoil(number: int, keep: Any) -> Any:
         next(place for place in stream._places if place is not keep).buffer.fill_(255)  # not a number, in float32
         return load(number, keep)
 
-    stream._load = spoil  # type: ignore[method-assign]
+    def show_place(held: _Held, place: torch.Tensor) -> None:
+        show(held, torch.full_like(place, 255) if place is held.ram else place)
+
+    monkeypatch.setattr(stream, "_load", spoil)
+    monkeypatch.setattr(_Held, "show", show_place)
+    for held in stream.layers:
+        held.show(held.ram)
     assert all(torch.equal(a, b) for a, b in zip(steps(resident), steps(streamed), strict=True))
 
 
