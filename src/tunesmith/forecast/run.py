@@ -94,6 +94,7 @@ def forecast_run(
         num_trained=log.num_trained,
         weight_bytes=WEIGHT_BYTES[found.choice.dtype],
         optimizer=found.choice.optimizer,
+        state_bytes=log.state_bytes(),
         adapter=found.choice.method != "full",
         keep=forecaster.recipe.save.keep,
         cache_bytes=forecaster.workload.train.num_tokens * TOKEN_BYTES,

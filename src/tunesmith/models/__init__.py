@@ -1,7 +1,7 @@
 """Models: found, loaded, given adapters, saved.
 
 find.py        a name -> a local directory that can be loaded; hub.py, gguf.py: where some come from
-load.py        weights in, model directories out; adapters.py: low-rank adapters
+load.py        weights in, model directories out; adapters.py: low-rank adapters; grow.py: rows for added tokens
 tokenizer.py   text to token ids and back, and where a document starts and ends
 positions.py   how long a text a model reads, and the longest document that is prepared for it
 card.py        the model card

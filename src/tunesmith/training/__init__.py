@@ -131,13 +131,18 @@ def build_model(job: Job, note: Callable[[str], None] = lambda message: None) ->
     """The model on its device, made fast, with its adapter; in training mode. Told: where kernels cannot be used."""
     import torch
 
+    from tunesmith.fast.device import Device
     from tunesmith.fast.proof import proven_device
     from tunesmith.models.load import load_model
     from tunesmith.step import AUTOCAST, StepSettings, prepare_model
 
     plan = job.plan
     torch.manual_seed(plan.seed)
-    model = load_model(job.source, dtype=plan.dtype, device=plan.device, quantize=plan.method == "qlora")
+    stays = plan.offload == "layers"
+    place = "cpu" if stays else plan.device
+    model = load_model(job.source, dtype=plan.dtype, device=place, quantize=plan.method == "qlora")
+    if stays:
+        return prepare_model(model, StepSettings.of(plan), Device.of(torch.device(plan.device)).plain())
     device, why = proven_device(model, AUTOCAST.get(plan.precision, model.dtype))
     if why:
         note(why)
@@ -195,7 +200,8 @@ def _samples(job: Job, model: Any, arithmetic: Callable[[], Any], recorder: Reco
     from tunesmith.training.samples import Samples
 
     section, chat = job.recipe.compare, chat_of(job.run_dir, job.tokenizer)
-    number = 0 if team.shards else job.recipe.eval.samples  # one process alone cannot run a sharded model
+    # One process alone cannot run a sharded model, and text is written with layers that are all there.
+    number = 0 if team.shards or job.plan.offload == "layers" else job.recipe.eval.samples
     prompts = section.prompts[:number]
     return Samples(model, job.tokenizer, prompts, section, chat, arithmetic, recorder.note)
 
@@ -218,7 +224,8 @@ def _begin(job: Job, loop: Loop) -> None:
     from tunesmith.training.rehearsal import rehearse, time_usual_steps
 
     loop.recorder.doing("checking that batches change nothing that is learned")
-    if not loop.team.shards:  # it asks for gradients of single parameters, which nobody has whole
+    # It asks for gradients of single parameters, which of shards nobody has whole, and streamed layers do not give.
+    if not loop.team.shards and job.plan.offload == "none":
         check_invariance(loop.model, job.data.train, precision=job.plan.precision)
     if job.plan.rehearse:
         loop.recorder.doing("trying the largest step")
