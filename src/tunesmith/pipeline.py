@@ -194,12 +194,16 @@ def _audit(recipe: Recipe, prepared: Prepared, say: Say) -> tuple[Finding, ...]:
 
 def _is_finished(job: Job, say: Say) -> bool:
     """Whether nothing is left to train; else the run directory is made ready, and it is said where the run goes on."""
-    from tunesmith.training.resume import finished_result
+    from tunesmith.training.resume import finished_result, is_as_patient
 
     run_dir, checkpoint, num_steps = job.run_dir, job.checkpoint, job.plan.num_steps
-    result = finished_result(run_dir, checkpoint.step, num_steps) if checkpoint else None
+    result = None
+    if checkpoint is not None:
+        early = is_as_patient(job.plan, checkpoint)
+        result = finished_result(run_dir, checkpoint.step, num_steps, may_end_early=early)
     if result is not None:
-        say(f"{run_dir.path}: already finished at step {num_steps}. --fresh trains it again.")
+        how = "ended early" if result.ended_early else "already finished"
+        say(f"{run_dir.path}: {how} at step {result.steps}. --fresh trains it again.")
         if not run_dir.has(REPORT):
             run_dir.write(job.plan)
             _conclude(run_dir, result, say)

@@ -5,7 +5,7 @@ batches.py      documents -> steps -> flat batches; first_batch.py: the first in
 stepper.py      forward, backward, clipping and update; graphs.py: started as a whole, recorded by capture.py
 clock.py        seconds, and what is due; late.py: numbers of the device, read when they are there
 recovery.py numbers.py    what is survived, and what ends a run at once
-held_out.py     scores of the held-out documents; samples.py: texts written beside them
+held_out.py     scores of the held-out documents; samples.py: texts written beside them; best.py: the best weights
 saving.py       the tuned model written, in the type of its base where that loses nothing
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
@@ -97,6 +97,8 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
                     "command goes on from the newest checkpoint."
                 ) from error
         loop.trackers.end()
+        if _is_finished(job, loop):
+            loop.take_best()
         result = _result(job, loop)
         if result.stopped is not None:
             run_dir.write(result)
@@ -104,6 +106,8 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
         recorder.doing("saving the model")
         result = save_tuned(job, loop, result)
         run_dir.write(result)
+        if loop.team.is_first:
+            loop.saves.best.clear()  # the last checkpoint holds them
     return result
 
 
@@ -248,12 +252,17 @@ def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
     )
 
 
+def _is_finished(job: Job, loop: Loop) -> bool:
+    done = loop.step >= job.plan.num_steps or loop.ended_early
+    return done and not loop.held_out.so_far.is_pending
+
+
 def _result(job: Job, loop: Loop) -> Result:
     from tunesmith.machine.memory import peak_bytes
 
     scores, counts, steps, spent = loop.held_out.so_far, loop.counts, loop.step, loop.clock.spent()
-    seconds, last, base = loop.clock.training_seconds(), scores.last, scores.base
-    finished = steps >= job.plan.num_steps and not scores.is_pending
+    seconds, last, base = loop.clock.training_seconds(), scores.of_model, scores.base
+    finished = _is_finished(job, loop)
 
     def rate(number: int) -> float | None:
         return number / seconds if seconds > 0 else None
@@ -271,6 +280,9 @@ def _result(job: Job, loop: Loop) -> Result:
         test_loss=loop.held_out.score(job.data.test).loss if finished and job.data.test.num_targets else None,
         best_eval_loss=scores.best_loss,
         best_step=scores.best_step,
+        last_eval_loss=_value(scores.last, "eval_loss"),
+        num_evaluations=scores.num_scored,
+        ended_early=finished and steps < job.plan.num_steps,
         train_tokens=counts.tokens,
         train_seconds=seconds,
         tokens_per_second=rate(counts.tokens),
