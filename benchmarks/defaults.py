@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -35,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", nargs="?", help="names the file")
     parser.add_argument("values", nargs="*", help="name=VALUE[,VALUE...] of harness/trials.py's Setting")
-    parser.add_argument("--evaluations", type=int, default=2, help="of a trial, after equal shares of its tokens")
+    parser.add_argument("--evaluations", type=int, default=1, help="of a trial, after equal shares of its tokens")
     parser.add_argument("--rows", type=Path, default=NETFLIX, help="CSV of Netflix titles, with a column description")
     parser.add_argument("--lock", type=Path, help="a file locked while a trial runs, where others measure here too")
     parser.add_argument("--tables", action="store_true", help="print docs/defaults.md")
@@ -56,9 +57,11 @@ def run(options: argparse.Namespace) -> None:
     path = FOLDER / f"{options.stage}.jsonl"
     path.parent.mkdir(exist_ok=True)
     bench = Bench(options.rows)
+    for earlier in _lines(path):
+        bench.know(Setting(**earlier["setting"]), earlier["base_loss"])
     for values in _products(options.values):
         setting = Setting.parse(values)
-        if asdict(setting) in _made(path):
+        if asdict(setting) in [line["setting"] for line in _lines(path)]:
             continue
         with _locked(options.lock) as pause:
             began = time.monotonic()
@@ -87,10 +90,11 @@ def _choices(text: str) -> tuple[str, list[str]]:
     return name, values.split(",")
 
 
-def _made(path: Path) -> list[dict[str, object]]:
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Of the trials that were made."""
     if not path.exists():
         return []
-    return [json.loads(line)["setting"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @contextlib.contextmanager

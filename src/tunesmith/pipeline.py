@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.run.artefacts import Finding, Plan, Result
     from tunesmith.training import Job
+    from tunesmith.training.base import Base
     from tunesmith.training.checkpoint import Checkpoint
 
 Say = Callable[[str], None]
@@ -46,6 +47,8 @@ class Prepared:
     """None: it is audited, and what the audit warns of is said, before training."""
     plan: Plan | None = None
     """None: it is planned before training."""
+    base: Base | None = None
+    """What the runs of this process share, where there are several."""
 
 
 def train(
@@ -250,7 +253,8 @@ def _job(recipe: Recipe, prepared: Prepared, run_dir: RunDir, say: Say, *, force
     checkpoint = find_checkpoint(run_dir, recipe, fingerprints, say, force=force)
     planned = prepared.plan if checkpoint is None else None
     plan = planned or _plan(recipe, prepared, checkpoint, run_dir.path)
-    return Job(recipe, plan, source, prepared.tokenizer, data, run_dir, fingerprints, checkpoint)
+    base = prepared.base
+    return Job(recipe, plan, source, prepared.tokenizer, data, run_dir, fingerprints, checkpoint, base)
 
 
 def _speaker(console: Console) -> Say:

@@ -4,6 +4,7 @@ loop.py         the loop: one turn is one optimizer step, retried after out of m
 batches.py      documents -> steps -> flat batches; first_batch.py: the first in words
 stepper.py      forward, backward, clipping and update; graphs.py: started as a whole, recorded by capture.py
 clock.py        seconds, and what is due; late.py: numbers of the device, read when they are there
+base.py         what several runs of one process share
 recovery.py numbers.py    what is survived, and what ends a run at once
 held_out.py     scores of the held-out documents; samples.py: texts written beside them; best.py: the best weights
 saving.py       the tuned model written, in the type of its base where that loses nothing
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from tunesmith.models.find import ModelSource
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured
+    from tunesmith.training.base import Base
     from tunesmith.training.checkpoint import Checkpoint
     from tunesmith.training.distributed import Team
     from tunesmith.training.loop import Loop
@@ -59,6 +61,8 @@ class Job:
     """Of data and model; kept in every checkpoint."""
     checkpoint: Checkpoint | None
     """Where the run goes on; None at its beginning."""
+    base: Base | None = None
+    """What other runs of this process share with it."""
 
 
 def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
@@ -141,7 +145,10 @@ def build_model(job: Job, note: Callable[[str], None] = lambda message: None) ->
 
     plan = job.plan
     torch.manual_seed(plan.seed)
-    model = load_model(job.source, dtype=plan.dtype, device=plan.device, quantize=plan.method == "qlora")
+    if job.base is None:
+        model = load_model(job.source, dtype=plan.dtype, device=plan.device, quantize=plan.method == "qlora")
+    else:
+        model = job.base.model(job)
     device, why = proven_device(model, AUTOCAST.get(plan.precision, model.dtype))
     if why:
         note(why)
@@ -231,7 +238,8 @@ def _begin(job: Job, loop: Loop) -> None:
             refit_predicted(job.run_dir, time_usual_steps(loop), int(loop.batches.fed_before[-1]))
     release_memory()
     if not loop.stop.requested:
-        loop.evaluate()
+        score = loop.held_out.score
+        loop.evaluate(score if job.base is None else partial(job.base.scores, job, score))
 
 
 def _introduce(job: Job, model: Any, recorder: Recorder) -> None:

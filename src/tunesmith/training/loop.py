@@ -17,6 +17,7 @@ import torch
 
 from tunesmith.data.tokens.steps import Indices
 from tunesmith.errors import Stopped
+from tunesmith.evaluate import Scores
 from tunesmith.fast.in_backward import InBackward
 from tunesmith.fast.rounding import RoundingAdamW
 from tunesmith.machine.memory import is_out_of_memory, peak_bytes, release_memory
@@ -314,8 +315,9 @@ class Loop:
         self.recorder.stepped(line, seconds_left)
         self._track(line)
 
-    def evaluate(self) -> bool:
-        """Score the held-out documents and write it down; True unless a stop cut it short.
+    def evaluate(self, score: Callable[[], Scores] | None = None) -> bool:
+        """Score the held-out documents, by `score` where it is given, and write it down; True unless a stop cut it
+        short.
 
         The step is then saved, and scored when the run goes on. Where nothing was held out, nothing is done.
         """
@@ -325,7 +327,7 @@ class Loop:
         self.held_out.so_far.is_pending = True
         with self.clock.evaluating():
             try:
-                scores = self.held_out.score()
+                scores = (score or self.held_out.score)()
             except Stopped:
                 if self.step == 0:
                     raise
