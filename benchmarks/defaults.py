@@ -1,7 +1,7 @@
 """What the defaults rest on: trials of training settings, one line each in docs/defaults/STAGE.jsonl.
 
     python benchmarks/defaults.py steps tokens_per_step=256,512 learning_rate=1e-4,2e-4 schedule=linear,cosine
-    python benchmarks/defaults.py --tables > docs/defaults.md
+    python benchmarks/defaults.py --tables
 
 Every value that is named is tried with every other, and `/` begins another set of values; a trial that has its line is
 not made again, so that the same command goes on where it stopped. A trial of 512 rows takes about two minutes on two
@@ -39,12 +39,13 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=1, help="of a trial, after equal shares of its tokens")
     parser.add_argument("--rows", type=Path, default=NETFLIX, help="CSV of Netflix titles, with a column description")
     parser.add_argument("--lock", type=Path, help="a file locked while a trial runs, where others measure here too")
-    parser.add_argument("--tables", action="store_true", help="print docs/defaults.md")
+    parser.add_argument("--tables", action="store_true", help="write the tables of docs/defaults.md anew")
     options = parser.parse_args()
     if options.tables:
-        from harness.defaults_page import page
+        from harness.defaults_page import rewritten
 
-        print(page(FOLDER), end="")
+        page = FOLDER.with_suffix(".md")
+        page.write_text(rewritten(page.read_text(encoding="utf-8"), FOLDER), encoding="utf-8")
         return
     if options.stage is None:
         parser.error("name a stage")

@@ -104,9 +104,9 @@ class Line:
 
 
 @lru_cache(maxsize=2)
-def data_of(text: str, rows: int, netflix: Path) -> Any:
-    """Documents of the embedded model, a fifth of them held out by content. netflix: where its rows are."""
-    tokenizer = load_tokenizer(find_model(EMBEDDED))
+def data_of(text: str, rows: int, netflix: Path, model: str) -> Any:
+    """Documents for a model, a fifth of them held out by content. netflix: where its rows are."""
+    tokenizer = load_tokenizer(find_model(model))
     with tempfile.TemporaryDirectory() as folder:
         section = _section(text, rows, netflix, Path(folder))
         return prepare(section, tokenizer, 1024)
@@ -147,8 +147,8 @@ def _manual() -> list[str]:
 class Bench:
     """One model, loaded once; every trial begins with the weights that it was loaded with."""
 
-    def __init__(self, netflix: Path) -> None:
-        self.netflix = netflix
+    def __init__(self, netflix: Path, model: str = EMBEDDED) -> None:
+        self.netflix, self.name = netflix, model
         self.key: tuple[str, int] | None = None
         self.precision = "bf16" if processor_prefers_bf16() else "fp32"
         self.base_losses: dict[tuple[str, int], float] = {}
@@ -161,14 +161,14 @@ class Bench:
             torch.manual_seed(7)
             settings: Any = {"method": setting.method, "precision": self.precision}
             settings["lora"] = LoraSection(rank=setting.rank)
-            self.model = prepare_model(load_model(find_model(EMBEDDED)), StepSettings(**settings))
+            self.model = prepare_model(load_model(find_model(self.name)), StepSettings(**settings))
             self.key = key
             self.start = [(p, p.detach().clone()) for p in self.model.parameters() if p.requires_grad]
         for parameter, value in self.start:
             parameter.data.copy_(value)
 
     def data_of(self, setting: Setting) -> Any:
-        return data_of(setting.text, setting.rows, self.netflix)
+        return data_of(setting.text, setting.rows, self.netflix, self.name)
 
     def score(self, setting: Setting) -> float:
         with autocast(self.precision, "cpu"):

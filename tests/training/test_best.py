@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import tunesmith
 from tunesmith import Recipe, Stopped
 from tunesmith.api import Run
-from tunesmith.run.artefacts import MetricsLine, Plan, Result
+from tunesmith.run.artefacts import MetricsLine, Plan, Result, Status
 from tunesmith.training.best import BestWeights
 from tunesmith.training.checkpoint import newest_valid_checkpoint
 
@@ -81,6 +81,8 @@ def test_a_run_ends_early_and_its_model_is_the_best_one(ended: Run, overfitting:
     only = tunesmith.train(shorter, out=tmp_path / "only", console=QUIET)
     assert equal(weights(only.path), weights(ended.path)), "as if it had been trained so far and no further"
     assert not list((ended.path / "checkpoints").glob("best-*"))
+    status = ended.dir.read(Status)
+    assert (status.state, status.step, status.num_steps) == ("finished", result.steps, result.steps)
 
 
 def test_a_run_that_ended_early_is_not_trained_again_and_more_patience_goes_on(

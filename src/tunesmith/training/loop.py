@@ -361,6 +361,7 @@ class Loop:
 
     def _tell_early_end(self) -> None:
         so_far = self.held_out.so_far
+        self.recorder.num_steps = self.step
         self.recorder.note(
             f"ended early at step {self.step} of {self.plan.num_steps}: the held-out loss was lowest at step "
             f"{so_far.best_step} ({so_far.best_loss:.3f}), {so_far.since_best} evaluations ago; "
