@@ -88,9 +88,10 @@ def check_invariance(model: Any, documents: TokenizedDocuments, *, precision: Pr
     chosen, names = _choose(documents, _max_tokens(model))
     probe = _Probe(model, precision)
     with _undisturbed(model):
-        losses = probe.losses(chosen)
-        packed, worst = _packed_difference(probe, chosen, losses)
-        leak, leaking = _leak_difference(probe, chosen, losses)
+        with probe.arithmetic():  # around all that needs no gradients: weights are cast once
+            losses = probe.losses(chosen)
+            packed, worst = _packed_difference(probe, chosen, losses)
+            leak, leaking = _leak_difference(probe, chosen, losses)
         gradient = _gradient_difference(probe, chosen)
     invariance = Invariance(
         packed_difference=packed,
@@ -173,7 +174,7 @@ def _stretch(ids: NDArray[np.int32], supervised: NDArray[np.bool_], max_tokens: 
 
 @dataclass(frozen=True)
 class _Probe:
-    """Losses and gradients of one model. Each call has an autocast of its own, whose cast weights stay in it."""
+    """Losses and gradients of one model. What is cast of weights without a gradient must not be used with one."""
 
     model: Any
     precision: Precision
@@ -184,7 +185,7 @@ class _Probe:
     @torch.no_grad()
     def losses(self, documents: Sequence[Document]) -> Tensor:
         """float64 [documents], sums, of one packed batch."""
-        with self._autocast():
+        with self.arithmetic():
             output = self.model(flat=self.batch(documents), denominator=1.0, flat_metrics=True)
         losses: Tensor = output.document_loss
         return losses.cpu()
@@ -193,14 +194,14 @@ class _Probe:
     def plain_loss(self, document: Document) -> Tensor:
         """float64, sum, of one document through the forward that transformers gives the model."""
         batch = self.batch([document])
-        with self._autocast():
+        with self.arithmetic():
             logits = self.model(input_ids=batch.input_ids[None], use_cache=False).logits[0]
         return F.cross_entropy(logits.double(), batch.targets, reduction="sum").cpu()
 
     @torch.enable_grad()
     def gradients(self, documents: Sequence[Document], denominator: float, parameters: list[Tensor]) -> list[Tensor]:
         """In float32; no parameter's .grad ever sees them."""
-        with self._autocast():
+        with self.arithmetic():
             loss = self.model(flat=self.batch(documents), denominator=denominator).loss
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         return [
@@ -208,7 +209,7 @@ class _Probe:
             for parameter, gradient in zip(parameters, gradients, strict=True)
         ]
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":
             return contextlib.nullcontext()
         kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
@@ -246,11 +247,12 @@ def _gradient_difference(probe: _Probe, documents: Sequence[Document]) -> float 
     if not parameters:
         return None
     denominator = probe.batch(documents).num_targets / _LOSS_SCALE[probe.precision]
-    whole = probe.gradients(documents, denominator, parameters)
-    apart = [torch.zeros_like(gradient) for gradient in whole]
-    for document in documents:
-        for total, gradient in zip(apart, probe.gradients([document], denominator, parameters), strict=True):
-            total += gradient
+    with _only(parameters, probe.model):
+        whole = probe.gradients(documents, denominator, parameters)
+        apart = [torch.zeros_like(gradient) for gradient in whole]
+        for document in documents:
+            for total, gradient in zip(apart, probe.gradients([document], denominator, parameters), strict=True):
+                total += gradient
     norms = torch.stack([gradient.norm() for gradient in whole])
     differences = torch.stack([(sum_ - all_).norm() for sum_, all_ in zip(apart, whole, strict=True)])
     relative = differences / norms.clamp(min=_LEAST_NORM * float(norms.max()) + 1e-30)
@@ -275,6 +277,20 @@ def _largest(found: Tensor, expected: Tensor) -> tuple[float, int]:
 
 
 # ------------------------------------------------------------------------------------------------------- undisturbed
+
+
+@contextlib.contextmanager
+def _only(parameters: list[Tensor], model: Any) -> Iterator[None]:
+    """No gradients but of these are computed meanwhile."""
+    wanted = {id(parameter) for parameter in parameters}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in wanted]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
 
 
 @contextlib.contextmanager

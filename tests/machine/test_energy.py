@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,8 +24,30 @@ def test_joules_since_the_beginning(values: tuple[int | None, int | None], joule
 
 
 def test_without_a_gpu_there_is_no_number() -> None:
-    assert gpu_millijoules(["no-such-card"]) is None
-    assert gpu_millijoules([]) is None
+    assert gpu_millijoules(["no-such-card"])() is None
+    assert gpu_millijoules([])() is None
+
+
+def test_the_library_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    library = SimpleNamespace(
+        nvmlInit=lambda: opened.append("library"),
+        nvmlDeviceGetHandleByUUID=lambda uuid: opened.append(uuid) or uuid,
+        nvmlDeviceGetTotalEnergyConsumption={"GPU-a": 3, "GPU-b": 4}.__getitem__,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    read = gpu_millijoules(["a", "b"])
+    assert [read(), read()] == [7, 7]
+    assert opened == ["library", "GPU-a", "GPU-b"]
+    library.nvmlDeviceGetTotalEnergyConsumption = {}.__getitem__
+    assert read() is None
+
+
+def test_time_is_told_without_a_look_at_the_counter(new_plan: Callable[..., Plan]) -> None:
+    looks = iter([1_000])
+    clock = Clock(new_plan(), EnergyMeter(looks.__next__))
+    assert clock.training_seconds() >= 0.0
+    assert clock.seconds_left(10, 10) is None
 
 
 def test_a_run_that_goes_on_adds_to_what_it_took(new_plan: Callable[..., Plan]) -> None:

@@ -215,11 +215,13 @@ class _Totals:
         if left.dtype == dtype:
             self.weight = left @ right if self.weight is None else self.weight.addmm_(left, right)
             return
-        if self._device.is_cuda:
-            product = torch.mm(left, right, out_dtype=torch.float32)
-        else:
+        if not self._device.is_cuda:
             product = (left @ right).to(dtype)
-        self.weight = product if self.weight is None else self.weight.add_(product)
+            self.weight = product if self.weight is None else self.weight.add_(product)
+        elif self.weight is None:
+            self.weight = torch.mm(left, right, out_dtype=torch.float32)
+        else:  # in place: a product apart is as large as the head, and read and written once more
+            torch.addmm(self.weight, left, right, out_dtype=torch.float32, out=self.weight)
 
     def scale(self, factor: Tensor) -> None:
         """Multiply by the gradient of the loss, which mostly is 1. On a GPU looking at it would wait for it."""

@@ -197,6 +197,8 @@ class Trace:
             return self.number
         if adds_in_place(func, args):
             out = aten.add_.Tensor(*args, **kwargs)
+        elif func is aten.addmm.dtype_out:  # into a tensor that is there; without a GPU torch copies, and cannot
+            out = kwargs["out"]
         else:
             out = func(*args, **kwargs)
         if func.namespace == "prim":  # questions about a tensor's device or layout, not work
@@ -255,6 +257,8 @@ class Trace:
             query = args[1] if "backward" in packet.__name__ else args[0]
             _, heads, width = query.shape
             return int(4 * heads * width * self.square_lengths * (2.5 if "backward" in packet.__name__ else 1))
+        if packet is aten.addmm:
+            args = args[:3]  # without the type of the sum
         formula: Any = _MORE_FLOPS.get(packet) or flop_registry.get(packet)
         return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
 

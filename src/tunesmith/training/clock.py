@@ -13,6 +13,8 @@ from tunesmith.run.artefacts import Plan
 
 LOG_LINES = 200
 """Lines of metrics.jsonl that a run on a GPU writes at least; on a CPU every step has one."""
+ENERGY_SECONDS = 2.0
+"""How far the energy of a line may be behind."""
 WARM_UP_STEPS = 2
 """Logged steps that say nothing about the others."""
 
@@ -49,23 +51,22 @@ class Clock:
         self._evaluating = self._saving = 0.0
         self._asked, self._steady = 0, (0.0, 0)
 
-    def spent(self) -> Spent:
-        """Up to now."""
-        return Spent(
-            self.before.total + time.monotonic() - self._begun,
-            self.before.evaluating + self._evaluating,
-            self.before.saving + self._saving,
-            self._joules(),
-        )
+    def spent(self, energy_age: float = 0.0) -> Spent:
+        """Up to now. energy_age: seconds that the energy may be behind."""
+        evaluating, saving = self.before.evaluating + self._evaluating, self.before.saving + self._saving
+        return Spent(self._total(), evaluating, saving, self._joules(energy_age))
 
-    def _joules(self) -> float | None:
-        here = self.meter.joules() if self.meter is not None else None
+    def _total(self) -> float:
+        return self.before.total + time.monotonic() - self._begun
+
+    def _joules(self, max_age: float) -> float | None:
+        here = self.meter.joules(max_age) if self.meter is not None else None
         return None if here is None or self.before.joules is None else self.before.joules + here
 
     def training_seconds(self) -> float:
         """Seconds in optimizer steps."""
-        spent = self.spent()
-        return max(0.0, spent.total - spent.evaluating - spent.saving)
+        before, here = self.before, self._evaluating + self._saving
+        return max(0.0, self._total() - before.evaluating - before.saving - here)
 
     def seconds_left(self, fed: int, left: int) -> float | None:
         """Until `left` tokens more are fed, after `fed`; asked after each logged step.

@@ -62,7 +62,7 @@ class Team:
         number = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         devices = [self.device.index or 0] if number == 1 else range(number)
         uuids = [str(torch.cuda.get_device_properties(device).uuid) for device in devices]
-        return EnergyMeter(lambda: gpu_millijoules(uuids))
+        return EnergyMeter(gpu_millijoules(uuids))
 
     def agree(self, *wishes: bool) -> list[bool]:
         """What any process wishes, all do: clocks and signals differ between them, and some of it needs everybody."""

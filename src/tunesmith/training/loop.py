@@ -27,7 +27,7 @@ from tunesmith.run.signals import StopRequest
 from tunesmith.step import clip_norm
 from tunesmith.training.batches import Batches
 from tunesmith.training.capture import CallAgain, CudaCapture
-from tunesmith.training.clock import Clock, Window
+from tunesmith.training.clock import ENERGY_SECONDS, Clock, Window
 from tunesmith.training.distributed import Team
 from tunesmith.training.graphs import Graphs
 from tunesmith.training.held_out import HeldOut
@@ -129,7 +129,10 @@ class Loop:
 
     def forward_backward(self, documents: Indices) -> torch.Tensor:
         """The gradients of one step, tried in smaller parts when memory runs out. Returns the step's loss."""
-        self.wrapped.train()
+        if not (
+            self.wrapped.training and self.model.training
+        ):  # each module is told, which takes as long as to start a recorded step
+            self.wrapped.train()
         random_state = rng_state()
         while True:
             try:
@@ -283,7 +286,7 @@ class Loop:
         numbers = torch.stack([*self.team.means(torch.stack(self._unlogged)), grad_norm.detach().float()])
         self._unlogged.clear()
         tokens_per_second, fed_per_second = self.clock.close_window()
-        spent = self.clock.spent()
+        spent = self.clock.spent(ENERGY_SECONDS)
         fed = self.batches.fed_before
         line = MetricsLine(
             step=self.step,

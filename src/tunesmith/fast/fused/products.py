@@ -19,6 +19,10 @@ from tunesmith.fast.fused.gates import Activation, activated, activation_backwar
 from tunesmith.fast.shadow import Copy, Shadow
 from tunesmith.fast.varlen import SMALL_WIDTH
 
+MANY_ROWS = 2048
+"""From here on a sum of rows is a product: on an H200 30 us against 44 at 16,512 x 3,072, and 21 against 14 at
+1,056 x 3,072."""
+
 
 @dataclass(frozen=True)
 class Product:
@@ -82,7 +86,7 @@ class Product:
         if any(wanted[:number]):
             found[:number] = self._weight_gradients(grad, x)
         if any(wanted[number:]):
-            total = grad.sum(0, dtype=torch.float32)
+            total = _column_sums(grad, self.device)
             parts = total.split([len(bias) for bias in self.biases])
             found[number:] = [part.to(bias.dtype) for part, bias in zip(parts, self.biases, strict=True)]
         return tuple(found)
@@ -103,6 +107,13 @@ class Product:
         if not self.biases:
             return None
         return self.biases[0] if len(self.biases) == 1 else torch.cat(self.biases)
+
+
+def _column_sums(x_TM: Tensor, device: Device) -> Tensor:
+    """float32 [M]. On a GPU a sum over many rows takes a buffer of a hundred MB, and a product with ones takes none."""
+    if device.is_cuda and len(x_TM) >= MANY_ROWS and x_TM.dtype != torch.float32:
+        return torch.mm(x_TM.new_ones(1, len(x_TM)), x_TM, out_dtype=torch.float32)[0]
+    return x_TM.sum(0, dtype=torch.float32)
 
 
 def wide_product(left: Tensor, right: Tensor, dtype: torch.dtype, device: Device) -> Tensor:

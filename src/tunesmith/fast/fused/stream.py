@@ -58,8 +58,9 @@ class Stream:
     def open(self, *, weights_changed: bool) -> Iterator[None]:
         """Inside, one flat batch goes through the model. weights_changed: since the last one, as far as is known."""
         # Weights that are split over processes are whole only while their layer runs: nothing may hold on to them.
-        self._usable = self.device.fused and not any(hasattr(p, "to_local") for p in self._model.parameters())
-        self.active = self._usable and self._ready()
+        parameters = list(self._model.parameters()) if self.device.fused else []
+        self._usable = self.device.fused and not any(hasattr(parameter, "to_local") for parameter in parameters)
+        self.active = self._usable and self._ready(parameters)
         self._shadow.renew(weights_changed=weights_changed)
         try:
             yield
@@ -96,13 +97,13 @@ class Stream:
             self._head_bias = None if bias is None else self._shadow.copy([bias], dtype, rows)
         return self._head.buffer, None if self._head_bias is None else self._head_bias.buffer
 
-    def _ready(self) -> bool:
+    def _ready(self, parameters: list[Tensor]) -> bool:
         dtype = _product_dtype(self._model)
         if dtype not in HALF or type(self._model).__name__ not in PLANNERS:
             return False
         if any(layer.gradient_checkpointing and layer.training for _, layer, _ in self._layers):
             return False
-        if not self._is_current(dtype):
+        if not self._is_current(dtype, parameters):
             self._found = self._head = self._head_bias = None
             self._shadow.clear()
             self._found = self._find(dtype)
@@ -114,14 +115,13 @@ class Stream:
             and not any(adapter.disable_adapters or adapter.merged for adapter in found.adapters)
         )
 
-    def _is_current(self, dtype: torch.dtype) -> bool:
+    def _is_current(self, dtype: torch.dtype, parameters: list[Tensor]) -> bool:
         found = self._found
         if found is None or found.dtype != dtype:
             return False
-        now = list(self._model.parameters())
-        return len(now) == len(found.parameters) and all(
+        return len(parameters) == len(found.parameters) and all(
             parameter is known and parameter.requires_grad == trained
-            for parameter, (known, trained) in zip(now, found.parameters, strict=True)
+            for parameter, (known, trained) in zip(parameters, found.parameters, strict=True)
         )
 
     def _find(self, dtype: torch.dtype) -> Found:
