@@ -190,6 +190,10 @@ class TrainSection(_Section):
     max_length: AutoOr | Annotated[int, Field(ge=2)] = "auto"
     """Longest document in tokens, its start and end tokens included. auto: 1024, or what the model can read if that is
     less."""
+    early_stopping: AutoOr | bool | Annotated[int, Field(ge=1, strict=True)] = "auto"
+    """Evaluations in a row without a lower held-out loss after which the run ends; the tuned model is then the one with
+    the lowest. auto: a quarter of them, at least three. false: all steps are made, and the last weights are the
+    model."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: AutoOr | bool = "auto"
     compile: AutoOr | bool = "auto"

@@ -37,6 +37,9 @@ MAX_MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 EVALUATIONS_WANTED = 8
 STEPS_BETWEEN = 10  # at least, of two evaluations: fewer make a short run longer and say little
 EVALUATION_SHARE = 0.10
+LEAST_PATIENCE, PATIENCE_SHARE = 3, 0.25
+"""Evaluations that a run waits for a lower held-out loss, at least, and as a share of all: while the rate is high the
+loss may stand still, and fall when it is lowered."""
 SAVE_SHARE = 0.03
 MIN_SAVE_SECONDS = 120
 LEARNING_RATE = 2.0e-4
@@ -93,6 +96,9 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     forecast = forecast.with_schedule(
         num_evaluations=num_evaluations, save_interval=_interval_seconds(save_every, forecast, num_steps)
     )
+    early_stopping = _early_stopping(recipe, workload, num_evaluations - 1, reasons)
+    if early_stopping is not None:
+        forecast = forecast.with_best_weights()
     plan = Plan(
         method=choice.method,
         precision=choice.precision,
@@ -113,6 +119,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         save_every=save_every,
         save_keep=_asked(recipe.save.keep, "save_keep", reasons),
         save_dtype=_save_dtype(forecaster, choice, reasons),
+        early_stopping=early_stopping,
         max_length=_max_length(forecaster, reasons),
         **_asked_of_training(recipe, reasons),
         device=target.device,
@@ -472,6 +479,24 @@ def _eval_every(recipe: Recipe, forecast: Forecast, num_steps: int, reasons: dic
     reasons["eval_every"] = f"{times}, each {share:.1%} of the training's arithmetic"
     reasons["eval_every"] += _much_evaluation((1 + evaluations) * share)
     return every, 1 + evaluations
+
+
+def _early_stopping(recipe: Recipe, workload: Workload, evaluations: int, reasons: dict[str, str]) -> int | None:
+    """Evaluations without a lower held-out loss that are waited for; None: for ever."""
+    asked = recipe.train.early_stopping
+    if asked is False:
+        reasons["early_stopping"] = ASKED
+        return None
+    if not len(workload.eval.fed):
+        reasons["early_stopping"] = "nothing is held out"
+        return None
+    if not isinstance(asked, bool | str):
+        return _asked(asked, "early_stopping", reasons)
+    if evaluations < 2:
+        reasons["early_stopping"] = "one evaluation leaves nothing to choose"
+        return None
+    reasons["early_stopping"] = f"a quarter of {evaluations} evaluations, at least {LEAST_PATIENCE}; the best is kept"
+    return max(LEAST_PATIENCE, math.ceil(PATIENCE_SHARE * evaluations))
 
 
 def _much_evaluation(share: float) -> str:
