@@ -90,6 +90,8 @@ class ModelSection(_Section):
     """Branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The type in which weights are held. auto: the plan decides with train.precision."""
+    grow: bool = False
+    """true: where the tokenizer has more tokens than the model has embedding rows, rows are added and trained."""
 
 
 class Source(_Section):
@@ -195,8 +197,9 @@ class TrainSection(_Section):
     """On matrices only. 0: a short run has little to forget by."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """null: gradients are not clipped."""
-    optimizer: Literal["auto", "adamw", "adamw8bit"] = "auto"
-    """adamw8bit holds its state in a byte each. auto: adamw, unless only the other fits."""
+    optimizer: Literal["auto", "adamw", "adamw8bit", "adafactor", "muon"] = "auto"
+    """What moves the weights. auto: adamw, whose two moments are of the weights' type, or adamw8bit on a GPU where
+    these do not fit. adafactor holds next to nothing, muon one moment; all round bfloat16 weights at random."""
     tokens_per_step: AutoOr | Annotated[int, Field(gt=0)] = "auto"
     """Tokens per optimizer step over all processes, padding never counted."""
     micro_batch_tokens: AutoOr | Annotated[int, Field(gt=0)] = "auto"
@@ -204,6 +207,10 @@ class TrainSection(_Section):
     max_length: AutoOr | Annotated[int, Field(ge=2)] = "auto"
     """Longest document in tokens, its start and end tokens included. auto: 1024, or what the model can read if that is
     less."""
+    early_stopping: AutoOr | bool | Annotated[int, Field(ge=1, strict=True)] = "auto"
+    """Evaluations in a row without a lower held-out loss after which the run ends; the tuned model is then the one with
+    the lowest. auto: a quarter of them, at least three. false: all steps are made, and the last weights are the
+    model."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Type of the arithmetic; weights and sums stay as model.dtype says. auto: bf16 where the device is faster so."""
     gradient_checkpointing: AutoOr | bool = "auto"
@@ -217,6 +224,9 @@ class TrainSection(_Section):
     """full: weights, gradients and the optimizer's state are split over the processes (FSDP2), so that a model which
     does not fit on one GPU fits on several. It costs an exchange of all weights, twice a pass. auto: where a copy for
     each process does not fit."""
+    offload: Literal["none", "layers"] = "none"
+    """layers: the frozen weights of lora, dora and qlora stay in RAM; each layer's are copied to the GPU just before it
+    runs, forward and backward, so that the GPU holds two layers at a time. For models that do not fit otherwise."""
     loop: Literal["tunesmith", "reference"] = "tunesmith"
     """reference: a plain transformers Trainer (rows padded to max_length, eager attention, whole logits), which
     `tunesmith plan` prices for comparison and `tunesmith train` refuses."""
@@ -324,6 +334,34 @@ class Recipe(_Section):
     compare: CompareSection = CompareSection()
     export: ExportSection = ExportSection()
     notify: NotifySection = NotifySection()
+
+    @model_validator(mode="after")
+    def _check_offload(self) -> Recipe:
+        train = self.train
+        if train.offload == "none":
+            return self
+        for wrong, why in (
+            (
+                train.method == "full",
+                "every weight trains, so that none can stay in RAM. Use train.method: lora or qlora",
+            ),
+            (train.sharding == "full", "goes with one process. Leave out train.sharding: full"),
+            (train.gradient_checkpointing is False, "backward computes layers again. Leave out gradient_checkpointing"),
+            (train.cuda_graphs is True, "layers come and go, which no recorded step does. Leave out train.cuda_graphs"),
+            (train.loop == "reference", "is of train.loop: tunesmith"),
+        ):
+            if wrong:
+                raise ValueError(f"train.offload: layers: {why}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_grown(self) -> Recipe:
+        if self.model.grow and self.train.sharding == "full" and self.train.method != "full":
+            raise ValueError(
+                "model.grow: an adapter's rows for added tokens are not sharded. Leave out train.sharding: full, or "
+                "use train.method: full"
+            )
+        return self
 
     def __init__(self, *, _where: str = "recipe", **sections: Any) -> None:
         """Raises RecipeError that lists every problem; `_where` opens each of its lines."""
