@@ -187,7 +187,7 @@ def train(
     recipe: its file, a Recipe, or its sections as a dict. data: instead of the recipe's data.path a pandas or polars
     frame, a datasets.Dataset, a list of texts or of dicts, a dict of splits of such, or a path.
     on_step, on_evaluate, stop: functions that are called between two steps (`run.observer.Callbacks`).
-    out: the run directory; default runs/<name of the recipe file>, with -small after it when `small`.
+    out: the run directory; default `runs/<name of the recipe file>`, with -small after it when `small`.
     small: a dry run on about 100 training and 20 held-out rows. resume: the run must exist already.
     fresh: delete the run in `out` and begin again. force: go on although recipe or data changed.
 

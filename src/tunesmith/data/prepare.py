@@ -70,6 +70,7 @@ def prepare(
             "section": section.model_dump(mode="json"),
             "inputs": [(part.input.name, part.input.key, part.given) for part in parts],
             "tokenizer": tokenizer.fingerprint,
+            "num_rows": tokenizer.num_rows,
             "chat": (chat.source, chat.tools_source, chat.date.isoformat() if chat.writes_date else None),
             "max_length": max_length,
             "small": small,

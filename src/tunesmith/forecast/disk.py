@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tunesmith.run.artefacts import PredictedDisk
 from tunesmith.units import format_bytes
 
 MOMENTS_8BIT = 2.0 + 8 / 256
-"""Bytes of adamw8bit's state per trained parameter; adamw's two moments have the type of the weight."""
+"""Bytes of adamw8bit's state per trained parameter."""
 SMALL_FILES = 10_000_000
 
 
@@ -23,14 +23,20 @@ class DiskForecast:
     """Kept at a time: those that save.keep says, the best, and one that is being written."""
     model_bytes: int
     """The tuned model, or its adapter."""
+    best_bytes: int
+    """The weights of the lowest held-out loss, and those that take their place; checkpoints link to them."""
     cache_bytes: int
     """Downloaded weights and tokenised data."""
     free_bytes: int | None
     """Where the run goes; None when planning for another machine."""
 
+    def with_best(self, weight_bytes: int) -> DiskForecast:
+        """Where the best weights are kept, of so many bytes: those before stay until the new ones are written."""
+        return replace(self, best_bytes=2 * weight_bytes)
+
     @property
     def total_bytes(self) -> int:
-        return self.checkpoint_bytes * self.num_checkpoints + self.model_bytes + self.cache_bytes
+        return self.checkpoint_bytes * self.num_checkpoints + self.model_bytes + self.best_bytes + self.cache_bytes
 
     @property
     def problem(self) -> str | None:
@@ -54,22 +60,25 @@ def forecast_disk(
     num_trained: int,
     weight_bytes: int,
     optimizer: str,
+    state_bytes: int,
     adapter: bool,
     keep: int,
     cache_bytes: int,
     out: Path | None,
 ) -> DiskForecast:
     """Disk use of a run. weight_bytes: of one weight as it is held. adapter: only trained weights are saved.
-    cache_bytes: what is still to be downloaded, and the tokenised data.
+    state_bytes: of the optimizer, where it is not adamw8bit. cache_bytes: what is still to be downloaded, and the
+    tokenised data.
 
     out: a directory on the disk that the run goes to; None when that is another machine.
     """
     trained = num_trained * (4 if adapter else weight_bytes)
-    moments = 2 * trained if optimizer == "adamw" else int(num_trained * MOMENTS_8BIT)
+    moments = int(num_trained * MOMENTS_8BIT) if optimizer == "adamw8bit" else state_bytes
     checkpoint = trained + moments + SMALL_FILES
     return DiskForecast(
         checkpoint_bytes=checkpoint,
         num_checkpoints=keep + 2,
+        best_bytes=0,
         model_bytes=(trained if adapter else num_parameters * weight_bytes) + SMALL_FILES,
         cache_bytes=cache_bytes,
         free_bytes=None if out is None else _free_bytes(out),

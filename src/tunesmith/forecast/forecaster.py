@@ -10,7 +10,7 @@ from tunesmith.forecast.exchange import Exchange, Exchanged, exchange_of, with_b
 from tunesmith.forecast.memory import MemoryForecast, forecast_memory, sharded
 from tunesmith.forecast.shapes import ModelShape
 from tunesmith.forecast.simulate import NF4_BYTES
-from tunesmith.forecast.step import Step, trace_step, with_8bit_state
+from tunesmith.forecast.step import Step, trace_step, with_8bit_state, with_places
 from tunesmith.forecast.trace import Log
 from tunesmith.forecast.workload import Steps, Workload, reference_rows
 from tunesmith.forecast.workspaces import workspace_bytes
@@ -25,7 +25,7 @@ Fit = Literal["fits", "tight", "no"]
 Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Optimizer = Literal["adamw", "adamw8bit"]
+Optimizer = Literal["adamw", "adamw8bit", "adafactor", "muon"]
 Sharding = Literal["none", "full"]
 
 WEIGHT_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -125,6 +125,8 @@ class Choice:
     micro_batch_tokens: int
     update_in_backward: bool = False
     sharding: Sharding = "none"
+    offload: bool = False
+    """Frozen layers stay in RAM."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Forecaster:
     workload: Workload
     _logs: dict[Step, Log] = field(default_factory=dict, repr=False)
     _steps: dict[int, Steps] = field(default_factory=dict, repr=False)
-    _memory: dict[tuple[Step, Optimizer, int, int], MemoryForecast] = field(default_factory=dict, repr=False)
+    _memory: dict[tuple[Step, Optimizer, bool, int, int], MemoryForecast] = field(default_factory=dict, repr=False)
 
     @property
     def max_length(self) -> int:
@@ -168,8 +170,10 @@ class Forecaster:
             "gradient_checkpointing": choice.gradient_checkpointing,
             "device": target.device,
             "flash": target.flash,
-            "fused": target.fused or target.device == "cpu",
+            "fused": target.device == "cpu" or (target.fused and not choice.offload),
+            "optimizer": "adamw" if choice.optimizer == "adamw8bit" else choice.optimizer,
             "lora": self.recipe.lora,
+            "num_added": self.shape.num_added,
             "update_in_backward": choice.update_in_backward,
             "clips": self.recipe.train.max_grad_norm is not None,
         }
@@ -199,11 +203,13 @@ class Forecaster:
     def memory(self, choice: Choice, target: Target) -> MemoryForecast:
         """What a choice takes on a device."""
         step = self.step(choice, target)
-        key = (step, choice.optimizer, target.base_bytes, target.workspace_bytes)
+        key = (step, choice.optimizer, choice.offload, target.base_bytes, target.workspace_bytes)
         if key not in self._memory:
             log = self.log(step)
             if choice.optimizer == "adamw8bit":
                 log = with_8bit_state(log, choice.dtype if choice.method == "full" else "float32")
+            if choice.offload:
+                log = with_places(log, self.shape.config.get_text_config().num_hidden_layers)
             self._memory[key] = forecast_memory(
                 log,
                 target.device,
@@ -249,11 +255,23 @@ class Forecaster:
         layer = max(0, self.shape.num_parameters - outside) // config.num_hidden_layers
         return int(2 * (outside + 2 * layer) * WEIGHT_BYTES[choice.dtype])
 
+    def _num_outside(self) -> int:
+        """Parameters of the embedding and of a head of its own."""
+        config = self.shape.config.get_text_config()
+        return int(config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2))
+
+    def bytes_in_ram(self, choice: Choice) -> int:
+        """What frozen layers take that stay there."""
+        each = NF4_BYTES if choice.method == "qlora" else WEIGHT_BYTES[choice.dtype]
+        return int(max(0, self.shape.num_parameters - self._num_outside()) * each)
+
     def least_bytes(self, choice: Choice, num_processes: int = 1) -> int:
         """What weights, gradients and optimizer alone take: a bound that needs no trace."""
         number = self.shape.num_parameters / (num_processes if choice.sharding == "full" else 1)
         held = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}[choice.dtype]
+        if choice.offload:
+            return int(self._num_outside() * held)
         if choice.method == "qlora":
             return int(number * NF4_BYTES)
-        moments = 2 * held if choice.optimizer == "adamw" else 2.0
+        moments = {"adamw": 2 * held, "adamw8bit": 2.0, "muon": held, "adafactor": 0.0}[choice.optimizer]
         return int(number * (held if choice.method in ("lora", "dora") else held + moments))

@@ -52,6 +52,12 @@ class Forecast:
         amounts = replace(self._amounts, num_evaluations=num_evaluations, save_interval=save_interval)
         return replace(self, time=time_of_run(self.step_time, amounts), _amounts=amounts)
 
+    def with_best_weights(self) -> Forecast:
+        """Where the weights of the lowest held-out loss are kept: written at each evaluation, if every one is lower."""
+        amounts = replace(self._amounts, keeps_best=True)
+        disk = self.disk.with_best(amounts.trained_bytes)
+        return replace(self, disk=disk, time=time_of_run(self.step_time, amounts), _amounts=amounts)
+
     def with_step_time(self, step_time: StepTime) -> Forecast:
         """With other times of a step, such as those refitted to real steps."""
         return replace(self, step_time=step_time, time=time_of_run(step_time, self._amounts))
@@ -94,6 +100,7 @@ def forecast_run(
         num_trained=log.num_trained,
         weight_bytes=WEIGHT_BYTES[found.choice.dtype],
         optimizer=found.choice.optimizer,
+        state_bytes=log.state_bytes(),
         adapter=found.choice.method != "full",
         keep=forecaster.recipe.save.keep,
         cache_bytes=forecaster.workload.train.num_tokens * TOKEN_BYTES,
@@ -107,6 +114,7 @@ def forecast_run(
         eval_tokens=eval_tokens,
         num_evaluations=2,
         checkpoint_bytes=disk.checkpoint_bytes,
+        trained_bytes=log.num_trained * (WEIGHT_BYTES[found.choice.dtype] if found.choice.method == "full" else 4),
         save_interval=None,
         weights_bytes=forecaster.shape.num_parameters * WEIGHT_BYTES[found.choice.dtype],
         device=target.device,
@@ -124,7 +132,7 @@ def _rates(log: Log, target: Target) -> tuple[Rates, str]:
     if target.gpu is not None:
         return GpuRates(target.gpu), "rates of the data sheet; not measured on a GPU"
     return GpuRates(
-        measure_gpu(target.name), gemm_share=1.0, bandwidth_share=0.65, operand_share=1.0
+        measure_gpu(target.name), gemm_share=1.1, bandwidth_share=0.37, optimizer_share=0.62, operand_share=1.0
     ), "rates measured on this GPU"
 
 

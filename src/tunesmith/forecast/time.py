@@ -17,6 +17,8 @@ from tunesmith.run.artefacts import PredictedTime
 
 DISK_BYTES_PER_SECOND = {"cpu": 4e8, "cuda": 8e8}
 """Writing a checkpoint with its hashes and its flush to disk. Assumed."""
+WRITE_BYTES_PER_SECOND = 1e9
+"""Writing weights without their flush to disk. Assumed."""
 READ_BYTES_PER_SECOND = 1e9
 START_SECONDS = 8.0
 """Imports and set-up before the first step."""
@@ -140,10 +142,14 @@ class Amounts:
     """Tokens of one evaluation."""
     num_evaluations: int
     checkpoint_bytes: int
+    trained_bytes: int
+    """Of the weights that train."""
     save_interval: float | None
     """Seconds between saves, or None when only the end is saved."""
     weights_bytes: int
     device: str
+    keeps_best: bool = False
+    """The weights of the lowest held-out loss are written as well."""
 
 
 def time_of_run(step: StepTime, run: Amounts) -> TimeForecast:
@@ -154,13 +160,18 @@ def time_of_run(step: StepTime, run: Amounts) -> TimeForecast:
         train_seconds=train_seconds,
         eval_seconds=run.num_evaluations * run.eval_tokens * step.eval_token_seconds,
         num_evaluations=run.num_evaluations,
-        save_seconds=num_saves * save_time(run.checkpoint_bytes, run.device),
+        save_seconds=num_saves * save_time(run.checkpoint_bytes, run.device) + _best_time(run),
         num_saves=num_saves,
         load_seconds=START_SECONDS + run.weights_bytes / READ_BYTES_PER_SECOND,
         tokens_per_second=run.num_tokens * run.target_fraction / train_seconds if train_seconds else 0.0,
         flops_per_token=step.flops_per_token,
         origin=step.origin,
     )
+
+
+def _best_time(run: Amounts) -> float:
+    """Seconds to write the best weights, if every evaluation but that of the base is the best so far."""
+    return (run.num_evaluations - 1) * run.trained_bytes / WRITE_BYTES_PER_SECOND if run.keeps_best else 0.0
 
 
 def save_time(num_bytes: int, device: str) -> float:

@@ -3,7 +3,8 @@
 decide.py     recipe + data + machine -> Plan; what training uses, and nothing downstream decides again
 quote.py      what it will take and cost on this machine, one GPU or all; targets.py: which these are
 counts.py     the same run on more GPUs, and what each number gains
-search.py     what fits a device and is fastest; graphs.py: whether its steps are recorded as CUDA graphs
+search.py     what fits a device and is fastest; graphs.py: whether its steps are recorded as CUDA graphs;
+              offload.py: whether frozen layers stay in RAM
 measured.py   what the run takes: its first steps, and afterwards, beside what was planned
 """
 

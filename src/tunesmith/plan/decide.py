@@ -15,7 +15,9 @@ from tunesmith.forecast.shapes import find_shape, shape_of
 from tunesmith.forecast.workload import Workload, reference_rows
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.gpus import gpu_of_device
+from tunesmith.models.grow import find_asked
 from tunesmith.plan.graphs import choose_graphs
+from tunesmith.plan.offload import choose_offload
 from tunesmith.plan.search import alternatives, cannot_shard, dtype_of, larger_gpu, precision_of, search
 from tunesmith.recipe import Every, LoraSection, Recipe, duration_seconds
 from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan, Schedule, Sharding
@@ -35,6 +37,9 @@ MAX_MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 EVALUATIONS_WANTED = 8
 STEPS_BETWEEN = 10  # at least, of two evaluations: fewer make a short run longer and say little
 EVALUATION_SHARE = 0.10
+LEAST_PATIENCE, PATIENCE_SHARE = 3, 0.25
+"""Evaluations that a run waits for a lower held-out loss, at least, and as a share of all: while the rate is high the
+loss may stand still, and fall when it is lowered."""
 SAVE_SHARE = 0.03
 MIN_SAVE_SECONDS = 120
 LEARNING_RATE = 2.0e-4
@@ -54,6 +59,8 @@ def make_plan(
         raise PlanError(
             "train.loop: reference is a plain Trainer that `tunesmith plan` prices. Leave train.loop out to train."
         )
+    if source is None and recipe.model.grow:
+        source = find_asked(recipe.model, weights=False)
     shape = find_shape(recipe.model.name, recipe.model.revision) if source is None else shape_of(source)
     workload = Workload.from_data(data)
     shape.check_length(workload.train.longest, "the longest training document")
@@ -77,6 +84,8 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     recorded = False
     if choice.update_in_backward:
         reasons["cuda_graphs"] = "weights move while backward runs"
+    elif choice.offload:
+        reasons["cuda_graphs"] = "layers come and go"
     else:
         recorded = choose_graphs(forecaster, target, choice, _num_passes(forecaster, target, choice), reasons)
     if recorded:
@@ -87,6 +96,9 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     forecast = forecast.with_schedule(
         num_evaluations=num_evaluations, save_interval=_interval_seconds(save_every, forecast, num_steps)
     )
+    early_stopping = _early_stopping(recipe, workload, num_evaluations - 1, reasons)
+    if early_stopping is not None:
+        forecast = forecast.with_best_weights()
     plan = Plan(
         method=choice.method,
         precision=choice.precision,
@@ -101,11 +113,13 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         compile=_compile(recipe, reasons),
         cuda_graphs=recorded,
         update_in_backward=choice.update_in_backward,
+        offload=choose_offload(forecaster, choice, target, reasons),
         lora=_lora(recipe, choice.method, reasons),
         eval_every=eval_every,
         save_every=save_every,
         save_keep=_asked(recipe.save.keep, "save_keep", reasons),
         save_dtype=_save_dtype(forecaster, choice, reasons),
+        early_stopping=early_stopping,
         max_length=_max_length(forecaster, reasons),
         **_asked_of_training(recipe, reasons),
         device=target.device,
@@ -192,6 +206,8 @@ def describe(found: Found) -> str:
         parts.append("weights moved in backward")
     if choice.sharding == "full":
         parts.append("train.sharding: full")
+    if choice.offload:
+        parts.append("train.offload: layers")
     parts.append(f"train.micro_batch_tokens: {choice.micro_batch_tokens}")
     return ", ".join(parts)
 
@@ -254,6 +270,8 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
     else:
         reasons["dtype"] = "frozen weights lose no update in a shorter type"
     reasons["optimizer"] = why(train.optimizer, choice.optimizer == guess.optimizer, "memory allows 32-bit state")
+    if choice.optimizer in _HELD:
+        reasons["optimizer"] += f"; {_HELD[choice.optimizer]}"
     if choice.optimizer == "adamw8bit" and not target.here:
         reasons["optimizer"] += "; needs pip install 'tunesmith[qlora]' there"
     reasons["gradient_checkpointing"] = why(
@@ -261,6 +279,8 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
         choice.gradient_checkpointing == guess.gradient_checkpointing,
         f"memory allows to keep activations: {memory}",
     )
+    if choice.offload:
+        reasons["gradient_checkpointing"] = "layers that stay in RAM are computed again in backward"
     if choice.update_in_backward:
         reasons["update_in_backward"] = f"{scarce}; {_cost_of_lean(recipe)}"
     else:
@@ -282,6 +302,13 @@ def _why_so_many(target: Target) -> str:
     if target.num_processes == 1:
         return "one process"
     return "started by the launcher" if target.here else "one for each GPU"
+
+
+_HELD = {
+    "adafactor": "holds a number for each row and each column",
+    "muon": "holds one moment of the matrices in the layers, which it makes orthogonal at each step",
+}
+"""What an optimizer does otherwise than AdamW."""
 
 
 def _cost_of_lean(recipe: Recipe) -> str:
@@ -452,6 +479,24 @@ def _eval_every(recipe: Recipe, forecast: Forecast, num_steps: int, reasons: dic
     reasons["eval_every"] = f"{times}, each {share:.1%} of the training's arithmetic"
     reasons["eval_every"] += _much_evaluation((1 + evaluations) * share)
     return every, 1 + evaluations
+
+
+def _early_stopping(recipe: Recipe, workload: Workload, evaluations: int, reasons: dict[str, str]) -> int | None:
+    """Evaluations without a lower held-out loss that are waited for; None: for ever."""
+    asked = recipe.train.early_stopping
+    if asked is False:
+        reasons["early_stopping"] = ASKED
+        return None
+    if not len(workload.eval.fed):
+        reasons["early_stopping"] = "nothing is held out"
+        return None
+    if not isinstance(asked, bool | str):
+        return _asked(asked, "early_stopping", reasons)
+    if evaluations < 2:
+        reasons["early_stopping"] = "one evaluation leaves nothing to choose"
+        return None
+    reasons["early_stopping"] = f"a quarter of {evaluations} evaluations, at least {LEAST_PATIENCE}; the best is kept"
+    return max(LEAST_PATIENCE, math.ceil(PATIENCE_SHARE * evaluations))
 
 
 def _much_evaluation(share: float) -> str:

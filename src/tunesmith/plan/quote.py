@@ -20,6 +20,7 @@ from tunesmith.machine.gpus import Gpu
 from tunesmith.machine.prices import Prices, typical_prices
 from tunesmith.models import reach
 from tunesmith.models.find import EMBEDDED, find_model
+from tunesmith.models.grow import find_asked, num_tokens
 from tunesmith.models.positions import document_length
 from tunesmith.plan.counts import Counts, beaten, check_counts, with_efficiency
 from tunesmith.plan.decide import choose_tokens_per_step, decide, describe
@@ -190,6 +191,7 @@ def plan(
     shape = find_shape(recipe.model.name, recipe.model.revision)
     max_length = document_length(recipe.train.max_length, shape.max_positions)
     workload, notes = _workload(recipe, data, max_length)
+    shape = _grown(recipe, shape, notes)
     if workload.assumed or recipe.train.loop == "reference":
         shape.check_length(max_length, "train.max_length")
     else:
@@ -266,6 +268,17 @@ def _workload(recipe: Recipe, data: Data | None, max_length: int) -> tuple[Workl
         raise
 
 
+def _grown(recipe: Recipe, shape: ModelShape, notes: list[str]) -> ModelShape:
+    """The shape with a row for each token, where the recipe asks for that."""
+    if not recipe.model.grow:
+        return shape
+    tokenizer, stands_in = _tokenizer(recipe)
+    if tokenizer is None or stands_in:
+        notes.append("model.grow: the model's tokenizer is not at hand, so that added rows are not counted")
+        return shape
+    return shape.with_rows(num_tokens(tokenizer))
+
+
 def _tokenizer(recipe: Recipe) -> tuple[TextTokenizer | None, list[str]]:
     """The model's tokenizer; where it is not at hand, the embedded model's, whose counts are close."""
     from tunesmith.models.tokenizer import load_tokenizer
@@ -273,7 +286,7 @@ def _tokenizer(recipe: Recipe) -> tuple[TextTokenizer | None, list[str]]:
     asked = recipe.model
     if Path(asked.name).exists() or asked.name == EMBEDDED or reach.answers():
         with contextlib.suppress(ModelError):
-            return load_tokenizer(find_model(asked.name, asked.revision, weights=False)), []
+            return load_tokenizer(find_asked(asked, weights=False)), []
     with contextlib.suppress(ModelError):
         tokenizer = load_tokenizer(find_model(EMBEDDED, weights=False))
         return tokenizer, [f"tokens are counted with the tokenizer of {EMBEDDED}; that of {asked.name} is not at hand"]

@@ -76,10 +76,11 @@ def _ways(forecaster: Forecaster, target: Target, choice: Choice, largest: int) 
     comfortable = max(least, COMFORTABLE_TOKENS[target.device])
     for method in methods:
         for dtype, optimizer in _weights_and_optimizers(forecaster.recipe, target, choice, method):
-            way = replace(choice, method=method, dtype=dtype, optimizer=optimizer)
+            streams = offloads(forecaster.recipe, target, method)
+            way = replace(choice, method=method, dtype=dtype, optimizer=optimizer, offload=streams)
             for held in _shardings(forecaster.recipe, target, way):
                 for floor in dict.fromkeys((comfortable, least)):
-                    for saved in checkpointing:
+                    for saved in (True,) if streams else checkpointing:
                         yield replace(way, sharding=held, gradient_checkpointing=saved), floor
         if (
             method == "full"
@@ -104,7 +105,16 @@ def cannot_shard(choice: Choice) -> str:
         return "quantised weights"
     if choice.precision == "fp16":
         return "fp16"
+    if choice.offload:
+        return "what stays in RAM"
+    if choice.optimizer in ("adafactor", "muon"):
+        return f"{choice.optimizer}, which looks at whole matrices,"
     return "8-bit moments" if choice.optimizer == "adamw8bit" else ""
+
+
+def offloads(recipe: Recipe, target: Target, method: Method) -> bool:
+    """Whether frozen layers stay in RAM: asked for, where some are frozen and the device has a memory of its own."""
+    return recipe.train.offload == "layers" and method != "full" and target.device == "cuda"
 
 
 def _in_one_pass(forecaster: Forecaster, target: Target, choice: Choice) -> bool:
@@ -218,7 +228,7 @@ def dtype_of(recipe: Recipe, method: str, precision: Precision) -> Dtype:
 
 def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterator[Found]:
     """What would fit when what was asked does not, the nearest first: shorter documents, bfloat16 weights, these with
-    8-bit moments, LoRA, QLoRA."""
+    8-bit moments, with Adafactor's state, LoRA, QLoRA, either of these with frozen layers in RAM."""
     shorter = _shorter(forecaster, target, found)
     if shorter is not None:
         yield shorter
@@ -231,11 +241,18 @@ def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterat
             ways.append(lean)
         if choice.optimizer == "adamw" and target.device == "cuda":
             ways.append(replace(lean, optimizer="adamw8bit", sharding="none"))
+        if choice.optimizer != "adafactor" and recipe.train.sharding != "full":
+            ways.append(replace(lean, optimizer="adafactor", sharding="none"))
     for method in ("lora", "qlora") if target.device == "cuda" else ("lora",):
         if (choice.method, method) in (("full", "lora"), ("full", "qlora"), ("lora", "qlora")):
             dtype = dtype_of(recipe, method, choice.precision)
             way = replace(choice, method=method, dtype=dtype, optimizer="adamw", gradient_checkpointing=True)
             ways.append(replace(way, sharding="none") if cannot_shard(way) else way)
+    if target.device == "cuda" and target.num_processes == 1 and recipe.train.sharding != "full":
+        streamed = [way for way in ways if way.method in ("lora", "qlora")]
+        if choice.method in ("lora", "qlora") and not choice.offload:
+            streamed.insert(0, replace(choice, gradient_checkpointing=True))
+        ways += [replace(way, offload=True) for way in streamed]
     least = forecaster.workload.train.longest
     for way in ways:
         size = min(max(least, COMFORTABLE_TOKENS[target.device]), max(least, choice.micro_batch_tokens))

@@ -82,6 +82,7 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
     say(
         f"disk    {format_bytes(disk.total_bytes)}: {disk.num_checkpoints} checkpoints of "
         f"{format_bytes(disk.checkpoint_bytes)}, model {format_bytes(disk.model_bytes)}"
+        + (f", best weights {format_bytes(disk.best_bytes)}" if disk.best_bytes else "")
         + (f"; {format_bytes(disk.free_bytes)} free" if disk.free_bytes is not None else "")
     )
     if disk.problem is not None:

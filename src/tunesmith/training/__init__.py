@@ -4,8 +4,9 @@ loop.py         the loop: one turn is one optimizer step, retried after out of m
 batches.py      documents -> steps -> flat batches; first_batch.py: the first in words
 stepper.py      forward, backward, clipping and update; graphs.py: started as a whole, recorded by capture.py
 clock.py        seconds, and what is due; late.py: numbers of the device, read when they are there
+base.py         what several runs of one process share
 recovery.py numbers.py    what is survived, and what ends a run at once
-held_out.py     scores of the held-out documents; samples.py: texts written beside them
+held_out.py     scores of the held-out documents; samples.py: texts written beside them; best.py: the best weights
 saving.py       the tuned model written, in the type of its base where that loses nothing
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from tunesmith.models.find import ModelSource
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured
+    from tunesmith.training.base import Base
     from tunesmith.training.checkpoint import Checkpoint
     from tunesmith.training.distributed import Team
     from tunesmith.training.loop import Loop
@@ -60,6 +62,8 @@ class Job:
     """Of data and model; kept in every checkpoint."""
     checkpoint: Checkpoint | None
     """Where the run goes on; None at its beginning."""
+    base: Base | None = None
+    """What other runs of this process share with it."""
 
 
 def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
@@ -97,6 +101,8 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
                     raise
                 raise loop.team.lost(error, loop.step + 1) from error
         loop.trackers.end()
+        if _is_finished(job, loop):
+            loop.take_best()
         result = _result(job, loop)
         if result.stopped is not None:
             run_dir.write(result)
@@ -104,6 +110,8 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
         recorder.doing("saving the model")
         result = save_tuned(job, loop, result)
         run_dir.write(result)
+        if loop.team.is_first:
+            loop.saves.best.clear()  # the last checkpoint holds them
     return result
 
 
@@ -131,13 +139,21 @@ def build_model(job: Job, note: Callable[[str], None] = lambda message: None) ->
     """The model on its device, made fast, with its adapter; in training mode. Told: where kernels cannot be used."""
     import torch
 
+    from tunesmith.fast.device import Device
     from tunesmith.fast.proof import proven_device
     from tunesmith.models.load import load_model
     from tunesmith.step import AUTOCAST, StepSettings, prepare_model
 
     plan = job.plan
     torch.manual_seed(plan.seed)
-    model = load_model(job.source, dtype=plan.dtype, device=plan.device, quantize=plan.method == "qlora")
+    stays = plan.offload == "layers"
+    if job.base is None or stays:
+        place = "cpu" if stays else plan.device
+        model = load_model(job.source, dtype=plan.dtype, device=place, quantize=plan.method == "qlora")
+    else:
+        model = job.base.model(job)
+    if stays:
+        return prepare_model(model, StepSettings.of(plan), Device.of(torch.device(plan.device)).plain())
     device, why = proven_device(model, AUTOCAST.get(plan.precision, model.dtype))
     if why:
         note(why)
@@ -195,7 +211,8 @@ def _samples(job: Job, model: Any, arithmetic: Callable[[], Any], recorder: Reco
     from tunesmith.training.samples import Samples
 
     section, chat = job.recipe.compare, chat_of(job.run_dir, job.tokenizer)
-    number = 0 if team.shards else job.recipe.eval.samples  # one process alone cannot run a sharded model
+    # One process alone cannot run a sharded model, and text is written with layers that are all there.
+    number = 0 if team.shards or job.plan.offload == "layers" else job.recipe.eval.samples
     prompts = section.prompts[:number]
     return Samples(model, job.tokenizer, prompts, section, chat, arithmetic, recorder.note)
 
@@ -218,7 +235,8 @@ def _begin(job: Job, loop: Loop) -> None:
     from tunesmith.training.rehearsal import rehearse, time_usual_steps
 
     loop.recorder.doing("checking that batches change nothing that is learned")
-    if not loop.team.shards:  # it asks for gradients of single parameters, which nobody has whole
+    # It asks for gradients of single parameters, which of shards nobody has whole, and streamed layers do not give.
+    if not loop.team.shards and job.plan.offload == "none":
         check_invariance(loop.model, job.data.train, precision=job.plan.precision)
     if job.plan.rehearse:
         loop.recorder.doing("trying the largest step")
@@ -227,7 +245,8 @@ def _begin(job: Job, loop: Loop) -> None:
             refit_predicted(job.run_dir, time_usual_steps(loop), int(loop.batches.fed_before[-1]))
     release_memory()
     if not loop.stop.requested:
-        loop.evaluate()
+        score = loop.held_out.score
+        loop.evaluate(score if job.base is None else partial(job.base.scores, job, score))
 
 
 def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
@@ -248,12 +267,17 @@ def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
     )
 
 
+def _is_finished(job: Job, loop: Loop) -> bool:
+    done = loop.step >= job.plan.num_steps or loop.ended_early
+    return done and not loop.held_out.so_far.is_pending
+
+
 def _result(job: Job, loop: Loop) -> Result:
     from tunesmith.machine.memory import peak_bytes
 
     scores, counts, steps, spent = loop.held_out.so_far, loop.counts, loop.step, loop.clock.spent()
-    seconds, last, base = loop.clock.training_seconds(), scores.last, scores.base
-    finished = steps >= job.plan.num_steps and not scores.is_pending
+    seconds, last, base = loop.clock.training_seconds(), scores.of_model, scores.base
+    finished = _is_finished(job, loop)
 
     def rate(number: int) -> float | None:
         return number / seconds if seconds > 0 else None
@@ -271,6 +295,9 @@ def _result(job: Job, loop: Loop) -> Result:
         test_loss=loop.held_out.score(job.data.test).loss if finished and job.data.test.num_targets else None,
         best_eval_loss=scores.best_loss,
         best_step=scores.best_step,
+        last_eval_loss=_value(scores.last, "eval_loss"),
+        num_evaluations=scores.num_scored,
+        ended_early=finished and steps < job.plan.num_steps,
         train_tokens=counts.tokens,
         train_seconds=seconds,
         tokens_per_second=rate(counts.tokens),

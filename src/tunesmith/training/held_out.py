@@ -23,8 +23,24 @@ class ScoresSoFar:
     """Of the model in training; None before its first evaluation: the base's scores are not its own."""
     best_loss: float | None = None
     best_step: int | None = None
+    best: EvalScores | None = None
+    """Of the step whose weights are kept as the best; None where none are."""
+    num_scored: int = 0
+    """Evaluations of the model in training."""
+    since_best: int = 0
+    """Of these, after the one with the lowest loss."""
     is_pending: bool = False
     """A stop cut the evaluation of the saved step short; it is made before the next step."""
+
+    @property
+    def of_model(self) -> EvalScores | None:
+        """Of the weights that become the model."""
+        return self.best or self.last
+
+    def forget_best(self) -> None:
+        """Its weights are not there."""
+        self.best_loss = self.best_step = self.best = None
+        self.since_best = 0
 
 
 @dataclass
@@ -67,16 +83,23 @@ class HeldOut:
             set_rng_state(random_state)
             release_memory()
 
-    def keep(self, step: int, scores: Scores) -> EvalScores:
-        """Remember the scores of a step."""
+    def is_best(self, step: int, scores: Scores) -> bool:
+        """Whether no step before had a loss as low; the base model is none."""
+        return step > 0 and (self.so_far.best_loss is None or scores.loss < self.so_far.best_loss)
+
+    def keep(self, step: int, scores: Scores, *, is_best: bool, weights_stay: bool) -> EvalScores:
+        """Remember the scores of a step. weights_stay: those of the best step are kept."""
         found = eval_scores(scores)
         self.so_far.is_pending = False
         if step == 0:
             self.so_far.base = found
             return found
         self.so_far.last = found
-        if self.so_far.best_loss is None or scores.loss < self.so_far.best_loss:
-            self.so_far.best_loss, self.so_far.best_step = scores.loss, step
+        self.so_far.num_scored += 1
+        self.so_far.since_best += 1
+        if is_best:
+            self.so_far.best_loss, self.so_far.best_step, self.so_far.since_best = scores.loss, step, 0
+            self.so_far.best = found if weights_stay else None
         return found
 
 

@@ -64,14 +64,17 @@ def save_tuned(job: Job, loop: Loop, result: Result) -> Result:
 
 
 def _assembled(job: Job, loop: Loop) -> Any:
-    """The whole model on the CPU, with the weights of the checkpoint that the last step left."""
+    """The whole model on the CPU, with the best weights, or those of the checkpoint that the last step left."""
     from tunesmith.models.load import load_model
     from tunesmith.step import StepSettings, prepare_model
     from tunesmith.training.saves import MODEL_STATE
     from tunesmith.training.state import load_trainable
 
+    best = loop.held_out.so_far.best_step if loop.held_out.so_far.best is not None else None
+    last = job.run_dir.checkpoints / f"step-{loop.step}" / MODEL_STATE
+
     model = prepare_model(load_model(job.source, dtype=job.plan.dtype, device="cpu"), StepSettings.of(job.plan))
-    load_trainable(model, job.run_dir.checkpoints / f"step-{loop.step}" / MODEL_STATE)
+    load_trainable(model, last if best in (None, loop.step) else loop.saves.best.path(best))
     return model
 
 
@@ -105,7 +108,7 @@ def weights_in(model: Any, dtype: str, *, held: bool = False) -> Iterator[None]:
 
 
 def _choose(job: Job, loop: Loop) -> _Written:
-    plan, trained = job.plan, loop.held_out.so_far.last
+    plan, trained = job.plan, loop.held_out.so_far.of_model
     held = "float32" if plan.lora is not None else plan.dtype
     if plan.save_dtype in (held, "float32"):  # nothing is rounded
         return _Written(plan.save_dtype)

@@ -12,8 +12,9 @@ from tunesmith.run.artefacts.record import Artefact, Record
 Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Optimizer = Literal["adamw", "adamw8bit"]
+Optimizer = Literal["adamw", "adamw8bit", "adafactor", "muon"]
 Sharding = Literal["none", "full"]
+Offload = Literal["none", "layers"]
 Schedule = Literal["linear", "cosine", "constant"]
 Fit = Literal["fits", "tight", "no"]
 ASKED = "the recipe says so"
@@ -56,6 +57,8 @@ class PredictedDisk(Record):
     checkpoint_bytes: int
     num_checkpoints: int
     model_bytes: int
+    best_bytes: int = 0
+    """The weights of the lowest held-out loss, beside the checkpoints."""
     cache_bytes: int
     """Prepared data and unpacked models in the user's cache."""
     free_bytes: int | None
@@ -126,6 +129,8 @@ class Plan(Artefact):
     """Steps of one pass are filled up to a few sizes, and on a GPU each of these is recorded and replayed."""
     update_in_backward: bool = False
     """Weights move while backward runs, so that no step holds all gradients; a clipped step runs its pass twice."""
+    offload: Offload = "none"
+    """layers: frozen weights stay in RAM and are copied to the device layer by layer."""
     sharding: Sharding = "none"
     """full: weights, gradients and optimizer are split over the processes."""
     lora: LoraSection | None
@@ -137,6 +142,9 @@ class Plan(Artefact):
     save_keep: int
     save_dtype: Dtype = "float32"
     """Type in which the tuned weights are written where the held-out loss allows; float32 where not."""
+    early_stopping: int | None = None
+    """Evaluations in a row without a lower held-out loss after which the run ends; the tuned model is the one with the
+    lowest. null: all steps are made, and the last weights are the model."""
     rehearse: bool
     report_to: tuple[str, ...]
     seed: int
@@ -170,6 +178,7 @@ CONTINUES_WITH = (
     "save_every",
     "save_keep",
     "save_dtype",
+    "early_stopping",
     "rehearse",
     "report_to",
     "device",

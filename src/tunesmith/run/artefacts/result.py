@@ -49,7 +49,14 @@ class Result(Artefact):
     test_loss: float | None
     """Of the test rows, scored once at the end."""
     best_eval_loss: float | None
+    """The lowest of all evaluations during training; the tuned model's where its weights were kept."""
     best_step: int | None
+    last_eval_loss: float | None = None
+    """After the last step."""
+    num_evaluations: int | None = None
+    """Of the model in training: the lowest of many flatters."""
+    ended_early: bool = False
+    """Before the last step of the plan, because the held-out loss no longer fell."""
     train_tokens: int
     """Supervised tokens that were trained on."""
     train_seconds: float
