@@ -296,11 +296,12 @@ def _measure(recipe: Recipe, console: Console | None) -> list[Measured]:
     import tempfile
 
     from tunesmith.pipeline import prepare_inputs
-    from tunesmith.plan import detect_machine, make_plan
-    from tunesmith.run.observer import Silent
-    from tunesmith.training import Job, calibrate
 
-    with _doing(console) as doing:
+    with _doing(console, wakes=True) as doing:
+        from tunesmith.plan import detect_machine, make_plan
+        from tunesmith.run.observer import Silent
+        from tunesmith.training import Job, calibrate
+
         made = prepare_inputs(recipe, doing, small=False)
         decided = make_plan(recipe, made.data, detect_machine())
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
@@ -413,9 +414,9 @@ class Writer:
 
     def lines(self, prompts: Sequence[str], *, console: Console | None = None) -> list[Line]:
         """The text of each prompt, with how it was written."""
-        from tunesmith.generate.batch import Line
-
         with self._speakers(console) as (speakers, how):
+            from tunesmith.generate.batch import Line
+
             texts = speakers.engine.write(how.requests(speakers, prompts))
         return [Line.of(prompt, text, self.name, how) for prompt, text in zip(prompts, texts, strict=True)]
 
@@ -426,20 +427,21 @@ class Writer:
         """
         from rich.console import Console
 
-        from tunesmith.generate.batch import write_lines
         from tunesmith.show.count import counting
 
         with (
             self._speakers(console) as (speakers, how),
             counting(console or Console(quiet=True), "writing texts") as progress,
         ):
+            from tunesmith.generate.batch import write_lines
+
             return write_lines(speakers, self.name, prompts, how, out, progress)
 
     def streams(self, prompts: Sequence[str], *, console: Console | None = None) -> Iterator[TextStream]:
         """Each prompt and the pieces of its text as they are written."""
-        from tunesmith.generate.batch import TextStream
-
         with self._speakers(console) as (speakers, how):
+            from tunesmith.generate.batch import TextStream
+
             going = speakers.engine.stream_each(how.requests(speakers, prompts))
             for prompt, (ticket, pieces) in zip(prompts, going, strict=True):
                 yield TextStream(prompt, not isinstance(ticket.request.prompt, str), pieces)
@@ -447,15 +449,15 @@ class Writer:
     @contextmanager
     def conversation(self, system: str | None = None, *, console: Console | None = None) -> Iterator[Conversation]:
         """A talk with the model, and with its base where there is one."""
-        from tunesmith.generate.conversation import Conversation
-
         with self._speakers(console, both=True) as (speakers, how):
+            from tunesmith.generate.conversation import Conversation
+
             yield Conversation(speakers, how.decoding, how.seed, how.voice, system)
 
     @contextmanager
     def _speakers(self, console: Console | None, *, both: bool = False) -> Iterator[tuple[Speakers, Writing]]:
         asked = self.how or _compare_section(self.name)
-        with _doing(console) as doing:
+        with _doing(console, wakes=True) as doing:
             from tunesmith.generate.batch import Writing
             from tunesmith.generate.text import Decoding
             from tunesmith.generate.voices import BASE, TUNED, open_speakers

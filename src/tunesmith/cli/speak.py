@@ -75,7 +75,7 @@ def generate(
     if out is not None and file is None:
         raise TunesmithError("--out: belongs to --file. Without it texts are written to standard output.")
     if file is not None:
-        from tunesmith.generate.batch import read_prompts
+        from tunesmith.generate.prompts import read_prompts
 
         asked = read_prompts(file)
     else:

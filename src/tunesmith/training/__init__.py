@@ -230,6 +230,17 @@ def _seed(seed: int) -> None:
 def _begin(job: Job, loop: Loop) -> None:
     """What happens once, before step 1: prove the batches right, rehearse the largest, score the base model."""
     from tunesmith.machine.memory import release_memory
+
+    with loop.clock.preparing():
+        _prove(job, loop)
+    release_memory()
+    if not loop.stop.requested:
+        score = loop.held_out.score
+        loop.evaluate(score if job.base is None else partial(job.base.scores, job, score))
+
+
+def _prove(job: Job, loop: Loop) -> None:
+    """Prove the batches right, and rehearse the largest."""
     from tunesmith.plan.measured import refit_predicted
     from tunesmith.selftest import check_invariance
     from tunesmith.training.rehearsal import rehearse, time_usual_steps
@@ -243,10 +254,6 @@ def _begin(job: Job, loop: Loop) -> None:
         rehearse(loop)
         if job.plan.device == "cuda":
             refit_predicted(job.run_dir, time_usual_steps(loop), int(loop.batches.fed_before[-1]))
-    release_memory()
-    if not loop.stop.requested:
-        score = loop.held_out.score
-        loop.evaluate(score if job.base is None else partial(job.base.scores, job, score))
 
 
 def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
@@ -306,6 +313,8 @@ def _result(job: Job, loop: Loop) -> Result:
         total_seconds=spent.total,
         save_seconds=spent.saving,
         eval_seconds=spent.evaluating,
+        prepare_seconds=spent.preparing,
+        energy_joules=spent.joules,
         peak_bytes=peak_bytes(loop.team.device),
         steps=steps,
         hardware=_hardware(loop.team.size),
