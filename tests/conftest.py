@@ -437,7 +437,15 @@ def new_result() -> Callable[..., Result]:
     def make(**values: Any) -> Result:
         nothing: dict[str, Any] = dict.fromkeys(Result.model_fields)
         numbers = {"train_tokens": 0, "train_seconds": 1.0, "total_seconds": 1.0, "save_seconds": 0.0}
-        more = {"eval_seconds": 0.0, "peak_bytes": 1, "steps": 5, "events": (), "version": Result.VERSION}
+        more = {
+            "eval_seconds": 0.0,
+            "prepare_seconds": 0.0,
+            "peak_bytes": 1,
+            "steps": 5,
+            "ended_early": False,
+            "events": (),
+            "version": Result.VERSION,
+        }
         return Result(**{**nothing, **numbers, **more, **values})
 
     return make

@@ -279,6 +279,17 @@ FOREIGN = (
         "steps, a duration such as 10m, or auto",
         _never("auto saves by the clock; steps or a duration such as 10m are possible too"),
     ),
+    Foreign(
+        ("early_stopping_patience", "early_stopping_rounds"),
+        "train.early_stopping",
+        "evaluations without a lower held-out loss, auto or false",
+        _steps,
+    ),
+    Foreign(
+        ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+        "",
+        "the model is that of the lowest held-out loss; train.early_stopping: false takes the last weights",
+    ),
     Foreign(("save_total_limit",), "save.keep", "the same value", _kept),
     Foreign(("output_dir",), "--out", "an option of `tunesmith train`"),
     Foreign(("overwrite_output_dir",), "--fresh", "an option of `tunesmith train`"),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.run.artefacts import Finding, Plan, Result
     from tunesmith.training import Job
+    from tunesmith.training.base import Base
     from tunesmith.training.checkpoint import Checkpoint
 
 Say = Callable[[str], None]
@@ -46,6 +47,8 @@ class Prepared:
     """None: it is audited, and what the audit warns of is said, before training."""
     plan: Plan | None = None
     """None: it is planned before training."""
+    base: Base | None = None
+    """What the runs of this process share, where there are several."""
 
 
 def train(
@@ -194,12 +197,16 @@ def _audit(recipe: Recipe, prepared: Prepared, say: Say) -> tuple[Finding, ...]:
 
 def _is_finished(job: Job, say: Say) -> bool:
     """Whether nothing is left to train; else the run directory is made ready, and it is said where the run goes on."""
-    from tunesmith.training.resume import finished_result
+    from tunesmith.training.resume import finished_result, is_as_patient
 
     run_dir, checkpoint, num_steps = job.run_dir, job.checkpoint, job.plan.num_steps
-    result = finished_result(run_dir, checkpoint.step, num_steps) if checkpoint else None
+    result = None
+    if checkpoint is not None:
+        early = is_as_patient(job.plan, checkpoint)
+        result = finished_result(run_dir, checkpoint.step, num_steps, may_end_early=early)
     if result is not None:
-        say(f"{run_dir.path}: already finished at step {num_steps}. --fresh trains it again.")
+        how = "ended early" if result.ended_early else "already finished"
+        say(f"{run_dir.path}: {how} at step {result.steps}. --fresh trains it again.")
         if not run_dir.has(REPORT):
             run_dir.write(job.plan)
             _conclude(run_dir, result, say)
@@ -246,7 +253,8 @@ def _job(recipe: Recipe, prepared: Prepared, run_dir: RunDir, say: Say, *, force
     checkpoint = find_checkpoint(run_dir, recipe, fingerprints, say, force=force)
     planned = prepared.plan if checkpoint is None else None
     plan = planned or _plan(recipe, prepared, checkpoint, run_dir.path)
-    return Job(recipe, plan, source, prepared.tokenizer, data, run_dir, fingerprints, checkpoint)
+    base = prepared.base
+    return Job(recipe, plan, source, prepared.tokenizer, data, run_dir, fingerprints, checkpoint, base)
 
 
 def _speaker(console: Console) -> Say:

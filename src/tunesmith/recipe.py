@@ -113,13 +113,16 @@ class DataSection(_Section):
     text: str | None = None
     """Column that holds the text, or a template such as "{title} ({release_year}): {description}"."""
     prompt: str | None = None
+    """Column that is read and not learned; goes with completion."""
     completion: str | None = None
+    """Column that is learned after prompt."""
     messages: str | None = None
     """Column that holds chat turns."""
     turns: Literal["all", "last", "each"] = "all"
     """Which assistant turns of a conversation are learned: all of them in one document (a document a turn where the
     template rewrites earlier turns), the last, or each in a document of its own with what comes before."""
     format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "txt", "md", "html", "pdf", "docx"] = "auto"
+    """auto: by the ending of the file's name; of standard input by how it begins."""
     by: Literal["line", "paragraph", "file"] = "line"
     """What one row of a plain text file is."""
     encoding: str = "auto"
@@ -127,11 +130,16 @@ class DataSection(_Section):
     fallback_encoding: str | None = None
     """Of the lines that `encoding` cannot read, as in a file that was edited by hand; counted in data.json."""
     delimiter: str = "auto"
+    """Of csv and tsv files. auto: the one that gives every row as many fields."""
     eval_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the rows that is held out: a tenth is enough to see a change, and leaves most to learn from. 0: nothing
+    is scored."""
     test_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share that is looked at once, at the end. 0, because no choice is made by the held-out rows within one run."""
     eval_path: str | None = None
     """Held-out rows in a file of their own; eval_fraction is then not used."""
     test_path: str | None = None
+    """Test rows in a file of their own."""
     splits: Literal["auto", "ignore"] = "auto"
     """auto: files called train, valid, test and alike, and folders called so, are these splits; ignore: all are one."""
     split_column: str | None = None
@@ -145,10 +153,14 @@ class DataSection(_Section):
     near_duplicates: bool = True
     """Keep near-duplicates (MinHash) on one side of the split."""
     long: Literal["split", "truncate", "drop", "error"] = "split"
+    """What becomes of a document that is longer than train.max_length. split: between sentences, nothing is lost."""
     max_rows: int | None = Field(default=None, ge=2)
+    """Read so many rows at most."""
     max_bad_rows: float | None = Field(default=None, ge=0, le=1)
     """Share of rows that may be unreadable; unset: 0 for broken encodings and JSON, 0.01 for empty rows."""
     seed: int = Field(default=7, ge=0, lt=2**64)
+    """Decides which rows are held out, by their content: the same rows under the same seed, whatever stands beside
+    them."""
 
     @model_validator(mode="after")
     def _check_kind(self) -> DataSection:
@@ -170,14 +182,19 @@ class TrainSection(_Section):
     """How the model is trained."""
 
     method: Annotated[Literal["full", "lora", "dora", "qlora", "auto"], BeforeValidator(_lower)] = "full"
+    """Which weights train. full: all, which learns most where it fits. auto: full, else lora or qlora, by memory."""
     epochs: float = Field(default=1, gt=0)
+    """Passes over the rows. 1: every further pass fits the text closer and copies it more."""
     max_steps: int | None = Field(default=None, gt=0)
     """Ends the run after this many optimizer steps, before `epochs` if that is later."""
     learning_rate: AutoOr | Annotated[float, Field(gt=0, lt=1)] = "auto"
     """Highest rate of the schedule."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate falls after the warm-up. linear: to nearly nothing at the end, so that the last steps settle."""
     warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the steps over which the rate rises, while AdamW's moments are still guesses."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """On matrices only. 0: a short run has little to forget by."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """null: gradients are not clipped."""
     optimizer: Literal["auto", "adamw", "adamw8bit", "adafactor", "muon"] = "auto"
@@ -190,14 +207,23 @@ class TrainSection(_Section):
     max_length: AutoOr | Annotated[int, Field(ge=2)] = "auto"
     """Longest document in tokens, its start and end tokens included. auto: 1024, or what the model can read if that is
     less."""
+    early_stopping: AutoOr | bool | Annotated[int, Field(ge=1, strict=True)] = "auto"
+    """Evaluations in a row without a lower held-out loss after which the run ends; the tuned model is then the one with
+    the lowest. auto: a quarter of them, at least three. false: all steps are made, and the last weights are the
+    model."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of the arithmetic; weights and sums stay as model.dtype says. auto: bf16 where the device is faster so."""
     gradient_checkpointing: AutoOr | bool = "auto"
+    """Compute activations again in backward: about a third more time for much less memory. auto: only where it is
+    needed."""
     compile: AutoOr | bool = "auto"
+    """torch.compile. auto: off, since compiling costs a minute or more."""
     cuda_graphs: AutoOr | bool = "auto"
     """Record a step once for each of a few sizes and start it as a whole. auto: on a GPU where steps are small."""
-    sharding: Literal["none", "full"] = "none"
+    sharding: Literal["auto", "none", "full"] = "auto"
     """full: weights, gradients and the optimizer's state are split over the processes (FSDP2), so that a model which
-    does not fit on one GPU fits on several. It costs an exchange of all weights, twice a pass."""
+    does not fit on one GPU fits on several. It costs an exchange of all weights, twice a pass. auto: where a copy for
+    each process does not fit."""
     offload: Literal["none", "layers"] = "none"
     """layers: the frozen weights of lora, dora and qlora stay in RAM; each layer's are copied to the GPU just before it
     runs, forward and backward, so that the GPU holds two layers at a time. For models that do not fit otherwise."""
@@ -209,6 +235,7 @@ class TrainSection(_Section):
     report_to: Texts = ()
     """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ... One that fails ends nothing."""
     seed: int = Field(default=7, ge=0, lt=2**32)
+    """Of the order of the documents, an adapter's first weights, and dropout."""
 
 
 class LoraSection(_Section):
@@ -224,6 +251,7 @@ class LoraSection(_Section):
     rslora: bool = False
     """Multiply by alpha / sqrt(rank) instead (Kalajdzievski, 2023), which keeps high ranks learning."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """0: one pass over the rows leaves little to learn by heart."""
     target: str | tuple[str, ...] = "all-linear"
     """`all-linear`, or the names of the modules that get an adapter."""
 
@@ -232,6 +260,8 @@ class EvalSection(_Section):
     """When the held-out loss is measured during training."""
 
     every: Every = "auto"
+    """Optimizer steps (50), a duration (10m) or auto: at most eight times and a tenth of the arithmetic, at the end
+    alone in short runs."""
     samples: int = Field(default=1, ge=0, le=16)
     """How many of compare.prompts, from the first on, the model in training continues at each evaluation (24 tokens,
     compare's temperature, top_p and seed). What it writes shows sooner than a loss whether a run goes the right way."""
@@ -241,8 +271,9 @@ class SaveSection(_Section):
     """When checkpoints are written and how many stay."""
 
     every: Every = "auto"
-    """Optimizer steps (50), a duration (10m) or auto."""
+    """Optimizer steps (50), a duration (10m) or auto: so that saving takes about 3% of the time."""
     keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that stay, beside the best: 2, so that one survives while the next is written."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The type in which the tuned weights are written. auto: that of the base model's files where the held-out loss
     stays what it was, float32 where not; an adapter is written as it was trained."""
@@ -252,12 +283,17 @@ class CompareSection(_Section):
     """What base and tuned model are asked to write."""
 
     prompts: Texts = ("One fine morning", "A boy and a girl")
+    """Texts that both go on with; the first also opens the report."""
     num_samples: int = Field(default=64, ge=1)
     """Held-out openings and unconditional samples that the scores are computed on."""
     max_new_tokens: int = Field(default=80, gt=0)
+    """Longest continuation: a short paragraph."""
     temperature: float = Field(default=0.8, ge=0)
+    """Below 1, since small models wander; 0 takes the likeliest token every time."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the likeliest tokens that come to this probability; 1: from all."""
     seed: int = Field(default=7, ge=0, lt=2**32)
+    """Of the draws; base and tuned model have the same."""
 
 
 class NotifySection(_Section):

@@ -63,6 +63,28 @@ def test_saves_are_decided_in_the_plan_alone(recipe: Recipe, data: Data) -> None
     assert make_plan(recipe, data, detect_machine()).save_every != "auto"
 
 
+def test_how_long_a_lower_loss_is_waited_for(
+    recipe: Recipe, data: Data, prepared: Callable[..., Data], shows_csv: Path
+) -> None:
+    def planned(using: Data = data, **changes: object) -> Plan:
+        return make_plan(recipe.with_values(**{"train.epochs": 4, "eval.every": 1, **changes}), using, detect_machine())
+
+    usual = planned()
+    assert usual.early_stopping == max(3, -(-usual.num_steps // 4))
+    assert usual.predicted is not None
+    assert usual.predicted.disk.best_bytes > 0
+    assert planned(**{"train.early_stopping": True}).early_stopping == usual.early_stopping
+    asked, never = planned(**{"train.early_stopping": 5}), planned(**{"train.early_stopping": False})
+    assert (asked.early_stopping, asked.reasons["early_stopping"]) == (5, ASKED)
+    assert (never.early_stopping, never.reasons["early_stopping"]) == (None, ASKED)
+    assert never.predicted is not None
+    assert never.predicted.disk.best_bytes == 0
+    assert never.predicted.disk.total_bytes < usual.predicted.disk.total_bytes
+    assert planned(**{"eval.every": 1000}).early_stopping is None
+    nothing = prepared(shows_csv, text="description", max_rows=120, eval_fraction=0.0)
+    assert planned(nothing).reasons["early_stopping"] == "nothing is held out"
+
+
 def test_a_run_that_goes_on_keeps_what_shaped_its_steps(new_plan: Callable[..., Plan]) -> None:
     begun = new_plan(learning_rate=1e-3, tokens_per_step=512, num_steps=10, reasons={"learning_rate": "auto then"})
     longer = new_plan(

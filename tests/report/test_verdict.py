@@ -125,6 +125,21 @@ def test_overfitting_endless_repeating_and_forgetting_are_named(
     assert "step 60" in next(fact.found for fact in verdict.facts if "by heart" in fact.found)
 
 
+def test_the_best_step_is_told_with_what_came_after_it(result: Result) -> None:
+    kept = changed(
+        result, best_eval_loss=3.052, best_step=60, last_eval_loss=3.2, steps=80, num_evaluations=8, ended_early=True
+    )
+    fact = next(fact for fact in judge(kept, None).facts if fact.name == "best_step")
+    assert "step 60, where the held-out loss was lowest (3.052); it was 3.200 at step 80" in fact.found
+    assert "ended there" in fact.found
+    assert "20 steps after it, 25% of the training, gave nothing" in fact.found
+    assert "lowest of 8 evaluations of the same rows flatters; rows that decide nothing" in fact.found
+    tested = judge(changed(kept, test_loss=3.1, ended_early=False), None)
+    assert any("went to its last step" in fact.found and "say 3.100" in fact.found for fact in tested.facts)
+    last = changed(kept, best_step=80, last_eval_loss=3.052)
+    assert not any(fact.name == "best_step" for fact in judge(last, None).facts)
+
+
 def test_unfinished_and_empty_runs_say_so(result: Result) -> None:
     assert judge(None, None).kind == "unfinished"
     stopped = judge(changed(result, stopped="SIGTERM", steps=40), None)

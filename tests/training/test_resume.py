@@ -82,6 +82,10 @@ def test_a_result_counts_when_it_is_whole_and_of_the_last_step(
     run_dir.write(new_result())
     assert finished_result(run_dir, 5, 5) == new_result()
     assert finished_result(run_dir, 5, 6) is None
+    early = new_result(ended_early=True)
+    run_dir.write(early)
+    assert finished_result(run_dir, 5, 6) is None
+    assert finished_result(run_dir, 5, 6, may_end_early=True) == early
     run_dir.write(new_result(stopped="SIGTERM"))
     assert finished_result(run_dir, 5, 5) is None
     run_dir.file(RESULT).write_text('{"steps": 5')

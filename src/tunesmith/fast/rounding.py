@@ -133,13 +133,13 @@ class RoundingAdamW(torch.optim.Optimizer):
         kept = 1.0 - rate * group["weight_decay"]
         size = rate / (1.0 - beta1**step)
         root = math.sqrt(1.0 - beta2**step)
+        weights, grad = own_part(parameter), own_part(grad)
+        moment, squares = own_part(state["exp_avg"]), own_part(state["exp_avg_sq"])
         if self._in_one_pass(parameter):
             rates = Rates(kept, size, root, beta1, beta2, group["eps"])
-            update(parameter, grad, state["exp_avg"], state["exp_avg_sq"], rates, self._seed_of(parameter))
+            update(weights, grad, moment, squares, rates, self._seed_of(parameter))
             return
-        for weight, gradient, first, second in chunks(
-            parameter, grad, state["exp_avg"], state["exp_avg_sq"], size=scratch.size
-        ):
+        for weight, gradient, first, second in chunks(weights, grad, moment, squares, size=scratch.size):
             g, m, v, w, bits, low = scratch.views(weight.shape)
             g.copy_(gradient)
             first.copy_(m.copy_(first).lerp_(g, 1.0 - beta1))
@@ -149,6 +149,12 @@ class RoundingAdamW(torch.optim.Optimizer):
             bits.random_(generator=scratch.generator)
             store(weight, w, torch.bitwise_and(bits, 0xFFFF, out=low))
             store(second, v, bits.bitwise_right_shift_(15))
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor that may be sharded: the same memory."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
 
 
 def round_at_random(values: Tensor, bits: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tunesmith.run.artefacts import PredictedDisk
@@ -23,14 +23,20 @@ class DiskForecast:
     """Kept at a time: those that save.keep says, the best, and one that is being written."""
     model_bytes: int
     """The tuned model, or its adapter."""
+    best_bytes: int
+    """The weights of the lowest held-out loss, and those that take their place; checkpoints link to them."""
     cache_bytes: int
     """Downloaded weights and tokenised data."""
     free_bytes: int | None
     """Where the run goes; None when planning for another machine."""
 
+    def with_best(self, weight_bytes: int) -> DiskForecast:
+        """Where the best weights are kept, of so many bytes: those before stay until the new ones are written."""
+        return replace(self, best_bytes=2 * weight_bytes)
+
     @property
     def total_bytes(self) -> int:
-        return self.checkpoint_bytes * self.num_checkpoints + self.model_bytes + self.cache_bytes
+        return self.checkpoint_bytes * self.num_checkpoints + self.model_bytes + self.best_bytes + self.cache_bytes
 
     @property
     def problem(self) -> str | None:
@@ -72,6 +78,7 @@ def forecast_disk(
     return DiskForecast(
         checkpoint_bytes=checkpoint,
         num_checkpoints=keep + 2,
+        best_bytes=0,
         model_bytes=(trained if adapter else num_parameters * weight_bytes) + SMALL_FILES,
         cache_bytes=cache_bytes,
         free_bytes=None if out is None else _free_bytes(out),

@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tunesmith.forecast.exchange import Exchange, Exchanged, exchange_of, with_buckets
 from tunesmith.forecast.memory import MemoryForecast, forecast_memory, sharded
 from tunesmith.forecast.shapes import ModelShape
 from tunesmith.forecast.simulate import NF4_BYTES
@@ -16,6 +17,7 @@ from tunesmith.forecast.workspaces import workspace_bytes
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.driver import CONTEXT_BYTES
 from tunesmith.machine.gpus import Gpu
+from tunesmith.machine.interconnect import Network, network_of_processors
 from tunesmith.models.positions import document_length
 from tunesmith.recipe import Recipe
 
@@ -24,7 +26,9 @@ Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "muon"]
+Sharding = Literal["none", "full"]
 
+WEIGHT_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FITS = 0.92
 """Share of the memory that a run may take and still be said to fit: forecasts are not exact, other programs breathe."""
 TIGHT = 0.99
@@ -50,30 +54,38 @@ class Target:
     """What cuBLAS takes there for each thread."""
     fused: bool = True
     """A GPU has Triton, so that layers run in few launches."""
+    network: Network | None = None
+    """What joins several processes."""
 
     @classmethod
     def of_machine(cls, machine: Machine, gpu: Gpu | None) -> Target:
-        """This machine. Free memory counts, not what the device has."""
+        """This machine. Free memory counts, not what the device has; without a GPU its processes share it."""
         import psutil
 
         on_gpu = machine.device == "cuda"
         base = CONTEXT_BYTES if on_gpu else psutil.Process().memory_info().rss
+        processes, nodes = machine.num_processes, machine.num_nodes
+        free = machine.memory_free_bytes if on_gpu else machine.memory_free_bytes * nodes // processes
+        network = None
+        if processes > 1:
+            network = Network.of_gpus(gpu, processes, nodes) if on_gpu else network_of_processors(processes, nodes)
         return cls(
             name=machine.name,
             device=machine.device,
-            capacity_bytes=machine.memory_free_bytes + base,
+            capacity_bytes=free + base,
             base_bytes=base,
             bf16=machine.supports_bf16,
             flash=on_gpu and machine.supports_bf16,
             gpu=gpu,
-            num_processes=machine.num_processes,
+            num_processes=processes,
             workspace_bytes=workspace_bytes(_capability(gpu)) if on_gpu else 0,
             fused=importlib.util.find_spec("triton") is not None,
+            network=network,
         )
 
     @classmethod
-    def of_gpu(cls, gpu: Gpu) -> Target:
-        """An empty GPU of the table."""
+    def of_gpu(cls, gpu: Gpu, network: Network | None = None) -> Target:
+        """An empty GPU of the table, or one of several that a network joins."""
         return cls(
             name=gpu.name,
             device="cuda",
@@ -82,8 +94,10 @@ class Target:
             bf16=gpu.bf16,
             flash=gpu.bf16,
             gpu=gpu,
+            num_processes=1 if network is None else network.num_processes,
             here=False,
             workspace_bytes=workspace_bytes(gpu.capability),
+            network=network,
         )
 
     def fit(self, memory: MemoryForecast) -> Fit:
@@ -110,6 +124,7 @@ class Choice:
     tokens_per_step: int
     micro_batch_tokens: int
     update_in_backward: bool = False
+    sharding: Sharding = "none"
     offload: bool = False
     """Frozen layers stay in RAM."""
 
@@ -202,16 +217,43 @@ class Forecaster:
                 base_bytes=target.base_bytes,
                 workspace_bytes=target.workspace_bytes,
             )
-        if self.recipe.train.sharding == "full" and target.num_processes > 1:
-            return sharded(self._memory[key], target.num_processes, self._gathered_bytes(choice))
-        return self._memory[key]
+        return self._of_one_process(self._memory[key], step, choice, target)
+
+    def _of_one_process(self, memory: MemoryForecast, step: Step, choice: Choice, target: Target) -> MemoryForecast:
+        """Of several: its shards, or its copy with what DDP takes beside it."""
+        if target.num_processes == 1:
+            return memory
+        if choice.sharding == "none":
+            return with_buckets(memory, self._exchanged(step, choice).gradient_bytes)
+        gathered = self._gathered_bytes(choice)
+        return sharded(memory, target.num_processes, gathered, accumulates=step.accumulates)
+
+    def exchange(self, choice: Choice, target: Target) -> Exchange:
+        """What the processes of a choice exchange, and how they share a step."""
+        step = self.step(choice, target)
+        return exchange_of(
+            target.network,
+            self._exchanged(step, choice),
+            sharded=choice.sharding == "full",
+            share=self.steps(choice.tokens_per_step).largest_share(target.num_processes),
+            pass_tokens=choice.micro_batch_tokens,
+            checkpointed=choice.gradient_checkpointing,
+        )
+
+    def _exchanged(self, step: Step, choice: Choice) -> Exchanged:
+        trained_dtype = choice.dtype if choice.method == "full" else "float32"
+        return Exchanged(
+            weight_bytes=self.shape.num_parameters * WEIGHT_BYTES[choice.dtype],
+            gradient_bytes=self.log(step).num_trained * WEIGHT_BYTES[trained_dtype],
+            num_layers=self.shape.config.get_text_config().num_hidden_layers,
+        )
 
     def _gathered_bytes(self, choice: Choice) -> int:
         """What is whole at a time: what stands outside the layers, and two layers, with their gradients."""
         config = self.shape.config.get_text_config()
         outside = config.vocab_size * config.hidden_size
         layer = max(0, self.shape.num_parameters - outside) // config.num_hidden_layers
-        return int(2 * (outside + 2 * layer) * {"float32": 4, "bfloat16": 2, "float16": 2}[choice.dtype])
+        return int(2 * (outside + 2 * layer) * WEIGHT_BYTES[choice.dtype])
 
     def _num_outside(self) -> int:
         """Parameters of the embedding and of a head of its own."""
@@ -220,13 +262,12 @@ class Forecaster:
 
     def bytes_in_ram(self, choice: Choice) -> int:
         """What frozen layers take that stay there."""
-        held = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}[choice.dtype]
-        each = NF4_BYTES if choice.method == "qlora" else held
+        each = NF4_BYTES if choice.method == "qlora" else WEIGHT_BYTES[choice.dtype]
         return int(max(0, self.shape.num_parameters - self._num_outside()) * each)
 
-    def least_bytes(self, choice: Choice) -> int:
+    def least_bytes(self, choice: Choice, num_processes: int = 1) -> int:
         """What weights, gradients and optimizer alone take: a bound that needs no trace."""
-        number = self.shape.num_parameters
+        number = self.shape.num_parameters / (num_processes if choice.sharding == "full" else 1)
         held = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}[choice.dtype]
         if choice.offload:
             return int(self._num_outside() * held)

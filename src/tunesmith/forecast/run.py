@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunesmith.forecast.disk import DiskForecast, forecast_disk
-from tunesmith.forecast.forecaster import Fit, Forecaster, Found, Target
+from tunesmith.forecast.forecaster import WEIGHT_BYTES, Fit, Forecaster, Found, Target
 from tunesmith.forecast.memory import MemoryForecast
 from tunesmith.forecast.roofline import CpuRates, GpuRates, Rates, measure_gpu
 from tunesmith.forecast.step import Step
@@ -14,7 +14,6 @@ from tunesmith.forecast.time import Amounts, StepTime, TimeForecast, save_time, 
 from tunesmith.forecast.trace import Log
 from tunesmith.run.artefacts import Predicted
 
-WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TOKEN_BYTES = 5
 """Tokenised data on disk: an int32 and a flag."""
 
@@ -34,6 +33,16 @@ class Forecast:
     _amounts: Amounts
 
     @property
+    def step_tokens(self) -> float:
+        """Of a step, over all processes, on average."""
+        return self._amounts.num_tokens / max(1, self._amounts.num_steps)
+
+    @property
+    def step_seconds(self) -> float:
+        """Of such a step."""
+        return self.step_time.of(self.step_tokens)
+
+    @property
     def seconds_of_save(self) -> float:
         """Seconds to write one checkpoint."""
         return save_time(self.disk.checkpoint_bytes, self.target.device)
@@ -42,6 +51,12 @@ class Forecast:
         """With another number of evaluations, and seconds between saves."""
         amounts = replace(self._amounts, num_evaluations=num_evaluations, save_interval=save_interval)
         return replace(self, time=time_of_run(self.step_time, amounts), _amounts=amounts)
+
+    def with_best_weights(self) -> Forecast:
+        """Where the weights of the lowest held-out loss are kept: written at each evaluation, if every one is lower."""
+        amounts = replace(self._amounts, keeps_best=True)
+        disk = self.disk.with_best(amounts.trained_bytes)
+        return replace(self, disk=disk, time=time_of_run(self.step_time, amounts), _amounts=amounts)
 
     def with_step_time(self, step_time: StepTime) -> Forecast:
         """With other times of a step, such as those refitted to real steps."""
@@ -79,6 +94,7 @@ def forecast_run(
     step = forecaster.step(found.choice, target)
     log = forecaster.log(step)
     step_time = time_of_step(log, step, *_rates(log, target), recorded=recorded)
+    step_time = step_time.of_processes(forecaster.exchange(found.choice, target))
     disk = forecast_disk(
         num_parameters=forecaster.shape.num_parameters,
         num_trained=log.num_trained,
@@ -98,6 +114,7 @@ def forecast_run(
         eval_tokens=eval_tokens,
         num_evaluations=2,
         checkpoint_bytes=disk.checkpoint_bytes,
+        trained_bytes=log.num_trained * (WEIGHT_BYTES[found.choice.dtype] if found.choice.method == "full" else 4),
         save_interval=None,
         weights_bytes=forecaster.shape.num_parameters * WEIGHT_BYTES[found.choice.dtype],
         device=target.device,
@@ -115,7 +132,7 @@ def _rates(log: Log, target: Target) -> tuple[Rates, str]:
     if target.gpu is not None:
         return GpuRates(target.gpu), "rates of the data sheet; not measured on a GPU"
     return GpuRates(
-        measure_gpu(target.name), gemm_share=1.0, bandwidth_share=0.65, operand_share=1.0
+        measure_gpu(target.name), gemm_share=1.1, bandwidth_share=0.37, optimizer_share=0.62, operand_share=1.0
     ), "rates measured on this GPU"
 
 

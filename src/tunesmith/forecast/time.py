@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, NamedTuple
 
+from tunesmith.forecast.exchange import Exchange
 from tunesmith.forecast.host import LAUNCH_SECONDS, HostTime, host_time
 from tunesmith.forecast.launches import launches_of
 from tunesmith.forecast.roofline import Rates
@@ -16,6 +17,8 @@ from tunesmith.run.artefacts import PredictedTime
 
 DISK_BYTES_PER_SECOND = {"cpu": 4e8, "cuda": 8e8}
 """Writing a checkpoint with its hashes and its flush to disk. Assumed."""
+WRITE_BYTES_PER_SECOND = 1e9
+"""Writing weights without their flush to disk. Assumed."""
 READ_BYTES_PER_SECOND = 1e9
 START_SECONDS = 8.0
 """Imports and set-up before the first step."""
@@ -35,11 +38,39 @@ class StepTime:
     """How it is known."""
     host: HostTime = field(default_factory=HostTime)
     """What it takes to start the work of a GPU, which goes on meanwhile."""
+    exchange: Exchange = field(default_factory=Exchange)
+    """Between several processes."""
 
     def of(self, num_tokens: float) -> float:
-        """Seconds of a step of so many tokens."""
-        device = self.step_seconds + self.token_seconds * num_tokens
-        return max(device, self.host.of(num_tokens)) + self.host.wait_seconds
+        """Seconds of a step of so many tokens, over all processes."""
+        own = self.exchange.own(num_tokens)
+        device = self.step_seconds + self.token_seconds * own
+        return max(device, self.host.of(own)) + self.host.wait_seconds + self.waited_seconds(num_tokens)
+
+    def waited_seconds(self, num_tokens: float) -> float:
+        """Seconds of such a step for which a process waits for exchanges with others."""
+        own = self.exchange.own(num_tokens)
+        passes = max(self.token_seconds * own, self.host.of(own) - self.host.step_seconds)
+        return self.exchange.waited_seconds(num_tokens, passes)
+
+    def is_launch_bound(self, num_tokens: float) -> bool:
+        """Whether a GPU waits for its launches."""
+        own = self.exchange.own(num_tokens)
+        return self.host.of(own) > self.step_seconds + self.token_seconds * own
+
+    def of_processes(self, exchange: Exchange) -> StepTime:
+        """Of one of several: it shares steps and scores its part of the held-out documents."""
+        if exchange.num_processes == 1:
+            return self
+        turns = exchange.takes_turns
+        scored = max(turns * self.eval_token_seconds, exchange.gather_seconds / exchange.pass_tokens)
+        return replace(
+            self,
+            token_seconds=turns * self.token_seconds,
+            step_seconds=turns * self.step_seconds / (exchange.num_processes if exchange.sharded else 1),
+            eval_token_seconds=scored / exchange.num_processes,
+            exchange=exchange,
+        )
 
 
 @dataclass(frozen=True)
@@ -111,10 +142,14 @@ class Amounts:
     """Tokens of one evaluation."""
     num_evaluations: int
     checkpoint_bytes: int
+    trained_bytes: int
+    """Of the weights that train."""
     save_interval: float | None
     """Seconds between saves, or None when only the end is saved."""
     weights_bytes: int
     device: str
+    keeps_best: bool = False
+    """The weights of the lowest held-out loss are written as well."""
 
 
 def time_of_run(step: StepTime, run: Amounts) -> TimeForecast:
@@ -125,13 +160,18 @@ def time_of_run(step: StepTime, run: Amounts) -> TimeForecast:
         train_seconds=train_seconds,
         eval_seconds=run.num_evaluations * run.eval_tokens * step.eval_token_seconds,
         num_evaluations=run.num_evaluations,
-        save_seconds=num_saves * save_time(run.checkpoint_bytes, run.device),
+        save_seconds=num_saves * save_time(run.checkpoint_bytes, run.device) + _best_time(run),
         num_saves=num_saves,
         load_seconds=START_SECONDS + run.weights_bytes / READ_BYTES_PER_SECOND,
         tokens_per_second=run.num_tokens * run.target_fraction / train_seconds if train_seconds else 0.0,
         flops_per_token=step.flops_per_token,
         origin=step.origin,
     )
+
+
+def _best_time(run: Amounts) -> float:
+    """Seconds to write the best weights, if every evaluation but that of the base is the best so far."""
+    return (run.num_evaluations - 1) * run.trained_bytes / WRITE_BYTES_PER_SECOND if run.keeps_best else 0.0
 
 
 def save_time(num_bytes: int, device: str) -> float:

@@ -18,7 +18,7 @@ from tunesmith.machine.gpus import gpu_of_device
 from tunesmith.models.grow import find_asked
 from tunesmith.plan.graphs import choose_graphs
 from tunesmith.plan.offload import choose_offload
-from tunesmith.plan.search import alternatives, dtype_of, larger_gpu, precision_of, search
+from tunesmith.plan.search import alternatives, cannot_shard, dtype_of, larger_gpu, precision_of, search
 from tunesmith.recipe import Every, LoraSection, Recipe, duration_seconds
 from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan, Schedule, Sharding
 from tunesmith.units import format_bytes
@@ -37,6 +37,9 @@ MAX_MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 EVALUATIONS_WANTED = 8
 STEPS_BETWEEN = 10  # at least, of two evaluations: fewer make a short run longer and say little
 EVALUATION_SHARE = 0.10
+LEAST_PATIENCE, PATIENCE_SHARE = 3, 0.25
+"""Evaluations that a run waits for a lower held-out loss, at least, and as a share of all: while the rate is high the
+loss may stand still, and fall when it is lowered."""
 SAVE_SHARE = 0.03
 MIN_SAVE_SECONDS = 120
 LEARNING_RATE = 2.0e-4
@@ -93,6 +96,9 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     forecast = forecast.with_schedule(
         num_evaluations=num_evaluations, save_interval=_interval_seconds(save_every, forecast, num_steps)
     )
+    early_stopping = _early_stopping(recipe, workload, num_evaluations - 1, reasons)
+    if early_stopping is not None:
+        forecast = forecast.with_best_weights()
     plan = Plan(
         method=choice.method,
         precision=choice.precision,
@@ -113,11 +119,12 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         save_every=save_every,
         save_keep=_asked(recipe.save.keep, "save_keep", reasons),
         save_dtype=_save_dtype(forecaster, choice, reasons),
+        early_stopping=early_stopping,
         max_length=_max_length(forecaster, reasons),
         **_asked_of_training(recipe, reasons),
         device=target.device,
         num_processes=target.num_processes,
-        sharding=_sharding(recipe, choice, target, reasons),
+        sharding=_sharding(recipe, found, target, reasons),
         reasons=reasons,
         predicted=forecast.predicted(),
     )
@@ -197,6 +204,8 @@ def describe(found: Found) -> str:
         parts.append("train.gradient_checkpointing: true")
     if choice.update_in_backward:
         parts.append("weights moved in backward")
+    if choice.sharding == "full":
+        parts.append("train.sharding: full")
     if choice.offload:
         parts.append("train.offload: layers")
     parts.append(f"train.micro_batch_tokens: {choice.micro_batch_tokens}")
@@ -231,6 +240,7 @@ def _choose(forecaster: Forecaster, target: Target, tokens_per_step: int, reason
         gradient_checkpointing=train.gradient_checkpointing is True,
         tokens_per_step=tokens_per_step,
         micro_batch_tokens=largest if train.micro_batch_tokens == "auto" else min(train.micro_batch_tokens, share),
+        sharding="full" if train.sharding == "full" and target.num_processes > 1 else "none",
     )
     found = search(forecaster, target, guess, largest)
     _explain(recipe, guess, found, target, share, reasons)
@@ -285,7 +295,13 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
     else:
         reasons["micro_batch_tokens"] = f"{scarce}; a step takes {passes} passes"
     reasons["device"] = target.name
-    reasons["num_processes"] = "one process" if target.num_processes == 1 else "started by the launcher"
+    reasons["num_processes"] = _why_so_many(target)
+
+
+def _why_so_many(target: Target) -> str:
+    if target.num_processes == 1:
+        return "one process"
+    return "started by the launcher" if target.here else "one for each GPU"
 
 
 _HELD = {
@@ -382,21 +398,31 @@ def _lora(recipe: Recipe, method: str, reasons: dict[str, str]) -> LoraSection |
     return lora
 
 
-def _sharding(recipe: Recipe, choice: Choice, target: Target, reasons: dict[str, str]) -> Sharding:
+def _sharding(recipe: Recipe, found: Found, target: Target, reasons: dict[str, str]) -> Sharding:
     """Raises PlanError for what cannot be sharded."""
-    if recipe.train.sharding == "none" or target.num_processes == 1:
-        reasons["sharding"] = ASKED if recipe.train.sharding == "none" else "one process"
+    asked, choice = recipe.train.sharding, found.choice
+    if asked == "none" or target.num_processes == 1:
+        reasons["sharding"] = ASKED if asked == "none" else "one process"
         return "none"
-    for what, why in ((choice.method == "qlora", "quantised weights"), (choice.precision == "fp16", "fp16")):
-        if what:
-            raise PlanError(f"train.sharding: full: {why} cannot be sharded. Expected none, or lora and bf16 instead.")
-    if choice.optimizer != "adamw":
-        raise PlanError(
-            f"train.sharding: full: train.optimizer: {choice.optimizer} looks at whole matrices, and a process has "
-            "a part of each. Use adamw, or train.sharding: none."
+    why = cannot_shard(choice)
+    if asked == "full":
+        if why:
+            raise PlanError(
+                f"train.sharding: full: {why} cannot be sharded. Expected none or auto; or full or lora in bf16 with "
+                "train.optimizer: adamw instead."
+            )
+        reasons["sharding"] = ASKED
+        return "full"
+    memory = f"{format_bytes(found.memory.peak_bytes)} of {format_bytes(target.capacity_bytes)}"
+    if choice.sharding == "full":
+        reasons["sharding"] = (
+            f"memory: a copy for each process does not fit; {target.num_processes} shards take {memory}"
         )
-    reasons["sharding"] = ASKED
-    return "full"
+    elif found.fit == "no":
+        reasons["sharding"] = f"{why} cannot be sharded" if why else f"nothing fits: {memory}"
+    else:
+        reasons["sharding"] = f"a copy for each process takes {memory}; shards would exchange all weights in each pass"
+    return choice.sharding
 
 
 def _asked_of_training(recipe: Recipe, reasons: dict[str, str]) -> _AskedOfTraining:
@@ -453,6 +479,24 @@ def _eval_every(recipe: Recipe, forecast: Forecast, num_steps: int, reasons: dic
     reasons["eval_every"] = f"{times}, each {share:.1%} of the training's arithmetic"
     reasons["eval_every"] += _much_evaluation((1 + evaluations) * share)
     return every, 1 + evaluations
+
+
+def _early_stopping(recipe: Recipe, workload: Workload, evaluations: int, reasons: dict[str, str]) -> int | None:
+    """Evaluations without a lower held-out loss that are waited for; None: for ever."""
+    asked = recipe.train.early_stopping
+    if asked is False:
+        reasons["early_stopping"] = ASKED
+        return None
+    if not len(workload.eval.fed):
+        reasons["early_stopping"] = "nothing is held out"
+        return None
+    if not isinstance(asked, bool | str):
+        return _asked(asked, "early_stopping", reasons)
+    if evaluations < 2:
+        reasons["early_stopping"] = "one evaluation leaves nothing to choose"
+        return None
+    reasons["early_stopping"] = f"a quarter of {evaluations} evaluations, at least {LEAST_PATIENCE}; the best is kept"
+    return max(LEAST_PATIENCE, math.ceil(PATIENCE_SHARE * evaluations))
 
 
 def _much_evaluation(share: float) -> str:

@@ -37,6 +37,8 @@ class Series:
     """The same values before smoothing, drawn behind."""
     marked: Sequence[Point] = ()
     """Those of them that stand out, drawn as circles."""
+    joined: bool = True
+    """A line goes through the points; False: circles alone."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,11 @@ def line_chart(
     from_zero: bool = False,
 ) -> Markup:
     """Lines over steps. `baseline`: a dashed level with its name. Names stand at the ends of the lines."""
-    shown = [line for line in series if line.points]
+    shown = [line for line in series if line.points or line.marked]
     values = [y for line in shown for _, y in (*line.points, *line.faint, *line.marked)] + (
         [baseline[0]] if baseline else []
     )
-    steps = [x for line in shown for x, _ in line.points]
+    steps = [x for line in shown for x, _ in (*line.points, *line.marked)]
     if not steps:
         return Markup("")
     y_ticks = nice_ticks(min(values, default=0) if not from_zero else min(0, *values), max(values), 5)
@@ -123,7 +125,7 @@ def line_chart(
         ends.append((level, baseline[1], "base"))
     for line in shown:
         parts.append(_line(frame, line))
-        if line.name:
+        if line.name and line.points:
             ends.append((frame.y(line.points[-1][1]), line.name, line.look))
     parts += _end_labels(frame, ends)
     return _svg(size, title, description, parts)
@@ -267,7 +269,7 @@ def whole(value: float) -> str:
 
 
 def _line(frame: _Frame, line: Series) -> Markup:
-    parts, curve = [], len(line.points) >= MIN_CURVE
+    parts, curve = [], line.joined and len(line.points) >= MIN_CURVE
     if line.faint and curve:
         parts.append(Markup('<path class="line faint {}" d="{}"/>').format(line.look, _path(frame, thin(line.faint))))
     points = thin(line.points)

@@ -125,6 +125,7 @@ def _style(scores: Scores) -> str:
 
 def _loss_facts(result: Result) -> Iterator[Finding]:
     best, last = number(result.best_eval_loss), number(result.eval_loss)
+    yield from filter(None, (_best_fact(result),))
     if best is not None and last is not None and last > best + OVERFIT:
         yield _fact(
             "overfitting",
@@ -135,6 +136,29 @@ def _loss_facts(result: Result) -> Iterator[Finding]:
         )
     for event in result.events[:3]:
         yield _fact(event.kind, "note", f"Step {fixed(event.step, 0)}: {event.note or event.kind}")
+
+
+def _best_fact(result: Result) -> Finding | None:
+    """Where the best was, what the steps after it cost, and what a minimum over many is worth."""
+    best, last, step, steps = result.best_eval_loss, result.last_eval_loss, result.best_step, result.steps
+    if best is None or last is None or step is None or step >= steps or result.eval_loss == last:
+        return None
+    after = (
+        f"the {fixed(steps - step, 0)} steps after it, {percent((steps - step) / steps)} of the training, gave nothing"
+    )
+    how = "ended there, because it no longer fell" if result.ended_early else "went to its last step"
+    told = (
+        f"The model is that of step {fixed(step, 0)}, where the held-out loss was lowest ({fixed(best, 3)}); it was "
+        f"{fixed(last, 3)} at step {fixed(steps, 0)}. The run {how}: {after}."
+    )
+    return _fact("best_step", "note", f"{told} {_flattery(result)}", "More epochs of these rows cost time alone.")
+
+
+def _flattery(result: Result) -> str:
+    lowest = f"The lowest of {fixed(result.num_evaluations or 0, 0)} evaluations of the same rows flatters"
+    if result.test_loss is not None:
+        return f"{lowest}; the test rows, which decided nothing, say {fixed(result.test_loss, 3)}."
+    return f"{lowest}; rows that decide nothing (data.test_fraction) would tell by how much."
 
 
 def _fact(name: str, level: Level, found: str, advice: str | None = None) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from tunesmith.disk import write_text
 from tunesmith.recipe import Recipe
 from tunesmith.report.charts import Series, line_chart
 from tunesmith.report.page import content_policy
-from tunesmith.sweep.space import Range, Space, overrides
+from tunesmith.sweep.space import Choice, Range, Space, overrides
 from tunesmith.sweep.study import RUN, Study
 from tunesmith.sweep.trial import TRIALS
 
@@ -75,36 +76,64 @@ def _page(study: Study, rows: list[dict[str, Any]], importances: dict[str, float
         rows=ranked(rows),
         best=study.best,
         importances=importances,
-        charts=_charts(study.space, rows),
+        charts=_charts(study.space, rows, None if study.best is None else study.best.number),
         style=Markup(style),
         policy=content_policy(style),
     )
 
 
-def _charts(space: Space, rows: list[dict[str, Any]]) -> list[tuple[str, Markup]]:
-    """The loss over each key that is a range; what was ended early shows where it had come to."""
-    charts = []
+def _charts(space: Space, rows: list[dict[str, Any]], best: int | None) -> list[tuple[str, Markup]]:
+    """The loss over each key whose values are numbers, and each trial's way; what was ended early shows how far it
+    came, the best stands out."""
+    charts = [("The trials on their way", _ways(rows, best))]
     for one in space:
-        if not isinstance(one, Range):
+        is_log = isinstance(one, Range) and one.log
+        if isinstance(one, Choice) and not all(type(value) in (int, float) for value in one.values):
             continue
-        place = math.log10 if one.log else float
-        complete = _points(rows, one.key, place, complete=True)
-        early = _points(rows, one.key, place, complete=False)
+        place = math.log10 if is_log else float
+        groups = _grouped(rows, one.key, place, best)
         chart = line_chart(
-            [Series("", sorted(complete), "plain", marked=complete), Series("", (), "faint", marked=early)],
+            [Series("", groups[look], look, joined=False) for look in ("faint", "plain", "eval") if look in groups],
             title=one.key,
             description=f"Held-out loss of each trial over {one.key}",
             y_format=lambda value: f"{value:.3f}",
-            x_label=f"log10 of {one.key}" if one.log else one.key,
+            x_label=f"log10 of {one.key}" if is_log else one.key,
         )
         charts.append((one.key, chart))
     return charts
 
 
-def _points(rows: list[dict[str, Any]], key: str, place: Any, *, complete: bool) -> list[tuple[float, float]]:
-    points = []
+def _ways(rows: list[dict[str, Any]], best: int | None) -> Markup:
+    """The held-out loss of every trial after equal shares of its tokens."""
+    shown = [row for row in rows if row["evaluations"]]
+    lines = [
+        Series(
+            f"trial {row['number']}" if row["number"] == best else "",
+            [(25.0 * (number + 1), loss) for number, loss in enumerate(row["evaluations"])],
+            _look(row, best),
+        )
+        for row in sorted(shown, key=lambda row: row["number"] == best)
+    ]
+    return line_chart(
+        lines,
+        title="trials",
+        description="Held-out loss of each trial after a quarter of its tokens, a half and so on",
+        y_format=lambda value: f"{value:.3f}",
+        x_label="% of the tokens",
+    )
+
+
+def _look(row: dict[str, Any], best: int | None) -> str:
+    return "eval" if row["number"] == best else "plain" if row["eval_loss"] is not None else "faint"
+
+
+def _grouped(
+    rows: list[dict[str, Any]], key: str, place: Callable[[float], float], best: int | None
+) -> dict[str, list[tuple[float, float]]]:
+    """Value and loss of each trial that was scored, by its look; of one that was ended early its last loss."""
+    points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        if key in row["values"] and row["evaluations"] and (row["eval_loss"] is not None) == complete:
-            loss = row["eval_loss"] if complete else row["evaluations"][-1]
-            points.append((place(row["values"][key]), loss))
+        if key in row["values"] and row["evaluations"]:
+            loss = row["evaluations"][-1] if row["eval_loss"] is None else row["eval_loss"]
+            points.setdefault(_look(row, best), []).append((place(row["values"][key]), loss))
     return points

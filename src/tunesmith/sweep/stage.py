@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def sweep(
     command goes on.
     """
     from tunesmith.plan import detect_machine, make_plan
+    from tunesmith.training.base import Base
 
     if prepared.data.eval.num_targets == 0:
         raise SweepError("sweep: no rows are held out, so trials cannot be compared. Set data.eval_fraction.")
@@ -78,7 +79,7 @@ def sweep(
     if all(one.key in usual for one in space):
         study.try_first({one.key: usual[one.key] for one in space})
     num_tokens = int(prepared.data.train.lengths.sum()) - len(prepared.data.train)
-    _search(study, recipe, prepared, num_tokens, budget, say)
+    _search(study, recipe, replace(prepared, base=Base()), num_tokens, budget, say)
     return study
 
 

@@ -83,7 +83,7 @@ def keep_best(study: Study) -> None:
 def _recipe(recipe: Recipe, values: dict[str, Value], num_tokens: int) -> Recipe:
     """The recipe of a trial: its evaluations stand at equal shares of the run, and nothing of it is exported."""
     asked = Recipe.parse(recipe.model_dump(mode="json"), "sweep", overrides=overrides(values))
-    changes: dict[str, object] = {"save.every": NEVER, "save.keep": 1, "export.format": None}
+    changes: dict[str, object] = {"save.every": NEVER, "save.keep": 1, "eval.samples": 0, "export.format": None}
     per_step, steps = asked.train.tokens_per_step, asked.train.max_steps
     if steps is None and per_step != "auto":
         steps = max(1, round(num_tokens * asked.train.epochs / per_step))

@@ -4,15 +4,17 @@ loop.py         the loop: one turn is one optimizer step, retried after out of m
 batches.py      documents -> steps -> flat batches; first_batch.py: the first in words
 stepper.py      forward, backward, clipping and update; graphs.py: started as a whole, recorded by capture.py
 clock.py        seconds, and what is due; late.py: numbers of the device, read when they are there
+base.py         what several runs of one process share
 recovery.py numbers.py    what is survived, and what ends a run at once
-held_out.py     scores of the held-out documents; samples.py: texts written beside them
+held_out.py     scores of the held-out documents; samples.py: texts written beside them; best.py: the best weights
 saving.py       the tuned model written, in the type of its base where that loses nothing
 saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
 resume.py       whether a run may go on, and from which checkpoint
 rate_range.py   the loss while the learning rate grows
 sharding.py     weights, gradients and optimizer split over processes
 rehearsal.py    the largest batch tried before step 1, then rolled back
-distributed.py  the processes that train together; trackers.py: who else is told
+distributed.py  the processes that train together; together.py: whether all were asked for the same
+trackers.py     who else is told
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import Stopped, TrainingError
+from tunesmith.errors import Stopped
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import EvalScores, Plan, Result
 from tunesmith.run.directory import RunDir
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from tunesmith.models.find import ModelSource
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured
+    from tunesmith.training.base import Base
     from tunesmith.training.checkpoint import Checkpoint
     from tunesmith.training.distributed import Team
     from tunesmith.training.loop import Loop
@@ -59,6 +62,8 @@ class Job:
     """Of data and model; kept in every checkpoint."""
     checkpoint: Checkpoint | None
     """Where the run goes on; None at its beginning."""
+    base: Base | None = None
+    """What other runs of this process share with it."""
 
 
 def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
@@ -68,7 +73,9 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
     """
     from tunesmith.training.first_batch import describe_first_batch
     from tunesmith.training.saving import save_tuned
+    from tunesmith.training.together import agree_on
 
+    job = agree_on(job)
     checkpoint, run_dir = job.checkpoint, job.run_dir
     with ExitStack() as at_end, Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():
@@ -92,11 +99,10 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
             except RuntimeError as error:
                 if not loop.team.has_lost_one(error):
                     raise
-                raise TrainingError(
-                    f"step {loop.step + 1}: another process of this run is gone, so that it cannot go on. The same "
-                    "command goes on from the newest checkpoint."
-                ) from error
+                raise loop.team.lost(error, loop.step + 1) from error
         loop.trackers.end()
+        if _is_finished(job, loop):
+            loop.take_best()
         result = _result(job, loop)
         if result.stopped is not None:
             run_dir.write(result)
@@ -104,6 +110,8 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
         recorder.doing("saving the model")
         result = save_tuned(job, loop, result)
         run_dir.write(result)
+        if loop.team.is_first:
+            loop.saves.best.clear()  # the last checkpoint holds them
     return result
 
 
@@ -139,8 +147,11 @@ def build_model(job: Job, note: Callable[[str], None] = lambda message: None) ->
     plan = job.plan
     torch.manual_seed(plan.seed)
     stays = plan.offload == "layers"
-    place = "cpu" if stays else plan.device
-    model = load_model(job.source, dtype=plan.dtype, device=place, quantize=plan.method == "qlora")
+    if job.base is None or stays:
+        place = "cpu" if stays else plan.device
+        model = load_model(job.source, dtype=plan.dtype, device=place, quantize=plan.method == "qlora")
+    else:
+        model = job.base.model(job)
     if stays:
         return prepare_model(model, StepSettings.of(plan), Device.of(torch.device(plan.device)).plain())
     device, why = proven_device(model, AUTOCAST.get(plan.precision, model.dtype))
@@ -186,7 +197,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         clock=Clock(plan, team.energy_meter()),
         recovery=Recovery(plan.micro_batch_tokens, recorder.note, recorder.happened),
         saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
-        held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored),
+        held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored, team),
         samples=_samples(job, model, arithmetic, recorder, team),
         recorder=recorder,
         trackers=Trackers(plan.report_to if team.is_first else (), job.run_dir, recorder.note),
@@ -219,6 +230,17 @@ def _seed(seed: int) -> None:
 def _begin(job: Job, loop: Loop) -> None:
     """What happens once, before step 1: prove the batches right, rehearse the largest, score the base model."""
     from tunesmith.machine.memory import release_memory
+
+    with loop.clock.preparing():
+        _prove(job, loop)
+    release_memory()
+    if not loop.stop.requested:
+        score = loop.held_out.score
+        loop.evaluate(score if job.base is None else partial(job.base.scores, job, score))
+
+
+def _prove(job: Job, loop: Loop) -> None:
+    """Prove the batches right, and rehearse the largest."""
     from tunesmith.plan.measured import refit_predicted
     from tunesmith.selftest import check_invariance
     from tunesmith.training.rehearsal import rehearse, time_usual_steps
@@ -232,9 +254,6 @@ def _begin(job: Job, loop: Loop) -> None:
         rehearse(loop)
         if job.plan.device == "cuda":
             refit_predicted(job.run_dir, time_usual_steps(loop), int(loop.batches.fed_before[-1]))
-    release_memory()
-    if not loop.stop.requested:
-        loop.evaluate()
 
 
 def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
@@ -255,12 +274,17 @@ def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
     )
 
 
+def _is_finished(job: Job, loop: Loop) -> bool:
+    done = loop.step >= job.plan.num_steps or loop.ended_early
+    return done and not loop.held_out.so_far.is_pending
+
+
 def _result(job: Job, loop: Loop) -> Result:
     from tunesmith.machine.memory import peak_bytes
 
     scores, counts, steps, spent = loop.held_out.so_far, loop.counts, loop.step, loop.clock.spent()
-    seconds, last, base = loop.clock.training_seconds(), scores.last, scores.base
-    finished = steps >= job.plan.num_steps and not scores.is_pending
+    seconds, last, base = loop.clock.training_seconds(), scores.of_model, scores.base
+    finished = _is_finished(job, loop)
 
     def rate(number: int) -> float | None:
         return number / seconds if seconds > 0 else None
@@ -278,6 +302,9 @@ def _result(job: Job, loop: Loop) -> Result:
         test_loss=loop.held_out.score(job.data.test).loss if finished and job.data.test.num_targets else None,
         best_eval_loss=scores.best_loss,
         best_step=scores.best_step,
+        last_eval_loss=_value(scores.last, "eval_loss"),
+        num_evaluations=scores.num_scored,
+        ended_early=finished and steps < job.plan.num_steps,
         train_tokens=counts.tokens,
         train_seconds=seconds,
         tokens_per_second=rate(counts.tokens),
@@ -286,6 +313,8 @@ def _result(job: Job, loop: Loop) -> Result:
         total_seconds=spent.total,
         save_seconds=spent.saving,
         eval_seconds=spent.evaluating,
+        prepare_seconds=spent.preparing,
+        energy_joules=spent.joules,
         peak_bytes=peak_bytes(loop.team.device),
         steps=steps,
         hardware=_hardware(loop.team.size),

@@ -17,6 +17,7 @@ import torch
 
 from tunesmith.data.tokens.steps import Indices
 from tunesmith.errors import Stopped
+from tunesmith.evaluate import Scores
 from tunesmith.fast.in_backward import InBackward
 from tunesmith.fast.rounding import RoundingAdamW
 from tunesmith.machine.memory import is_out_of_memory, peak_bytes, release_memory
@@ -36,7 +37,7 @@ from tunesmith.training.recovery import Recovery
 from tunesmith.training.samples import Samples
 from tunesmith.training.saves import Saves
 from tunesmith.training.sharding import gathered, settle, trained
-from tunesmith.training.state import rng_state, set_rng_state
+from tunesmith.training.state import load_trainable, rng_state, set_rng_state
 from tunesmith.training.stepper import Stepper
 from tunesmith.training.trackers import Trackers
 
@@ -109,10 +110,11 @@ class Loop:
 
     def run(self) -> None:
         """Train from `step` to the end of the plan, or to a stop that was asked for: the last step is saved then."""
-        self.clock.window = Window()
         self._finish_evaluation()
-        self.record_steps()
-        going = self.step < self.plan.num_steps and not self.stop.requested
+        with self.clock.preparing():
+            self.record_steps()
+        self.clock.window = Window()
+        going = self.step < self.plan.num_steps and not self.stop.requested and not self.ended_early
         while going:
             documents = self.batches.steps[self.step]
             self.set_learning_rate()
@@ -265,6 +267,9 @@ class Loop:
             self._log(grad_norm)
         if score and not self.evaluate():
             save = stop = True
+        if self.ended_early and not last:
+            self._tell_early_end()
+            last = save = True
         if save:
             self.save()
         return not (last or stop)
@@ -314,8 +319,9 @@ class Loop:
         self.recorder.stepped(line, seconds_left)
         self._track(line)
 
-    def evaluate(self) -> bool:
-        """Score the held-out documents and write it down; True unless a stop cut it short.
+    def evaluate(self, score: Callable[[], Scores] | None = None) -> bool:
+        """Score the held-out documents, by `score` where it is given, and write it down; True unless a stop cut it
+        short.
 
         The step is then saved, and scored when the run goes on. Where nothing was held out, nothing is done.
         """
@@ -325,13 +331,16 @@ class Loop:
         self.held_out.so_far.is_pending = True
         with self.clock.evaluating():
             try:
-                scores = self.held_out.score()
+                scores = (score or self.held_out.score)()
             except Stopped:
                 if self.step == 0:
                     raise
                 return False
         check_finite(self.step, self.saves.run_dir.checkpoints, eval_loss=scores.loss)
-        found = self.held_out.keep(self.step, scores)
+        is_best = self.team.agree(self.held_out.is_best(self.step, scores))[0]
+        found = self.held_out.keep(self.step, scores, is_best=is_best, weights_stay=self.keeps_best)
+        if is_best and self.keeps_best:
+            self._keep_weights()
         line = MetricsLine(
             step=self.step,
             epoch=self.batches.epoch(self.step),
@@ -342,6 +351,44 @@ class Loop:
         self._track(line)
         self._write_samples()
         return True
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of the lowest held-out loss become the model."""
+        return self.plan.early_stopping is not None and not self.held_out.is_empty
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the held-out loss has not fallen for as long as the plan waits."""
+        patience = self.plan.early_stopping
+        return patience is not None and self.held_out.so_far.since_best >= patience
+
+    def _tell_early_end(self) -> None:
+        so_far = self.held_out.so_far
+        self.recorder.num_steps = self.step
+        self.recorder.note(
+            f"ended early at step {self.step} of {self.plan.num_steps}: the held-out loss was lowest at step "
+            f"{so_far.best_step} ({so_far.best_loss:.3f}), {so_far.since_best} evaluations ago; "
+            "train.early_stopping: false goes on"
+        )
+
+    def _keep_weights(self) -> None:
+        with self.clock.saving():
+            settle(self.model)
+            weights = gathered(trained(self.model), keep=self.team.is_first)
+            if self.team.is_first:
+                self.saves.best.write(self.step, weights)
+
+    def take_best(self) -> None:
+        """Put the weights of the lowest held-out loss into the model, where they are kept and are others."""
+        best_step = self.held_out.so_far.best_step
+        if self.held_out.so_far.best is None or best_step in (None, self.step):
+            return
+        with self.clock.saving():
+            self.team.agree(False)  # the first process has written them
+            settle(self.model)
+            load_trainable(self.model, self.saves.best.path(best_step))
+        self.recorder.note(f"the model is that of step {best_step}, whose held-out loss was the lowest")
 
     def _write_samples(self) -> None:
         with self.clock.evaluating():

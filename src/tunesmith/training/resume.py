@@ -11,13 +11,14 @@ from tunesmith.errors import RecipeError, RunError
 from tunesmith.models.find import ModelSource
 from tunesmith.recipe import Recipe
 from tunesmith.redact import redact
-from tunesmith.run.artefacts import CheckpointInfo, Result
+from tunesmith.run.artefacts import CheckpointInfo, Plan, Result
 from tunesmith.run.directory import RunDir
 from tunesmith.training.checkpoint import Checkpoint, newest_info, newest_valid_checkpoint
 
 SAFE_CHANGES = (
     "train.epochs",
     "train.max_steps",
+    "train.early_stopping",
     "train.report_to",
     "train.rehearse",
     "eval.",
@@ -61,12 +62,23 @@ def begun(checkpoint: Checkpoint) -> CheckpointInfo:
     return CheckpointInfo.parse(checkpoint.info, str(checkpoint.path))
 
 
-def finished_result(run_dir: RunDir, step: int, num_steps: int) -> Result | None:
-    """result.json of a run that was finished with this length; it is written after the model. None: train on."""
-    if step < num_steps or not run_dir.model.is_dir():
+def finished_result(run_dir: RunDir, step: int, num_steps: int, *, may_end_early: bool = False) -> Result | None:
+    """result.json of a run that was finished with this length; it is written after the model. None: train on.
+
+    may_end_early: as early as it has ended, if it has.
+    """
+    if (step < num_steps and not may_end_early) or not run_dir.model.is_dir():
         return None
     result = run_dir.find(Result)  # missing or damaged: the last checkpoint holds what it takes to write it again
-    return result if result is not None and result.stopped is None and result.steps == step else None
+    if result is None or result.stopped is not None or result.steps != step:
+        return None
+    return result if step >= num_steps or result.ended_early else None
+
+
+def is_as_patient(plan: Plan, checkpoint: Checkpoint) -> bool:
+    """Whether a run ends as early as it was begun to, or earlier."""
+    now, before = plan.early_stopping, begun(checkpoint).plan.early_stopping
+    return now is not None and before is not None and now <= before
 
 
 def begun_recipe(run_dir: RunDir) -> Recipe | None:

@@ -51,7 +51,7 @@ def save_tuned(job: Job, loop: Loop, result: Result) -> Result:
         if written.scores is not None:
             result = result.model_copy(update=written.scores.model_dump())
             if result.test_loss is not None:
-                result = result.model_copy(update={"test_loss": loop.held_out.score(job.data.test).loss})
+                result = result.model_copy(update={"test_loss": loop.held_out.score(job.data.test, alone=True).loss})
         card = model_card(job.recipe, job.plan, job.source, job.data.account, result)
         with weights_in(model, written.dtype, held=True):
             save_model(model, job.tokenizer, job.run_dir.model, card)
@@ -64,14 +64,17 @@ def save_tuned(job: Job, loop: Loop, result: Result) -> Result:
 
 
 def _assembled(job: Job, loop: Loop) -> Any:
-    """The whole model on the CPU, with the weights of the checkpoint that the last step left."""
+    """The whole model on the CPU, with the best weights, or those of the checkpoint that the last step left."""
     from tunesmith.models.load import load_model
     from tunesmith.step import StepSettings, prepare_model
     from tunesmith.training.saves import MODEL_STATE
     from tunesmith.training.state import load_trainable
 
+    best = loop.held_out.so_far.best_step if loop.held_out.so_far.best is not None else None
+    last = job.run_dir.checkpoints / f"step-{loop.step}" / MODEL_STATE
+
     model = prepare_model(load_model(job.source, dtype=job.plan.dtype, device="cpu"), StepSettings.of(job.plan))
-    load_trainable(model, job.run_dir.checkpoints / f"step-{loop.step}" / MODEL_STATE)
+    load_trainable(model, last if best in (None, loop.step) else loop.saves.best.path(best))
     return model
 
 
@@ -105,7 +108,7 @@ def weights_in(model: Any, dtype: str, *, held: bool = False) -> Iterator[None]:
 
 
 def _choose(job: Job, loop: Loop) -> _Written:
-    plan, trained = job.plan, loop.held_out.so_far.last
+    plan, trained = job.plan, loop.held_out.so_far.of_model
     held = "float32" if plan.lora is not None else plan.dtype
     if plan.save_dtype in (held, "float32"):  # nothing is rounded
         return _Written(plan.save_dtype)
@@ -118,7 +121,7 @@ def _choose(job: Job, loop: Loop) -> _Written:
         return _Written(held, why=f"nothing was held out to measure what rounding to {plan.save_dtype} loses")
     loop.recorder.doing("scoring the rounded weights")
     with weights_in(loop.model, plan.save_dtype):
-        scores = eval_scores(loop.held_out.score())
+        scores = eval_scores(loop.held_out.score(alone=True))
     base = None if loop.held_out.so_far.base is None else loop.held_out.so_far.base.eval_loss
     losses = f"held-out loss {scores.eval_loss:.4f}, {trained.eval_loss:.4f} before rounding"
     free = rounding_is_free(base, trained.eval_loss, scores.eval_loss)

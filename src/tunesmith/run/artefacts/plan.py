@@ -57,6 +57,8 @@ class PredictedDisk(Record):
     checkpoint_bytes: int
     num_checkpoints: int
     model_bytes: int
+    best_bytes: int = 0
+    """The weights of the lowest held-out loss, beside the checkpoints."""
     cache_bytes: int
     """Prepared data and unpacked models in the user's cache."""
     free_bytes: int | None
@@ -140,6 +142,9 @@ class Plan(Artefact):
     save_keep: int
     save_dtype: Dtype = "float32"
     """Type in which the tuned weights are written where the held-out loss allows; float32 where not."""
+    early_stopping: int | None = None
+    """Evaluations in a row without a lower held-out loss after which the run ends; the tuned model is the one with the
+    lowest. null: all steps are made, and the last weights are the model."""
     rehearse: bool
     report_to: tuple[str, ...]
     seed: int
@@ -173,6 +178,7 @@ CONTINUES_WITH = (
     "save_every",
     "save_keep",
     "save_dtype",
+    "early_stopping",
     "rehearse",
     "report_to",
     "device",

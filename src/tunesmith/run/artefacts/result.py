@@ -49,10 +49,18 @@ class Result(Artefact):
     test_loss: float | None
     """Of the test rows, scored once at the end."""
     best_eval_loss: float | None
+    """The lowest of all evaluations during training; the tuned model's where its weights were kept."""
     best_step: int | None
+    last_eval_loss: float | None = None
+    """After the last step."""
+    num_evaluations: int | None = None
+    """Of the model in training: the lowest of many flatters."""
+    ended_early: bool = False
+    """Before the last step of the plan, because the held-out loss no longer fell."""
     train_tokens: int
     """Supervised tokens that were trained on."""
     train_seconds: float
+    """In optimizer steps."""
     tokens_per_second: float | None
     """Supervised tokens a second of training."""
     fed_tokens_per_second: float | None
@@ -61,6 +69,10 @@ class Result(Artefact):
     total_seconds: float
     save_seconds: float
     eval_seconds: float
+    prepare_seconds: float = 0.0
+    """Before the first step: self-test, rehearsal, recording of steps."""
+    energy_joules: float | None = None
+    """Of the GPUs, by their own counters, whatever ran there; null where nothing measures it."""
     peak_bytes: int
     steps: int
     hardware: str | None
