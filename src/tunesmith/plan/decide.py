@@ -471,12 +471,17 @@ def _eval_every(recipe: Recipe, forecast: Forecast, num_steps: int, reasons: dic
         evaluations = 1 + math.ceil(num_steps / max(1, steps))
         reasons["eval_every"] = ASKED + _much_evaluation(evaluations * share)
         return asked, evaluations
-    affordable = int(EVALUATION_SHARE / share) if share > 0 else EVALUATIONS_WANTED
-    evaluations = max(1, min(EVALUATIONS_WANTED, affordable, num_steps // STEPS_BETWEEN))
+    written = 0.0 if recipe.train.early_stopping is False else forecast.best_share
+    wanted = min(EVALUATIONS_WANTED, num_steps // STEPS_BETWEEN)
+    freely, evaluations = (
+        max(1, min(wanted, int(EVALUATION_SHARE / each) if each else wanted)) for each in (share, share + written)
+    )
     every = math.ceil(num_steps / evaluations)
     evaluations = math.ceil(num_steps / every)
     times = "once at the end" if evaluations == 1 else f"{evaluations} times"
     reasons["eval_every"] = f"{times}, each {share:.1%} of the training's arithmetic"
+    if evaluations < freely:
+        reasons["eval_every"] += f"; to keep the best weights takes {written:.0%} of it each time"
     reasons["eval_every"] += _much_evaluation((1 + evaluations) * share)
     return every, 1 + evaluations
 
