@@ -44,6 +44,14 @@ def test_auto_learning_rate_is_decided_and_an_asked_one_is_kept(recipe: Recipe, 
     assert (asked.learning_rate, asked.reasons["learning_rate"]) == (3e-5, ASKED)
 
 
+def test_an_adapter_that_begins_at_zero_gets_a_higher_rate(recipe: Recipe, data: Data) -> None:
+    lora = make_plan(recipe.with_values(**{"train.method": "lora"}), data, detect_machine())
+    assert lora.learning_rate == 2e-3
+    assert "docs/defaults.md" in lora.reasons["learning_rate"]
+    pissa = make_plan(recipe.with_values(**{"train.method": "lora", "lora.init": "pissa"}), data, detect_machine())
+    assert pissa.learning_rate == 2e-4
+
+
 def test_the_disk_of_the_run_is_priced(
     recipe: Recipe, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
