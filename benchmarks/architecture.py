@@ -43,6 +43,8 @@ OURS = Path(__file__).parents[1] / "src"
 LONG_FUNCTION = 40
 RUNS = 3
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+OF_CONTAINERS = {name for kind in (dict, set, list, str, bytes) for name in dir(kind)}
+"""`value.update()` is a dict's or a hash's, and no method of ours."""
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Module:
     def read(cls, name: str, path: Path) -> Module:
         text = path.read_text(encoding="utf-8")
         module = cls(name, path, ast.parse(text), text, path.name == "__init__.py")
+        module._make_absolute()
         for node in ast.walk(module.tree):
             if isinstance(node, ast.ImportFrom) and node.module:
                 module.imports |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
@@ -81,17 +84,26 @@ class Module:
                 module.functions[node.name] = node
         return module
 
+    def _make_absolute(self) -> None:
+        """`from . import x` and the like as `from package import x`."""
+        parts = self.name.split(".")
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                above = parts[: len(parts) - node.level + self.is_package]
+                node.module, node.level = ".".join([*above, *([node.module] if node.module else [])]), 0
+
 
 @dataclass
 class Source:
-    """All modules under SRC/tunesmith."""
+    """All modules under SRC/tunesmith, or of another package there."""
 
     path: Path
+    package: str = PACKAGE
 
     @cached_property
     def modules(self) -> dict[str, Module]:
         found = {}
-        for path in sorted((self.path / PACKAGE).rglob("*.py")):
+        for path in sorted((self.path / self.package).rglob("*.py")):
             parts = path.relative_to(self.path).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             found[name] = Module.read(name, path)
@@ -170,7 +182,7 @@ def module_graph(source: Source) -> dict[str, set[str]]:
                     whole = f"{node.module}.{alias.name}"
                     names.add(whole if whole in source.modules else node.module)
         graph[module.name] = {name for name in names if name in source.modules and name != module.name}
-    graph[PACKAGE] = set()  # its names load when they are asked for
+    graph[source.package] = set()  # its names load when they are asked for
     return graph
 
 
@@ -179,11 +191,11 @@ def room_graph(source: Source) -> dict[str, set[str]]:
     graph: dict[str, set[str]] = defaultdict(set)
     for name, imported in module_graph(source).items():
         graph[_room(name)] |= {_room(other) for other in imported} - {_room(name)}
-    return {room: others - {PACKAGE} for room, others in graph.items()}
+    return {room: others - {source.package} for room, others in graph.items()}
 
 
 def _room(name: str) -> str:
-    return name.split(".")[1] if "." in name else PACKAGE
+    return name.split(".")[1] if "." in name else name
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -228,7 +240,7 @@ def private_names(source: Source) -> set[str]:
     """As `where: what`."""
     found = set()
     for module in source.modules.values():
-        foreign = {name: whole for name, whole in module.imports.items() if not whole.startswith(PACKAGE)}
+        foreign = {name: whole for name, whole in module.imports.items() if not whole.startswith(source.package)}
         for whole in foreign.values():
             if any(_is_private(part) for part in whole.split(".")):
                 found.add(f"{module.name}: {whole}")
@@ -263,7 +275,7 @@ def _foreign_bases(module: Module, node: ast.ClassDef) -> list[type]:
     for base in node.bases:
         chain = _chain(base)
         whole = module.imports.get(chain[0], "") if chain else ""
-        if not whole or whole.startswith(PACKAGE):
+        if not whole or whole.startswith(module.name.split(".")[0]):
             continue
         where, _, name = ".".join([whole, *chain[1:]]).rpartition(".")
         try:
@@ -304,9 +316,9 @@ class Calls:
             self.modules[base.__module__] = Module.read(base.__module__, Path(path))
             self.library.add(base.__module__)
 
-    def shortest(self) -> list[tuple[str, str]]:
-        """From the command to the function that calls optimizer.step(); empty when there is none."""
-        starts = [
+    def shortest(self, start: tuple[str, str] | None = None) -> list[tuple[str, str]]:
+        """From the command, or `start`, to the function that calls optimizer.step(); empty when there is none."""
+        starts = [start] if start is not None else [
             (name, "train") for name in self.modules if re.fullmatch(rf"{PACKAGE}\.cli(\.train)?", name)
             if "train" in self.modules[name].functions
         ]  # fmt: skip
@@ -343,8 +355,11 @@ class Calls:
                 yield from self._method(module, place[1].split(".")[0], chain[1])
             elif isinstance(node, ast.Call) and _chain(node.func):
                 yield from self._named(module, _chain(node.func))
+                handed_on = (given.id for given in node.args if isinstance(given, ast.Name))  # launch(main)
+                yield from ((module.name, name) for name in handed_on if name in module.functions)
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                yield from self.methods[node.func.attr] if place[0] not in self.library else ()
+                known = place[0] not in self.library and node.func.attr not in OF_CONTAINERS
+                yield from self.methods[node.func.attr] if known else ()
 
     def _named(self, module: Module, chain: list[str]) -> Iterator[tuple[str, str]]:
         if len(chain) == 1 and chain[0] in module.functions:
@@ -361,7 +376,8 @@ class Calls:
                 continue
             break
         if len(chain) > 1 and module.name not in self.library and chain[0] not in module.imports:
-            yield from self.methods[chain[-1]]
+            if chain[-1] not in OF_CONTAINERS:
+                yield from self.methods[chain[-1]]
             yield from self._inherited(chain[-1])
 
     def _method(self, module: Module, owner: str, name: str) -> Iterator[tuple[str, str]]:

@@ -439,6 +439,7 @@ def new_result() -> Callable[..., Result]:
         numbers = {"train_tokens": 0, "train_seconds": 1.0, "total_seconds": 1.0, "save_seconds": 0.0}
         more = {
             "eval_seconds": 0.0,
+            "prepare_seconds": 0.0,
             "peak_bytes": 1,
             "steps": 5,
             "ended_early": False,

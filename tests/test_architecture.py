@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import runpy
 import shutil
 import subprocess
@@ -75,6 +76,25 @@ def rooms_imported(path: Path) -> set[str]:
 def test_every_room_has_a_floor() -> None:
     rooms = {path.stem for path in SRC.glob("*.py")} | {path.parent.name for path in SRC.glob("*/__init__.py")}
     assert rooms - {"__init__", "__main__"} == set(FLOOR)
+
+
+@pytest.mark.parametrize("room", sorted(SRC.rglob("__init__.py")), ids=lambda p: str(p.parent.relative_to(SRC)))
+def test_a_room_names_all_that_is_in_it(room: Path) -> None:
+    told = ast.get_docstring(ast.parse(room.read_text(encoding="utf-8"))) or ""
+    there = {path.name for path in room.parent.glob("[!_]*.py")}
+    there |= {f"{path.parent.name}/" for path in room.parent.glob("*/__init__.py")}
+    named = set(re.findall(r"[\w-]+(?:\.py|/)", told))
+    assert there - named == set()
+    below = {path.name for path in room.parent.rglob("*.py")}
+    assert {name for name in named if name.endswith(".py")} - below == set(), "named, and not there any more"
+
+
+def test_the_page_on_architecture_has_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page[page.index("| room |") : page.index("Three rules")]
+    assert {f"{room}/" if (SRC / room).is_dir() else f"{room}.py" for room in FLOOR} - set(
+        re.findall(r"`(\w+(?:\.py|/))`", table)
+    ) == set()
 
 
 @pytest.mark.parametrize("path", sorted(SRC.rglob("*.py")), ids=lambda p: str(p.relative_to(SRC)))

@@ -32,6 +32,15 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert not other_process_is_kept_out(path)
 
 
+def test_a_process_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "part.lock"
+    signs = iter([1, 2, 3, 3])
+    hangs = pytest.raises(RunError, match="another process works there, and has written nothing for")
+    with FileLock(path), hangs, cache_lock(path, signs=lambda: next(signs), patience=1e-3):
+        raise AssertionError
+    assert next(signs, None) is None  # as long as there were signs it was waited for
+
+
 def test_an_error_ends_the_hold(tmp_path: Path) -> None:
     path = tmp_path / "part.lock"
     with pytest.raises(ZeroDivisionError), cache_lock(path):

@@ -52,6 +52,17 @@ def documents_of(tokenizer: TextTokenizer, *, prompts: bool = False) -> Tokenize
     )
 
 
+class OneOf:
+    """One of two processes, whose sums are made when the other has been scored."""
+
+    def __init__(self, rank: int, shards: bool, beside: list[np.ndarray]) -> None:
+        self.rank, self.size, self.shards, self.beside = rank, 2, shards, beside
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        self.beside.append(values)
+        return np.sum(self.beside, axis=0)
+
+
 def plain_scores(model: Any, documents: TokenizedDocuments) -> tuple[np.ndarray, float]:
     """Loss of each document and the share of tokens right, by transformers alone, one document at a time."""
     losses, correct = [], 0
@@ -270,3 +281,33 @@ def test_eval_speaks_of_its_own_options(
     assert isinstance(done.exception, DataError)
     assert said in str(done.exception)
     assert "data.text" not in str(done.exception)
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_several_processes_score_their_shares(loaded: tuple[Any, TextTokenizer], shards: bool) -> None:
+    model, tokenizer = loaded
+    documents = documents_of(tokenizer)
+    passes: list[int] = []
+    handle = model.register_forward_pre_hook(lambda *_: passes.append(1))
+    expected = evaluate(model, documents, max_tokens=64)
+    alone, told, beside = len(passes), [], list[np.ndarray]()
+    for rank in (0, 1):
+        together = OneOf(rank, shards, beside)
+        found = evaluate(model, documents, max_tokens=64, progress=lambda *to: told.append(to), together=together)
+    handle.remove()
+    assert_same(found, expected)
+    own = [values[:-1] != 0 for values in beside]
+    assert all(share.any() for share in own)
+    assert not (own[0] & own[1]).any()
+    assert sum(total for done, total in told if done == total) == len(documents)
+    if shards:  # both took part in as many passes
+        assert (len(passes) - alone) % 2 == 0
+
+
+def test_processes_that_hold_shards_do_not_try_a_smaller_batch(
+    loaded: tuple[Any, TextTokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = loaded
+    monkeypatch.setattr("tunesmith.evaluate._score", lambda *_, **__: None)
+    with pytest.raises(TrainingError, match="processes that hold shards cannot try a smaller one alone"):
+        evaluate(model, documents_of(tokenizer), max_tokens=64, together=OneOf(0, True, []))

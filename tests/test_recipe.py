@@ -188,3 +188,18 @@ def test_how_an_adapter_begins_and_is_scaled() -> None:
         False,
         "zero",
     )
+
+
+@pytest.mark.parametrize(
+    ("train", "why"),
+    [
+        ({"method": "full"}, "every weight trains"),
+        ({"method": "lora", "sharding": "full"}, "goes with one process"),
+        ({"method": "lora", "gradient_checkpointing": False}, "backward computes layers again"),
+        ({"method": "lora", "cuda_graphs": True}, "no recorded step"),
+        ({"method": "lora", "loop": "reference"}, "of train.loop: tunesmith"),
+    ],
+)
+def test_what_does_not_go_with_layers_in_ram(train: dict[str, object], why: str) -> None:
+    with pytest.raises(RecipeError, match=f"train.offload: layers: .*{why}"):
+        Recipe(model="m", data="d.txt", train={"offload": "layers", **train})

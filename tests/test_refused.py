@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +129,20 @@ def test_the_errors_are_those_of_the_stage(tmp_path: Path, shows_csv: Path) -> N
         with pytest.raises(TunesmithError) as caught:
             tunesmith.train(tunesmith.Recipe(**values), out=tmp_path / "a", console=Console(quiet=True))
         assert type(caught.value) is kind, "the data first: a model may have to be fetched"
+
+
+@pytest.mark.parametrize(
+    "words", [["generate"], ["generate", "--file", "prompts.txt"], ["chat"], ["eval", "--data", "rows.txt"]]
+)
+def test_that_libraries_load_is_said_before_they_do(words: list[str], tmp_path: Path) -> None:
+    """Loading takes up to twelve seconds where files are cold, and nobody waits for five without a word."""
+    for name in ("prompts.txt", "rows.txt"):
+        (tmp_path / name).write_text("One fine morning\n", encoding="utf-8")
+    model = tmp_path / "no-model"
+    model.mkdir()
+    command = [sys.executable, "-X", "importtime", "-m", "tunesmith", words[0], str(model), *words[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 2
+    said = done.stderr.index("loading torch and transformers")
+    assert re.search(r"\| +torch\n", done.stderr[said:]), "it is loaded after all"
+    assert not re.search(r"\| +torch\n", done.stderr[:said])

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tunesmith.cli import app
 from tunesmith.recipe import Recipe
-from tunesmith.schema import recipe_schema
+from tunesmith.schema import document, recipe_schema
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 
@@ -57,3 +57,19 @@ def test_the_command_prints_it() -> None:
     done = CliRunner().invoke(app, ["schema"])
     assert done.exit_code == 0
     assert json.loads(done.stdout) == json.loads(json.dumps(recipe_schema()))
+
+
+def test_the_page_is_made_from_the_classes() -> None:
+    page = Path(__file__).parents[1] / "docs" / "recipe.md"
+    assert page.read_text(encoding="utf-8") == document(), "write it again: python -m tunesmith.schema > docs/recipe.md"
+
+
+def test_every_key_says_what_it_is() -> None:
+    sections = recipe_schema()["$defs"]
+    silent = [
+        f"{section}.{key}"
+        for section, described in sections.items()
+        for key, value in described["properties"].items()
+        if not value.get("description") and section != "Source"
+    ]
+    assert silent == []

@@ -20,6 +20,8 @@ The pipeline, one room a stage, one artefact each in the run directory:
     doctor/ selftest.py machine/   whether this machine, and the arithmetic on it, is fit
     sweep/ launch/                 a search over recipe values; the same recipe on many processes and machines
     watch/ serve/ web.py           a run while it goes on, a model over HTTP, and what every server stands behind
+    step.py                        one optimizer step, assembled once for plan, training and benchmarks
+    foreign.py                     names of other tools
     cache.py compat.py disk.py errors.py redact.py units.py
 
 Imports only go down: docs/architecture.md has the order and the reasons.

@@ -187,7 +187,7 @@ def train(
     recipe: its file, a Recipe, or its sections as a dict. data: instead of the recipe's data.path a pandas or polars
     frame, a datasets.Dataset, a list of texts or of dicts, a dict of splits of such, or a path.
     on_step, on_evaluate, stop: functions that are called between two steps (`run.observer.Callbacks`).
-    out: the run directory; default runs/<name of the recipe file>, with -small after it when `small`.
+    out: the run directory; default `runs/<name of the recipe file>`, with -small after it when `small`.
     small: a dry run on about 100 training and 20 held-out rows. resume: the run must exist already.
     fresh: delete the run in `out` and begin again. force: go on although recipe or data changed.
 
@@ -253,12 +253,16 @@ def plan(
     gpu: str | None = None,
     all_gpus: bool = False,
     price: float | Sequence[str | float] | None = None,
+    procs: int | None = None,
+    nodes: int | None = None,
+    interconnect: Sequence[str] = (),
     calibrate: bool = False,
     console: Console | None = None,
 ) -> PlanReport:
     """Forecast memory, time, disk and cost; `calibrate` first times a few real steps here, which needs the weights.
 
     price: per hour, of this machine or of `gpu`, or `["l4=0.8", ...]` for GPUs of the table; typical prices otherwise.
+    procs: GPUs that train together, in each of `nodes` machines; interconnect: what joins them, if not the usual.
     What is being done is said on `console`. Raises PlanError, ModelError or DataError for what the user can fix.
     """
     from tunesmith.data.rows.columns import check_columns
@@ -270,14 +274,20 @@ def plan(
             f"--calibrate with {'--all-gpus' if all_gpus else f'--gpu {gpu}'}: steps can be timed on this machine "
             "alone. Leave out one of the two."
         )
+    if calibrate and procs is not None:
+        from tunesmith.errors import PlanError
+
+        raise PlanError(f"--calibrate with --procs {procs}: steps are timed in one process. Leave out one of the two.")
     recipe = _recipe_of(recipe, data)
     check_columns(recipe.data)
     with _doing(console) as doing:
+        from tunesmith.plan import Counts
         from tunesmith.plan import plan as forecast
 
+        counts = Counts.of(procs, nodes, interconnect)
         doing("planning")
         report = forecast(
-            recipe, gpu, all_gpus, price, progress=doing
+            recipe, gpu, all_gpus, price, counts=counts, progress=doing
         )  # first: what the model leaves behind is not to count as taken
     return report.refitted(_measure(recipe, console)) if calibrate else report
 
@@ -286,11 +296,12 @@ def _measure(recipe: Recipe, console: Console | None) -> list[Measured]:
     import tempfile
 
     from tunesmith.pipeline import prepare_inputs
-    from tunesmith.plan import detect_machine, make_plan
-    from tunesmith.run.observer import Silent
-    from tunesmith.training import Job, calibrate
 
-    with _doing(console) as doing:
+    with _doing(console, wakes=True) as doing:
+        from tunesmith.plan import detect_machine, make_plan
+        from tunesmith.run.observer import Silent
+        from tunesmith.training import Job, calibrate
+
         made = prepare_inputs(recipe, doing, small=False)
         decided = make_plan(recipe, made.data, detect_machine())
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
@@ -403,9 +414,9 @@ class Writer:
 
     def lines(self, prompts: Sequence[str], *, console: Console | None = None) -> list[Line]:
         """The text of each prompt, with how it was written."""
-        from tunesmith.generate.batch import Line
-
         with self._speakers(console) as (speakers, how):
+            from tunesmith.generate.batch import Line
+
             texts = speakers.engine.write(how.requests(speakers, prompts))
         return [Line.of(prompt, text, self.name, how) for prompt, text in zip(prompts, texts, strict=True)]
 
@@ -416,20 +427,21 @@ class Writer:
         """
         from rich.console import Console
 
-        from tunesmith.generate.batch import write_lines
         from tunesmith.show.count import counting
 
         with (
             self._speakers(console) as (speakers, how),
             counting(console or Console(quiet=True), "writing texts") as progress,
         ):
+            from tunesmith.generate.batch import write_lines
+
             return write_lines(speakers, self.name, prompts, how, out, progress)
 
     def streams(self, prompts: Sequence[str], *, console: Console | None = None) -> Iterator[TextStream]:
         """Each prompt and the pieces of its text as they are written."""
-        from tunesmith.generate.batch import TextStream
-
         with self._speakers(console) as (speakers, how):
+            from tunesmith.generate.batch import TextStream
+
             going = speakers.engine.stream_each(how.requests(speakers, prompts))
             for prompt, (ticket, pieces) in zip(prompts, going, strict=True):
                 yield TextStream(prompt, not isinstance(ticket.request.prompt, str), pieces)
@@ -437,15 +449,15 @@ class Writer:
     @contextmanager
     def conversation(self, system: str | None = None, *, console: Console | None = None) -> Iterator[Conversation]:
         """A talk with the model, and with its base where there is one."""
-        from tunesmith.generate.conversation import Conversation
-
         with self._speakers(console, both=True) as (speakers, how):
+            from tunesmith.generate.conversation import Conversation
+
             yield Conversation(speakers, how.decoding, how.seed, how.voice, system)
 
     @contextmanager
     def _speakers(self, console: Console | None, *, both: bool = False) -> Iterator[tuple[Speakers, Writing]]:
         asked = self.how or _compare_section(self.name)
-        with _doing(console) as doing:
+        with _doing(console, wakes=True) as doing:
             from tunesmith.generate.batch import Writing
             from tunesmith.generate.text import Decoding
             from tunesmith.generate.voices import BASE, TUNED, open_speakers

@@ -16,12 +16,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tunesmith.data.tokens.steps import rank_share
 from tunesmith.errors import DataError, TrainingError
 from tunesmith.fast.layout import flatten, row_multiple
 from tunesmith.machine.memory import is_out_of_memory, release_memory
@@ -39,6 +40,19 @@ LEAST_TOKENS = 1024
 def batch_tokens(plan: Plan) -> int:
     """Fed tokens of a batch in the evaluations of a run, and in those that are to repeat its numbers."""
     return max(plan.micro_batch_tokens, LEAST_TOKENS)
+
+
+class Together(Protocol):
+    """Processes that score together, each its share of the documents: this one's number, and how many there are."""
+
+    rank: int
+    size: int
+    shards: bool
+    """A pass is an exchange between all, so that all make as many."""
+
+    def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum of each value over the processes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,12 +78,14 @@ def evaluate(
     *,
     max_tokens: int,
     progress: Callable[[int, int], None] | None = None,
+    together: Together | None = None,
 ) -> Scores:
     """Score `documents` with a model that `fast.apply` was applied to, in batches of at most `max_tokens` fed tokens.
 
     A document longer than that is a batch of its own. When memory runs out, this evaluation goes on with half as many
-    tokens; nothing else changes. `progress(done, total)` is told documents. Raises DataError without documents, and
-    TrainingError for a document that does not fit in memory alone.
+    tokens; nothing else changes. `progress(done, total)` is told documents, of this process's share where several score
+    together. Each of these has the scores of all documents. Raises DataError without documents, and TrainingError for a
+    document that does not fit in memory alone.
     """
     if documents.num_targets == 0:
         raise DataError(
@@ -80,18 +96,42 @@ def evaluate(
     losses = np.zeros(len(documents), dtype=np.float64)
     num_correct = done = 0
     order = np.argsort(-documents.lengths, kind="stable")  # longest first: what does not fit shows at once
+    if together is not None and together.size > 1:
+        order, idle = _share(order, documents.lengths, max_tokens, together)
+    else:
+        together, idle = None, 0
     with evaluation_mode(model):
         while done < len(order):
             for batch in _batches(order[done:], documents.lengths, max_tokens):
                 scored = _score(model, documents, batch, weights_changed=done == 0)
                 if scored is None:
-                    max_tokens = _halved(documents, batch, max_tokens)
+                    max_tokens = _halved(documents, batch, max_tokens, together)
                     break
                 losses[batch], correct = scored
                 num_correct, done = num_correct + correct, done + len(batch)
                 if progress is not None:
-                    progress(done, len(documents))
+                    progress(done, len(order))
+        for _ in range(idle):
+            _score(model, documents, np.argsort(documents.lengths)[:1], weights_changed=not len(order))
+    if together is not None:
+        *summed, correct = together.sums(np.append(losses, num_correct))
+        losses, num_correct = np.array(summed), round(correct)
     return _scores(documents, losses, num_correct, time.monotonic() - started)
+
+
+def _share(
+    order: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int, together: Together
+) -> tuple[NDArray[np.int64], int]:
+    """This process's documents, longest first, and passes that it must make beside those of its own."""
+
+    def passes(rank: int) -> tuple[NDArray[np.int64], int]:
+        mine = rank_share(order, lengths - 1, rank, together.size)
+        return mine, sum(1 for _ in _batches(mine, lengths, max_tokens)) if len(mine) else 0
+
+    mine, number = passes(together.rank)
+    if not together.shards:
+        return mine, 0
+    return mine, max(passes(rank)[1] for rank in range(together.size)) - number
 
 
 def _batches(numbers: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
@@ -121,7 +161,12 @@ def _score(
     return None
 
 
-def _halved(documents: TokenizedDocuments, batch: NDArray[np.int64], max_tokens: int) -> int:
+def _halved(documents: TokenizedDocuments, batch: NDArray[np.int64], max_tokens: int, together: Together | None) -> int:
+    if together is not None and together.shards:
+        raise TrainingError(
+            f"evaluation: a batch of {max_tokens} tokens does not fit in memory, and processes that hold shards cannot "
+            "try a smaller one alone. Set train.micro_batch_tokens or train.max_length lower."
+        )
     if len(batch) == 1:
         number = int(batch[0])
         raise TrainingError(

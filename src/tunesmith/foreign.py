@@ -110,8 +110,10 @@ def _optimizer(value: object) -> object:
     word = str(value).lower()
     if "adam" in word and "8bit" in word:
         return "adamw8bit"
-    if word.removeprefix("optimizernames.").startswith("adamw"):
-        return "adamw"
+    word = word.removeprefix("optimizernames.")
+    for ours in ("adamw", "adafactor", "muon"):
+        if word.startswith(ours):
+            return ours
     raise NoCounterpart(f"{value} has no counterpart; auto takes AdamW")
 
 
@@ -191,7 +193,12 @@ FOREIGN = (
         _never("warm-up steps; train.warmup_fraction is a share of all steps"),
     ),
     Foreign(("gradient_clipping", "clip_grad_norm", "max_norm"), "train.max_grad_norm", "the same value", number),
-    Foreign(("optim", "optimizer_type"), "train.optimizer", "adamw, adamw8bit or auto", _optimizer),
+    Foreign(
+        ("resize_vocab", "resize_token_embeddings", "resize_token_embeddings_to_32x"),
+        "model.grow",
+        "true, where the tokenizer has added tokens",
+    ),
+    Foreign(("optim", "optimizer_type"), "train.optimizer", "adamw, adamw8bit, adafactor, muon or auto", _optimizer),
     Foreign(
         ("per_device_train_batch_size", "train_batch_size", "batch_size", "gradient_accumulation_steps"),
         "train.tokens_per_step",

@@ -287,11 +287,11 @@ def check_inputs(recipe: Recipe, doing: Callable[..., None]) -> ModelSource:
     """
     doing("looking at the files")
     from tunesmith.data.rows.columns import check_columns
-    from tunesmith.models.find import find_model
+    from tunesmith.models.grow import find_asked
 
     check_columns(recipe.data)
     doing("finding the model")
-    return find_model(recipe.model.name, recipe.model.revision)
+    return find_asked(recipe.model)
 
 
 def prepare_inputs(

@@ -90,6 +90,8 @@ class ModelSection(_Section):
     """Branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The type in which weights are held. auto: the plan decides with train.precision."""
+    grow: bool = False
+    """true: where the tokenizer has more tokens than the model has embedding rows, rows are added and trained."""
 
 
 class Source(_Section):
@@ -111,13 +113,16 @@ class DataSection(_Section):
     text: str | None = None
     """Column that holds the text, or a template such as "{title} ({release_year}): {description}"."""
     prompt: str | None = None
+    """Column that is read and not learned; goes with completion."""
     completion: str | None = None
+    """Column that is learned after prompt."""
     messages: str | None = None
     """Column that holds chat turns."""
     turns: Literal["all", "last", "each"] = "all"
     """Which assistant turns of a conversation are learned: all of them in one document (a document a turn where the
     template rewrites earlier turns), the last, or each in a document of its own with what comes before."""
     format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "txt", "md", "html", "pdf", "docx"] = "auto"
+    """auto: by the ending of the file's name; of standard input by how it begins."""
     by: Literal["line", "paragraph", "file"] = "line"
     """What one row of a plain text file is."""
     encoding: str = "auto"
@@ -125,11 +130,16 @@ class DataSection(_Section):
     fallback_encoding: str | None = None
     """Of the lines that `encoding` cannot read, as in a file that was edited by hand; counted in data.json."""
     delimiter: str = "auto"
+    """Of csv and tsv files. auto: the one that gives every row as many fields."""
     eval_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the rows that is held out: a tenth is enough to see a change, and leaves most to learn from. 0: nothing
+    is scored."""
     test_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share that is looked at once, at the end. 0, because no choice is made by the held-out rows within one run."""
     eval_path: str | None = None
     """Held-out rows in a file of their own; eval_fraction is then not used."""
     test_path: str | None = None
+    """Test rows in a file of their own."""
     splits: Literal["auto", "ignore"] = "auto"
     """auto: files called train, valid, test and alike, and folders called so, are these splits; ignore: all are one."""
     split_column: str | None = None
@@ -143,10 +153,14 @@ class DataSection(_Section):
     near_duplicates: bool = True
     """Keep near-duplicates (MinHash) on one side of the split."""
     long: Literal["split", "truncate", "drop", "error"] = "split"
+    """What becomes of a document that is longer than train.max_length. split: between sentences, nothing is lost."""
     max_rows: int | None = Field(default=None, ge=2)
+    """Read so many rows at most."""
     max_bad_rows: float | None = Field(default=None, ge=0, le=1)
     """Share of rows that may be unreadable; unset: 0 for broken encodings and JSON, 0.01 for empty rows."""
     seed: int = Field(default=7, ge=0, lt=2**64)
+    """Decides which rows are held out, by their content: the same rows under the same seed, whatever stands beside
+    them."""
 
     @model_validator(mode="after")
     def _check_kind(self) -> DataSection:
@@ -168,17 +182,24 @@ class TrainSection(_Section):
     """How the model is trained."""
 
     method: Annotated[Literal["full", "lora", "dora", "qlora", "auto"], BeforeValidator(_lower)] = "full"
+    """Which weights train. full: all, which learns most where it fits. auto: full, else lora or qlora, by memory."""
     epochs: float = Field(default=1, gt=0)
+    """Passes over the rows. 1: every further pass fits the text closer and copies it more."""
     max_steps: int | None = Field(default=None, gt=0)
     """Ends the run after this many optimizer steps, before `epochs` if that is later."""
     learning_rate: AutoOr | Annotated[float, Field(gt=0, lt=1)] = "auto"
     """Highest rate of the schedule."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate falls after the warm-up. linear: to nearly nothing at the end, so that the last steps settle."""
     warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the steps over which the rate rises, while AdamW's moments are still guesses."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """On matrices only. 0: a short run has little to forget by."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """null: gradients are not clipped."""
-    optimizer: Literal["auto", "adamw", "adamw8bit"] = "auto"
+    optimizer: Literal["auto", "adamw", "adamw8bit", "adafactor", "muon"] = "auto"
+    """What moves the weights. auto: adamw, whose two moments are of the weights' type, or adamw8bit on a GPU where
+    these do not fit. adafactor holds next to nothing, muon one moment; all round bfloat16 weights at random."""
     tokens_per_step: AutoOr | Annotated[int, Field(gt=0)] = "auto"
     """Tokens per optimizer step over all processes, padding never counted."""
     micro_batch_tokens: AutoOr | Annotated[int, Field(gt=0)] = "auto"
@@ -191,13 +212,21 @@ class TrainSection(_Section):
     the lowest. auto: a quarter of them, at least three. false: all steps are made, and the last weights are the
     model."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of the arithmetic; weights and sums stay as model.dtype says. auto: bf16 where the device is faster so."""
     gradient_checkpointing: AutoOr | bool = "auto"
+    """Compute activations again in backward: about a third more time for much less memory. auto: only where it is
+    needed."""
     compile: AutoOr | bool = "auto"
+    """torch.compile. auto: off, since compiling costs a minute or more."""
     cuda_graphs: AutoOr | bool = "auto"
     """Record a step once for each of a few sizes and start it as a whole. auto: on a GPU where steps are small."""
-    sharding: Literal["none", "full"] = "none"
+    sharding: Literal["auto", "none", "full"] = "auto"
     """full: weights, gradients and the optimizer's state are split over the processes (FSDP2), so that a model which
-    does not fit on one GPU fits on several. It costs an exchange of all weights, twice a pass."""
+    does not fit on one GPU fits on several. It costs an exchange of all weights, twice a pass. auto: where a copy for
+    each process does not fit."""
+    offload: Literal["none", "layers"] = "none"
+    """layers: the frozen weights of lora, dora and qlora stay in RAM; each layer's are copied to the GPU just before it
+    runs, forward and backward, so that the GPU holds two layers at a time. For models that do not fit otherwise."""
     loop: Literal["tunesmith", "reference"] = "tunesmith"
     """reference: a plain transformers Trainer (rows padded to max_length, eager attention, whole logits), which
     `tunesmith plan` prices for comparison and `tunesmith train` refuses."""
@@ -206,6 +235,7 @@ class TrainSection(_Section):
     report_to: Texts = ()
     """Trackers that accelerate knows: tensorboard, wandb, trackio, mlflow, ... One that fails ends nothing."""
     seed: int = Field(default=7, ge=0, lt=2**32)
+    """Of the order of the documents, an adapter's first weights, and dropout."""
 
 
 class LoraSection(_Section):
@@ -221,6 +251,7 @@ class LoraSection(_Section):
     rslora: bool = False
     """Multiply by alpha / sqrt(rank) instead (Kalajdzievski, 2023), which keeps high ranks learning."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """0: one pass over the rows leaves little to learn by heart."""
     target: str | tuple[str, ...] = "all-linear"
     """`all-linear`, or the names of the modules that get an adapter."""
 
@@ -229,6 +260,8 @@ class EvalSection(_Section):
     """When the held-out loss is measured during training."""
 
     every: Every = "auto"
+    """Optimizer steps (50), a duration (10m) or auto: at most eight times and a tenth of the arithmetic, at the end
+    alone in short runs."""
     samples: int = Field(default=1, ge=0, le=16)
     """How many of compare.prompts, from the first on, the model in training continues at each evaluation (24 tokens,
     compare's temperature, top_p and seed). What it writes shows sooner than a loss whether a run goes the right way."""
@@ -238,8 +271,9 @@ class SaveSection(_Section):
     """When checkpoints are written and how many stay."""
 
     every: Every = "auto"
-    """Optimizer steps (50), a duration (10m) or auto."""
+    """Optimizer steps (50), a duration (10m) or auto: so that saving takes about 3% of the time."""
     keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that stay, beside the best: 2, so that one survives while the next is written."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The type in which the tuned weights are written. auto: that of the base model's files where the held-out loss
     stays what it was, float32 where not; an adapter is written as it was trained."""
@@ -249,12 +283,17 @@ class CompareSection(_Section):
     """What base and tuned model are asked to write."""
 
     prompts: Texts = ("One fine morning", "A boy and a girl")
+    """Texts that both go on with; the first also opens the report."""
     num_samples: int = Field(default=64, ge=1)
     """Held-out openings and unconditional samples that the scores are computed on."""
     max_new_tokens: int = Field(default=80, gt=0)
+    """Longest continuation: a short paragraph."""
     temperature: float = Field(default=0.8, ge=0)
+    """Below 1, since small models wander; 0 takes the likeliest token every time."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the likeliest tokens that come to this probability; 1: from all."""
     seed: int = Field(default=7, ge=0, lt=2**32)
+    """Of the draws; base and tuned model have the same."""
 
 
 class NotifySection(_Section):
@@ -295,6 +334,34 @@ class Recipe(_Section):
     compare: CompareSection = CompareSection()
     export: ExportSection = ExportSection()
     notify: NotifySection = NotifySection()
+
+    @model_validator(mode="after")
+    def _check_offload(self) -> Recipe:
+        train = self.train
+        if train.offload == "none":
+            return self
+        for wrong, why in (
+            (
+                train.method == "full",
+                "every weight trains, so that none can stay in RAM. Use train.method: lora or qlora",
+            ),
+            (train.sharding == "full", "goes with one process. Leave out train.sharding: full"),
+            (train.gradient_checkpointing is False, "backward computes layers again. Leave out gradient_checkpointing"),
+            (train.cuda_graphs is True, "layers come and go, which no recorded step does. Leave out train.cuda_graphs"),
+            (train.loop == "reference", "is of train.loop: tunesmith"),
+        ):
+            if wrong:
+                raise ValueError(f"train.offload: layers: {why}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_grown(self) -> Recipe:
+        if self.model.grow and self.train.sharding == "full" and self.train.method != "full":
+            raise ValueError(
+                "model.grow: an adapter's rows for added tokens are not sharded. Leave out train.sharding: full, or "
+                "use train.method: full"
+            )
+        return self
 
     def __init__(self, *, _where: str = "recipe", **sections: Any) -> None:
         """Raises RecipeError that lists every problem; `_where` opens each of its lines."""

@@ -58,3 +58,32 @@ def test_sizes_and_private_names(source: Any) -> None:
     assert rows["lines with `dict[str, Any]`"] == "1"
     assert rows["uses of unittest.mock"] == "1"
     assert architecture.private_names(source) == {"tunesmith.loop: torch._C._inner", "tunesmith.loop: torch._C"}
+
+
+def test_relative_imports_and_a_start_that_hands_its_loop_on(benchmarks: Path, tmp_path: Path) -> None:
+    import architecture
+
+    for name, text in {
+        "__init__.py": "",
+        "tune.py": "from . import run\nfrom .run import launch\n\n\ndef setup():\n    launch(main)\n\n\ndef main():\n"
+        "    optimizer.step()\n",
+        "run.py": "from . import tune\n\n\ndef launch(what, a, b, c, d, e, f):\n    what()\n",
+    }.items():
+        path = tmp_path / "other" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    source = architecture.Source(tmp_path, "other")
+    assert architecture.circles(architecture.module_graph(source)) == [["other.run", "other.tune"]]
+    assert architecture.Calls(source).shortest(("other.tune", "setup")) == [
+        ("other.tune", "setup"),
+        ("other.tune", "main"),
+    ]
+
+    import codebases  # type: ignore[import-not-found]
+
+    rows = dict(codebases.rows(source))
+    assert rows["files, lines"] == "3, 15"
+    assert rows["more than six parameters"] == "1 (33%)"
+    assert rows["public names that say what they are"] == "0 (0%)"
+    assert rows["loops"] == "1"
+    assert rows["circles between modules, rooms"] == "1 (2 the largest), 1 (2 the largest)"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from tunesmith.data import Data, TokenizedDocuments, cache, prepare
 from tunesmith.data.arrays import ArrayFile, load_array
@@ -209,6 +210,54 @@ def test_a_second_call_reads_the_cache(
     assert second.account == first.account
     assert np.array_equal(second.train.tokens, first.train.tokens)
     assert texts_of(second.eval) == texts_of(first.eval)
+
+
+def test_processes_that_start_together_tokenise_once(
+    tokenizer: TextTokenizer, tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    section = DataSection(path=str(path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    context = multiprocessing.get_context("fork")
+    start, told = context.Barrier(3), context.SimpleQueue()
+
+    def one() -> None:
+        stages: list[str] = []
+        start.wait()
+        data = prepare(section, tokenizer, 128, progress=lambda stage, *_: stages.append(stage))
+        told.put((stages.count("tokenising rows") > 0, data.fingerprint))
+
+    children = [context.Process(target=one) for _ in range(3)]
+    for child in children:
+        child.start()
+    found = [told.get() for _ in children]
+    for child in children:
+        child.join()
+    assert sorted(did for did, _ in found) == [False, False, True]
+    assert len({fingerprint for _, fingerprint in found}) == 1
+
+
+def test_what_is_whole_is_read_by_many_at_once(
+    prepared: Prepared, tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    first = prepared(path)
+    (lock,) = (cache.cache_dir() / "data").glob("*.lock")
+    with FileLock(lock):
+        assert prepared(path).fingerprint == first.fingerprint
+
+
+def test_what_is_damaged_is_made_again(
+    prepared: Prepared, tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    first = prepared(path)
+    (entry,) = (entry for entry in (cache.cache_dir() / "data").iterdir() if entry.is_dir())
+    for damaged in ("text.npy", "account.json"):
+        (entry / damaged).write_bytes(b"not this")
+        assert prepared(path).fingerprint == first.fingerprint
 
 
 def test_changed_content_or_recipe_is_not_taken_from_the_cache(

@@ -204,6 +204,22 @@ def test_a_tokenizer_that_differs(what: str, lora_run: RunDir, leave: Leave, tok
         check_tokenizer(folder, loaded, tokenizer, ["A boy"])
 
 
+def test_a_vocabulary_that_shrank(lora_run: RunDir, leave: Leave, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is loaded again with fewer rows than the run trained; nothing is left of it."""
+    from tunesmith.export import directory
+
+    load_plain = directory.load_plain
+
+    def shrunk(folder: Path) -> tuple[Any, Any]:
+        model, tokenizer = load_plain(folder)
+        model.resize_token_embeddings(500)
+        return model, tokenizer
+
+    monkeypatch.setattr(directory, "load_plain", shrunk)
+    with pytest.raises(ModelError, match=r"the embedding has 500 rows after loading, expected 512: the vocabulary"):
+        leave(lora_run, "safetensors")
+
+
 def test_an_architecture_without_a_way_out() -> None:
     with pytest.raises(
         ModelError, match=r"llama.cpp runs no OPTForCausalLM that is known here. GGUF is written for: Llama"

@@ -1,10 +1,10 @@
 """The forecast of reserved memory against what real steps took on an H200.
 
 benchmarks/plan_gpu.py on one NVIDIA H200, torch 2.11.0, transformers 5.17: torch.cuda.max_memory_reserved over two
-optimizer steps and an evaluation of 4,096 tokens a pass, weights random. Then the optimizer made its state in its first
-step, and layers were not fused, so the forecast is looked at like this. The loss has taken its buffers in another order
-since; with the steps of that day the median was 0.2% off, 28 of 30 were within 3%, and none was more than 7.0% short.
-Megabytes of 10^6 bytes.
+optimizer steps and an evaluation of 4,096 tokens a pass, weights random, layers fused, each case in a process of its
+own. None: not measured since the head's gradient is summed in place or, in fp32, since grouped heads are repeated.
+Where it was forecast on the same machine, the median was 0.3% off and 95% were within 4.3%; with torch 2.13 a few cases
+are forecast in another order of blocks. Megabytes of 10^6 bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from tunesmith.forecast.forecaster import FITS
 from tunesmith.forecast.memory import forecast_memory
 from tunesmith.forecast.shapes import find_shape
 from tunesmith.forecast.step import Step, trace_step
-from tunesmith.forecast.trace import Log
 
 MODELS = (
     "EleutherAI/gpt-neo-125m",
@@ -39,27 +38,16 @@ class Way(NamedTuple):
     accumulates: bool
 
 
-TOOK = {
-    Way("full", "bf16", False, 512, False): (3639, 25577, 49698, 24375, 9552, 4567),
-    Way("full", "bf16", True, 128, True): (3169, 26053, 52100, 25562, 7970, 3414),
-    Way("full", "bf16", True, 2048, False): (2707, 22410, 46081, 21957, 6463, 2919),
-    Way("full", "fp32", True, 512, False): (2661, 22289, 45915, 22790, 6916, 2890),
-    Way("lora", "bf16", False, 1024, False): (1955, 9297, 16091, 7280, 4836, 2859),
+TOOK: dict[Way, tuple[int | None, ...]] = {
+    Way("full", "bf16", False, 512, False): (3662, 26609, 54945, 24541, 10165, 4847),
+    Way("full", "bf16", True, 128, True): (None, 25648, 51825, 24507, 7804, 3320),
+    Way("full", "bf16", True, 2048, False): (3179, 22981, 49474, 23136, 6707, 2875),
+    Way("full", "fp32", True, 512, False): (None, 22330, 46225, None, None, None),
+    Way("lora", "bf16", False, 1024, False): (2082, 8735, 15041, 7709, 5507, 3081),
+    Way("lora", "bf16", True, 2048, True): (1072, 4249, 7730, 4027, 1896, 1028),
 }
-SMALL = [
-    (model, way)
-    for way in TOOK
-    for model in MODELS
-    if "125m" in model or ("135M" in model and way.method == "full" and way.length < 2048)
-]
-
-
-def state_when_first_used(log: Log) -> Log:
-    """The optimizer's state made after the first backward pass instead of before the first forward pass."""
-    state = [part for part in log.segments if part.phase == "state"]
-    rest = [part for part in log.segments if part.phase != "state"]
-    place = next(number for number, part in enumerate(rest) if part.phase == "zero_grad")
-    return Log([*rest[:place], *state, *rest[place:]], log.labels, log.num_trained)
+CASES = [(model, way) for way, row in TOOK.items() for model, size in zip(MODELS, row, strict=True) if size is not None]
+SMALL = [(model, way) for model, way in CASES if "125m" in model or "135M" in model]
 
 
 def planned(model: str, way: Way) -> float:
@@ -71,14 +59,15 @@ def planned(model: str, way: Way) -> float:
         dtype="bfloat16" if way.method == "lora" else "float32",
         gradient_checkpointing=way.checkpointing,
         device="cuda",
-        fused=False,
     )
-    log = state_when_first_used(trace_step(find_shape(model).config, step))
+    log = trace_step(find_shape(model).config, step)
     return forecast_memory(log, "cuda", base_bytes=0).reserved_bytes / 1e6
 
 
 def took(model: str, way: Way) -> int:
-    return TOOK[way][MODELS.index(model)]
+    found = TOOK[way][MODELS.index(model)]
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(("model", "way"), SMALL)
@@ -90,9 +79,10 @@ def test_small_models_are_within_five_per_cent(model: str, way: Way) -> None:
 
 @pytest.mark.slow
 def test_all_cases() -> None:
-    """Median within 1%, 24 of 30 within 3%; nothing that is said to fit runs out."""
-    ratios = np.array([planned(model, way) / took(model, way) for way in TOOK for model in MODELS])
+    """Median within 1%, 28 of 31 within 4%; nothing that is said to fit runs out."""
+    ratios = np.array([planned(model, way) / took(model, way) for model, way in CASES])
     errors = np.abs(ratios - 1)
+    assert len(CASES) == 31
     assert np.median(errors) < 0.01
-    assert (errors < 0.03).sum() >= 24
+    assert (errors < 0.04).sum() >= 28
     assert ratios.min() > FITS

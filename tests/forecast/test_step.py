@@ -11,10 +11,10 @@ import torch
 from tunesmith.forecast import simulate
 from tunesmith.forecast.memory import forecast_memory
 from tunesmith.forecast.shapes import find_shape
-from tunesmith.forecast.step import Step, _twice, run_step, trace_step, with_8bit_state
+from tunesmith.forecast.step import Step, _twice, run_step, trace_step, with_8bit_state, with_places
 from tunesmith.forecast.trace import Log, Trace
 from tunesmith.recipe import LoraSection
-from tunesmith.step import prepare_model
+from tunesmith.step import DTYPES, prepare_model
 
 DOCUMENTS = (60, 50, 50, 33, 20, 20, 7)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -23,7 +23,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "checkpointed": {"gradient_checkpointing": True},
     "some targets": {"target_fraction": 0.5},
     "lora": {"method": "lora"},
+    "lora with added rows": {"method": "lora", "num_added": 3},
     "autocast": {"precision": "bf16"},
+    "adafactor": {"optimizer": "adafactor"},
+    "muon": {"optimizer": "muon"},
+    "muon, bfloat16 weights": {"optimizer": "muon", "precision": "bf16", "dtype": "bfloat16"},
+    "adafactor, bfloat16 weights": {"optimizer": "adafactor", "precision": "bf16", "dtype": "bfloat16"},
     "reference": {"kind": "reference"},
 }
 
@@ -32,8 +37,9 @@ def real_model(config: Any, step: Step) -> Any:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager" if step.kind == "reference" else None)
-    model.config.use_cache = False
+    model.to(DTYPES[step.dtype]).config.use_cache = False
     model.get_input_embeddings().padding_idx = None
+    model.added_rows = range(config.vocab_size - step.num_added, config.vocab_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return prepare_model(model, step.settings)
@@ -111,6 +117,20 @@ def test_qlora_packs_the_linear_weights(short_llama_config: Any) -> None:
     linear = 3 * 32 * (32 + 16 + 16 + 32 + 3 * 64)
     saved = lora.components_at_peak()["weights"] - qlora.components_at_peak()["weights"]
     assert saved == pytest.approx(linear * (2 - simulate.NF4_BYTES), rel=0.01)
+
+
+def test_layers_in_ram_leave_room_for_two(wide_config: Any) -> None:
+    step = Step((64,) * 8, method="lora", gradient_checkpointing=True, precision="bf16")
+    real = prepare_model(simulate.build_on_meta(wide_config, dtype=torch.float32), step.settings)
+    layers = real.get_base_model().model.layers
+    frozen = [sum(p.numel() * 4 for p in layer.parameters() if not p.requires_grad) for layer in layers]
+    for splice in (False, True):
+        log = trace_step(wide_config, step, splice=splice)
+        streamed = with_places(log, len(layers))
+        saved = sum(frozen) - 2 * frozen[0]
+        assert log.components_at_peak()["weights"] - streamed.components_at_peak()["weights"] == saved
+        assert log.peak_bytes() - streamed.peak_bytes() == saved
+        assert log.num_trained == streamed.num_trained
 
 
 def test_dora_also_trains_a_length_for_each_row(short_llama_config: Any) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tunesmith.api import Writer
 from tunesmith.cli import app
 from tunesmith.errors import DataError, ModelError
-from tunesmith.generate.batch import read_prompts
+from tunesmith.generate.prompts import read_prompts
 from tunesmith.generate.text import generate
 from tunesmith.models.load import load_for_generation
 

@@ -189,7 +189,7 @@ def test_several_sources_are_mixed(tmp_path: Path) -> None:
     [
         ("rl: dpo", "preferences or rewards is another task"),
         ("stage: dpo", "preferences or rewards is another task"),
-        ("optim: adafactor", "adafactor has no counterpart"),
+        ("optim: lion_32bit", "lion_32bit has no counterpart"),
         ("lr_scheduler_type: polynomial", "polynomial has no counterpart"),
         ("val_set_size: 200", "it counts rows, 200"),
         ("eval_steps: 0.1", "counted in other units"),

@@ -79,6 +79,20 @@ def test_one_that_fails_ends_the_others_with_its_cause(failing: str, code: int, 
     assert re.search(message, " ".join(said))
 
 
+def test_one_that_is_stopped_ends_the_run() -> None:
+    said: list[str] = []
+    command = script("import signal\nif RANK == '1':\n    os.kill(os.getpid(), signal.SIGSTOP)\nsignal.pause()")
+    assert run_together(command, Group.of(2, {}), said.append, stopped_seconds=0.1) == 1
+    assert said[0].startswith("process 1 of 2 is stopped (SIGSTOP, or a debugger) and the others wait for it")
+
+
+def test_one_that_does_not_answer_is_named() -> None:
+    said: list[str] = []
+    command = script("import signal\nif RANK == '0':\n    exit(2)\nos.kill(os.getpid(), signal.SIGSTOP)")
+    assert run_together(command, Group.of(2, {}), said.append, grace_seconds=0.5) == 2
+    assert said == ["process 1 of 2 did not answer and was ended (it is stopped)"]
+
+
 def test_a_stop_reaches_all(tmp_path: Path) -> None:
     ready = str(tmp_path / "ready")
     command = script(WAITS.format(ready=ready))

@@ -61,6 +61,11 @@ def test_pissa_wants_whole_weights(base: Path) -> None:
         attach_lora(model, LoraSection(init="pissa"), "qlora")
 
 
+def test_unknown_targets_are_named_with_those_that_exist(tiny_llama: Path) -> None:
+    with pytest.raises(ModelError, match=r"lora\.target: q_pro, lm_head: no linear layer .* some of: q_proj, k_proj"):
+        attach_lora(load_model(find_model(str(tiny_llama))), LoraSection(target=("q_pro", "v_proj", "lm_head")), "lora")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 def test_four_bits_keep_their_gradient_after_an_evaluation(tiny_gpt_neo: Path) -> None:
     """bitsandbytes repacks them for a kernel without a backward pass, on processors with AVX512-BF16."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,36 @@ def test_8_bit_moments_need_their_library(recipe: NewRecipe, monkeypatch: pytest
     monkeypatch.setattr("tunesmith.plan.decide.has_bitsandbytes", lambda: True)
     (quote,) = plan(recipe(optimizer="adamw8bit")).quotes
     assert (quote.plan.optimizer, quote.target.device) == ("adamw8bit", "cpu")
+
+
+def test_frozen_layers_in_ram(recipe: NewRecipe) -> None:
+    (quote,) = plan(recipe(method="lora", offload="layers"), gpu="l4").quotes
+    decided = quote.plan
+    assert (decided.offload, decided.gradient_checkpointing, decided.cuda_graphs) == ("layers", True, False)
+    assert "copied twice a pass" in decided.reasons["offload"]
+    assert decided.reasons["cuda_graphs"] == "layers come and go"
+    assert "computed again" in decided.reasons["gradient_checkpointing"]
+    (here,) = plan(recipe(method="lora", offload="layers")).quotes
+    assert (here.plan.offload, here.plan.reasons["offload"]) == ("none", "a processor's weights are in RAM already")
+
+
+def test_frozen_layers_that_ram_has_no_room_for(recipe: NewRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from tunesmith.forecast.forecaster import Choice, Forecaster, Target
+    from tunesmith.forecast.shapes import find_shape
+    from tunesmith.forecast.workload import Workload
+    from tunesmith.plan import offload as module
+
+    asked = recipe(method="lora", offload="layers")
+    forecaster = Forecaster(asked, find_shape("EleutherAI/gpt-j-6b"), Workload.assume(asked, "made here", 64))
+    choice = Choice("lora", "bf16", "bfloat16", "adamw", True, 512, 512, offload=True)
+    here = Target("a GPU", "cuda", int(8e9), 0, bf16=True, flash=True)
+    reasons = dict[str, str]()
+    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: SimpleNamespace(available=int(4e9)))
+    with pytest.raises(PlanError, match=r"train\.offload: layers: 1\d\.\d GB of frozen weights .* 4\.0 GB free"):
+        module.choose_offload(forecaster, choice, here, reasons)
+    with pytest.raises(PlanError, match="goes with one process"):
+        module.choose_offload(forecaster, choice, replace(here, num_processes=2), reasons)
+    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: SimpleNamespace(available=int(64e9)))
+    assert module.choose_offload(forecaster, choice, here, reasons) == "layers"

@@ -216,3 +216,22 @@ def test_weights_that_move_in_backward_are_the_last_way_of_full_fine_tuning(
     assert {(way.dtype, floor) for way, floor in lean} == {("bfloat16", largest)}
     for other in (replace(roomy, micro_batch_tokens=512), replace(roomy, precision="fp16")):
         assert not any(way.update_in_backward for way, _ in _ways(forecaster, target, other, largest))
+
+
+def test_frozen_layers_in_ram_take_two_on_the_device(
+    shape: ModelShape, workload: Workload, new_recipe: NewRecipe, new_target: NewTarget, logs: dict[Step, Log]
+) -> None:
+    """Asked for, they are checkpointed; offered last, where nothing else fits; a processor has no use for them."""
+    asked = Forecaster(new_recipe(method="lora", offload="layers"), shape, workload, logs)
+    gpu, cpu = Target.of_gpu(find_gpu("a100-80gb")), new_target(8, "cpu")
+    choice = Choice("lora", "bf16", "bfloat16", "adamw", False, 512, 600)
+    ways = [way for way, _ in _ways(asked, gpu, choice, 600)]
+    assert {(way.offload, way.gradient_checkpointing) for way in ways} == {(True, True)}
+    assert not any(way.offload for way, _ in _ways(asked, cpu, choice, 600))
+    held, streamed = (asked.memory(replace(ways[0], offload=value), gpu) for value in (False, True))
+    assert 0 < held.components["weights"] - streamed.components["weights"] < asked.bytes_in_ram(choice)
+    plain = Forecaster(new_recipe(method="lora"), shape, workload, logs)
+    roomy = list(alternatives(plain, gpu, Found(choice, held, "no")))
+    assert [other.choice.offload for other in roomy] == [False, True, True]
+    assert [other.choice.method for other in roomy] == ["qlora", "lora", "qlora"]
+    assert "train.offload: layers" in describe(roomy[1])

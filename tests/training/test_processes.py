@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,12 +19,14 @@ from safetensors.torch import load_file
 import tunesmith
 from tunesmith import Recipe
 from tunesmith.api import Run
+from tunesmith.launch.processes import Group
 
 
 def losses(run: Run, key: str) -> list[float]:
     return [line[key] for line in run.dir.metrics() if key in line]
 
 
+BF16 = ["--set", "model.dtype=bfloat16", "--set", "train.precision=bf16"]
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
 
 
@@ -32,8 +37,10 @@ TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalon
         ("lora", TORCHRUN, []),
         ("full", [], ["--procs", "2", "--set", "train.sharding=full"]),
         ("lora", [], ["--procs", "2", "--set", "train.sharding=full"]),
+        pytest.param("full", [], ["--procs", "2", "--set", "train.sharding=full", *BF16], marks=pytest.mark.slow),
+        pytest.param("lora", [], ["--procs", "2", "--set", "train.sharding=full", *BF16], marks=pytest.mark.slow),
     ],
-    ids=["full", "lora-torchrun", "full-sharded", "lora-sharded"],
+    ids=["full", "lora-torchrun", "full-sharded", "lora-sharded", "full-sharded-bf16", "lora-sharded-bf16"],
 )
 def test_two_processes_equal_one(
     tiny_llama: Path, shows_csv: Path, tmp_path: Path, method: str, launcher: list[str], more: list[str]
@@ -44,6 +51,9 @@ def test_two_processes_equal_one(
         train={"method": method, "tokens_per_step": 600, "max_steps": 4, "learning_rate": 5e-3},
         save={"every": 2},
     )
+    close = 2e-5
+    if more[-1:] == BF16[-1:]:
+        recipe, close = recipe.with_values(**{"model.dtype": "bfloat16", "train.precision": "bf16"}), 2e-3
     one = tunesmith.train(recipe, out=tmp_path / "one", console=Console(quiet=True))
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     command = [sys.executable, *launcher, "-m", "tunesmith", "train", str(tmp_path / "recipe.yaml")]
@@ -53,8 +63,9 @@ def test_two_processes_equal_one(
     )
     assert done.returncode == 0, done.stderr
     two = Run(tmp_path / "two")
-    assert losses(two, "loss") == pytest.approx(losses(one, "loss"), abs=2e-5)
-    assert losses(two, "eval_loss") == pytest.approx(losses(one, "eval_loss"), abs=2e-5)
+    assert losses(two, "loss") == pytest.approx(losses(one, "loss"), abs=close)
+    assert losses(two, "eval_loss") == pytest.approx(losses(one, "eval_loss"), abs=close)
+    assert two.result["eval_token_accuracy"] == pytest.approx(one.result["eval_token_accuracy"], abs=close)
     assert two.result["train_tokens"] == one.result["train_tokens"]
     assert (two.path / "report.html").is_file()
     assert not (two.path / "lock").exists()
@@ -68,8 +79,9 @@ def test_a_mistake_is_told_once(tmp_path: Path) -> None:
     assert done.stderr.count("learning_rte") == 1
 
 
-@pytest.mark.slow
-def test_a_lost_process_ends_the_run_and_it_goes_on_bitwise(tiny_llama: Path, shows_csv: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def long_run(tiny_llama: Path, shows_csv: Path, tmp_path: Path) -> Callable[[str], list[str]]:
+    """long_run(name): the arguments of a run of 150 steps, saved at every fifth, in a folder of that name."""
     recipe = Recipe(
         model={"name": str(tiny_llama)},
         data={"path": str(shows_csv), "text": "description", "max_rows": 60, "eval_fraction": 0.2},
@@ -77,24 +89,93 @@ def test_a_lost_process_ends_the_run_and_it_goes_on_bitwise(tiny_llama: Path, sh
         save={"every": 5},
     )
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    return lambda name: ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / name)]
 
-    def command(name: str) -> list[str]:
-        start = [sys.executable, "-m", "tunesmith", "train", str(tmp_path / "recipe.yaml")]
-        return [*start, "--out", str(tmp_path / name), "--procs", "2"]
 
-    subprocess.run(command("undisturbed"), check=True, capture_output=True)
-    with subprocess.Popen(command("lost"), stderr=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "lost" / "checkpoints" / "step-10").is_dir():
+def run(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "tunesmith", *arguments, "--procs", "2"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def newest(path: Path) -> int:
+    """Step of the newest checkpoint."""
+    return max((int(folder.name[5:]) for folder in path.glob("checkpoints/step-*")), default=0)
+
+
+def disturbed(
+    arguments: list[str], path: Path, step: int, rank: int, number: signal.Signals, stopped_seconds: float = 60.0
+) -> tuple[int, str]:
+    """Train with two processes, and send one of them a signal when the run has saved `step`: exit code, last words."""
+    command = (
+        "import sys; from tunesmith.launch.processes import Group, run_together, tunesmith; "
+        f"sys.exit(run_together(tunesmith({arguments!r}), Group.of(2, {{}}), lambda line: print(line, "
+        f"file=sys.stderr), stopped_seconds={stopped_seconds}))"
+    )
+    with subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.PIPE, text=True) as process:
+        while newest(path) < step:
             assert process.poll() is None
-        second = psutil.Process(process.pid).children()[1]
-        second.kill()
+        psutil.Process(process.pid).children()[rank].send_signal(number)
         _, said = process.communicate(timeout=120)
-    assert process.returncode not in (0, 75)
-    assert "process 1 of 2 was ended by SIGKILL" in said
+    return process.returncode, said
+
+
+def same_weights(*paths: Path) -> bool:
+    first, second = (load_file(path / "model" / "model.safetensors") for path in paths)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, "process 1 of 2 was ended by SIGKILL"),
+        (signal.SIGSTOP, "process 1 of 2 is stopped (SIGSTOP, or a debugger) and the others wait for it"),
+    ],
+)
+def test_a_lost_process_ends_the_run_and_it_goes_on_bitwise(
+    long_run: Callable[[str], list[str]], tmp_path: Path, number: signal.Signals, message: str
+) -> None:
+    run(long_run("undisturbed"))
+    code, said = disturbed(long_run("lost"), tmp_path / "lost", 10, 1, number, stopped_seconds=1.0)
+    assert code not in (0, 75)
+    assert message in said
     assert "This is a bug" not in said
-    subprocess.run(command("lost"), check=True, capture_output=True)
-    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("undisturbed", "lost")]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    run(long_run("lost"))
+    assert same_weights(tmp_path / "undisturbed", tmp_path / "lost")
+
+
+@pytest.mark.slow
+def test_ten_processes_are_killed_at_random_and_nothing_is_lost(
+    long_run: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    run(long_run("undisturbed"))
+    chance = random.Random(7)
+    for _ in range(10):
+        step = newest(tmp_path / "lost") + chance.choice([1, 5, 10])
+        code, said = disturbed(long_run("lost"), tmp_path / "lost", step, chance.choice([0, 1]), signal.SIGKILL)
+        assert code not in (0, 75)
+        assert "was ended by SIGKILL" in said
+    run(long_run("lost"))
+    assert same_weights(tmp_path / "undisturbed", tmp_path / "lost")
+
+
+@pytest.mark.slow
+def test_a_process_with_another_recipe_is_told_from_the_others(
+    long_run: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    group = Group.of(2, {})
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tunesmith", *long_run("run"), "--set", f"train.learning_rate={rate}"],
+            env={**os.environ, **group.environment(rank, 2)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, rate in enumerate((1e-3, 2e-3))
+    ]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert "process 1 of 2 was started for something else than the first: train.learning_rate is 0.002" in said[0]
 
 
 @pytest.mark.slow

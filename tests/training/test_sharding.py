@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from tunesmith import fast
 from tunesmith.errors import TrainingError
+from tunesmith.fast.rounding import RoundingAdamW
 from tunesmith.step import ReadyAdamW, clip_gradients
 from tunesmith.training.sharding import fill, gathered, settle, shard, trained, whole
 
@@ -82,8 +83,36 @@ def test_whole_tensors_go_back_into_their_parts() -> None:
     assert torch.equal(gathered(trained(model), keep=True)[name], value)
 
 
+@pytest.mark.usefixtures("group")
+def test_sharded_bfloat16_weights_are_rounded_as_whole_ones() -> None:
+    model = build().to(torch.bfloat16)
+    other = copy.deepcopy(model)
+    shard(other, CPU, 1)
+    optimizers = [RoundingAdamW(list(one.parameters()), 1e-2, seed=3) for one in (model, other)]
+    for _ in range(3):
+        step(model, optimizers[0])
+        step(other, optimizers[1])
+    for name, tensor in gathered(trained(other), keep=True).items():
+        assert torch.equal(tensor, dict(model.named_parameters())[name])
+
+
+@pytest.mark.usefixtures("group")
+def test_frozen_weights_may_be_of_another_type() -> None:
+    model = build().to(torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = False
+        if "norm" in name:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad = True
+    shard(model, CPU, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        flat = fast.flatten([(list(range(1, 20)), None)])
+        model(flat=flat, denominator=18.0).loss.backward()
+    assert all(parameter.grad is not None for parameter in trained(model).values())
+
+
 def test_weights_of_two_types_are_not_sharded() -> None:
     model = build()
     model.model.norm.to(torch.bfloat16)
-    with pytest.raises(TrainingError, match="bfloat16, float32, and only weights of one type"):
+    with pytest.raises(TrainingError, match="bfloat16, float32, and only those of one type"):
         shard(model, CPU, 2)

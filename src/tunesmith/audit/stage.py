@@ -37,10 +37,10 @@ def audit_recipe(recipe: Recipe, *, small: bool = False, progress: Callable[...,
     Raises DataError when the data cannot be read, ModelError when the model's tokenizer cannot be found.
     """
     from tunesmith.data.prepare import prepare
-    from tunesmith.models.find import find_model
+    from tunesmith.models.grow import find_asked
     from tunesmith.models.tokenizer import load_tokenizer
 
-    source = find_model(recipe.model.name, recipe.model.revision)
+    source = find_asked(recipe.model)
     tokenizer, positions = load_tokenizer(source), positions_of(source)
     max_length = document_length(recipe.train.max_length, positions)
     data = prepare(recipe.data, tokenizer, max_length, small=small, progress=progress)

@@ -8,7 +8,7 @@ use.py       compare, eval, report
 leave.py     export
 follow.py    runs, watch, status, attach, stop
 many.py      sweep, launch
-options.py   what several commands share
+options.py   what several commands share; document.py: docs/commands.md
 """
 
 from __future__ import annotations

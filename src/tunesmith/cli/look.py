@@ -43,6 +43,20 @@ def plan(
         list[str] | None,
         typer.Option(help="Per hour: X of this machine or of --gpu, or NAME=X of a GPU. May be repeated."),
     ] = None,
+    procs: Annotated[
+        int | None,
+        typer.Option(
+            help="GPUs that train together, in each machine; without --nodes, more than 8 fill machines of 8."
+        ),
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Machines, each with --procs GPUs.")] = None,
+    interconnect: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What joins GPUs in a machine (nvlink-4, pcie-4) or machines (infiniband-ndr, ethernet-100), where "
+            "it is not the usual. May be repeated."
+        ),
+    ] = None,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Run a few real steps here and refit.")] = False,
     set_: SetOption = None,
     as_json: JsonOption = False,
@@ -50,6 +64,8 @@ def plan(
     """Forecast memory, time, disk and cost, without weights and without a GPU.
 
     Example: tunesmith plan recipes/netflix-gpt-neo-2.7b.yaml --all-gpus --price l4=0.8 --price a100-80gb=1.9
+
+    Several GPUs: tunesmith plan recipes/netflix-gpt-neo-2.7b.yaml --gpu l4 --procs 4 --interconnect pcie-4
     """
     from tunesmith.api import plan as make_plan
     from tunesmith.recipe import Recipe
@@ -59,6 +75,9 @@ def plan(
         gpu=gpu,
         all_gpus=all_gpus,
         price=price,
+        procs=procs,
+        nodes=nodes,
+        interconnect=interconnect or (),
         calibrate=calibrate,
         console=console(),
     )

@@ -22,7 +22,8 @@ ModelArgument = Annotated[
     ),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a recipe value: section.key=value. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="Override a recipe value. Repeatable.", metavar="SECTION.KEY=VALUE"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 

@@ -16,13 +16,25 @@ def _as_compared(otherwise: str) -> str:
     return f"as the run is compared; {otherwise} for a model"
 
 
-MaxNewTokens = Annotated[int | None, typer.Option(min=1, show_default=_as_compared("80"))]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, help="Longest text, in tokens.", show_default=_as_compared("80"))
+]
 Temperature = Annotated[
     float | None,
     typer.Option(min=0.0, help="0 takes the likeliest token every time.", show_default=_as_compared("0.8")),
 ]
-TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, show_default=_as_compared("1.0"))]
-Seed = Annotated[int | None, typer.Option(min=0, show_default=_as_compared("7"))]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Draw from the likeliest tokens that come to this probability.",
+        show_default=_as_compared("1.0"),
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="The same seed writes the same text.", show_default=_as_compared("7"))
+]
 Base = Annotated[bool, typer.Option("--base", help="The model that it was tuned from.")]
 
 
@@ -63,7 +75,7 @@ def generate(
     if out is not None and file is None:
         raise TunesmithError("--out: belongs to --file. Without it texts are written to standard output.")
     if file is not None:
-        from tunesmith.generate.batch import read_prompts
+        from tunesmith.generate.prompts import read_prompts
 
         asked = read_prompts(file)
     else:

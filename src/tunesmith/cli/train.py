@@ -104,7 +104,8 @@ def _detach(path: Path, more: list[str]) -> None:
     arguments = [*(argument for argument in sys.argv[1:] if argument != "--detach"), *more]
     pid = start_detached(path, arguments, lambda line: typer.echo(line, err=True))
     typer.echo(f"{path} pid {pid}")
-    typer.echo(f"Next: tunesmith attach {path}, tunesmith status {path}, tunesmith stop {path}", err=True)
+    if not asked.quiet:
+        typer.echo(f"Next: tunesmith attach {path}, tunesmith status {path}, tunesmith stop {path}", err=True)
 
 
 def _together(group: Group, arguments: Sequence[str], *, stop_on_hangup: bool) -> int:

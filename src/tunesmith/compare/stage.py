@@ -64,6 +64,7 @@ def compare(
     returns its content. say: told what is being done. Raises RunError when the run has no finished model.
     """
     from tunesmith.models.find import find_model
+    from tunesmith.models.grow import find_asked
     from tunesmith.models.tokenizer import load_tokenizer
 
     started = time.monotonic()
@@ -74,7 +75,7 @@ def compare(
             f"tunesmith train {run_dir.path}/recipe.yaml --out {run_dir.path} --resume"
         )
     say("finding both models")
-    base_source = find_model(recipe.model.name, recipe.model.revision)
+    base_source = find_asked(recipe.model)
     tuned_source = find_model(str(run_dir.path))
     tokenizer = load_tokenizer(base_source)
     if data is None:

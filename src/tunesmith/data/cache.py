@@ -1,11 +1,13 @@
 """Prepared data in the user's cache: found again by the content of the files, the recipe and the tokenizer.
 
 An entry is built in NAME.BOOT.partial and renamed when it is whole, so a reader sees all of it or nothing. One process
-builds; others wait for it. What a killed process leaves in NAME.BOOT.partial is taken up by the next.
+builds; others wait for it, and read it together. What a killed process leaves in NAME.BOOT.partial is taken up by the
+next.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -43,6 +45,13 @@ class Entry:
         return self.final.is_dir()
 
     @property
+    def stamp(self) -> int | None:
+        """Which of several that were built one after another; None before the first."""
+        if not self.is_complete:
+            return None
+        return max((file.stat().st_mtime_ns for file in self.final.iterdir() if file.is_file()), default=0)
+
+    @property
     def folder(self) -> Path:
         return self.final if self.is_complete else self.partial
 
@@ -75,11 +84,22 @@ def _boot() -> str:
         return "0"
 
 
+def find_entry(key: str) -> Entry:
+    """The entry called `key` as it lies there. One that is complete may be read by many."""
+    entry = Entry(cache_dir() / "data", key)
+    if entry.is_complete:
+        os.utime(entry.final)
+    return entry
+
+
 @contextmanager
 def open_entry(key: str) -> Iterator[Entry]:
-    """The entry called `key`, held by this process alone while it is open."""
+    """The entry called `key`, held by this process alone while it is open: to build it.
+
+    Raises RunError when the process that builds it hangs.
+    """
     root = cache_dir() / "data"
-    with cache_lock(root / f"{key}.lock"):
+    with cache_lock(root / f"{key}.lock", signs=lambda: _last_written(root, key)):
         entry = Entry(root, key)
         if entry.is_complete:
             os.utime(entry.final)
@@ -87,6 +107,15 @@ def open_entry(key: str) -> Iterator[Entry]:
             entry.reopen()
             _make_room(root, keep=key)
         yield entry
+
+
+def _last_written(root: Path, key: str) -> float:
+    """When an entry that is built changed last."""
+    times = [0.0]
+    for file in root.glob(f"{key}.*partial/**/*"):
+        with contextlib.suppress(OSError):  # it is moved or removed meanwhile
+            times.append(file.stat().st_mtime)
+    return max(times)
 
 
 def _make_room(root: Path, keep: str) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tunesmith.data.account import SPLITS, Conditions, account, fingerprint, say_split
 from tunesmith.data.arrays import load_array
-from tunesmith.data.cache import Entry, key_of, open_entry, read_state, write_state
+from tunesmith.data.cache import Entry, find_entry, key_of, open_entry, read_state, write_state
 from tunesmith.data.rows.chat import ChatTemplate
 from tunesmith.data.rows.reading import Part, ReadState, Say, find_parts, read_parts
 from tunesmith.data.rows.spool import Spool
@@ -70,21 +70,38 @@ def prepare(
             "section": section.model_dump(mode="json"),
             "inputs": [(part.input.name, part.input.key, part.given) for part in parts],
             "tokenizer": tokenizer.fingerprint,
+            "num_rows": tokenizer.num_rows,
             "chat": (chat.source, chat.tools_source, chat.date.isoformat() if chat.writes_date else None),
             "max_length": max_length,
             "small": small,
         }
     )
-    with open_entry(key) as entry:
-        data = _load_whole(entry.folder) if entry.is_complete else None
-        if data is None:
-            entry.reopen()
-            job = _Job(section, parts, tokenizer, chat, max_length, small, progress or _say_nothing)
-            job.build(entry)
-            data = _load(entry.folder)
+    job = _Job(section, parts, tokenizer, chat, max_length, small, progress or _say_nothing)
+    data = _prepared(key) or _built(key, job) or _prepared(key) or _built(key, job)
+    if data is None:
+        raise DataError(
+            f"{find_entry(key).final}: the prepared data is damaged as soon as it is written. Check the disk."
+        )
     if data.account.kind == "chat":
         chat.keep()
     return _with_notes_of_paths(data, parts)
+
+
+def _prepared(key: str) -> Data | None:
+    """What lies in the cache, where it is whole. Nobody waits for it: all processes of a run check it at once."""
+    entry = find_entry(key)
+    return _load_whole(entry.folder) if entry.is_complete else None
+
+
+def _built(key: str, job: _Job) -> Data | None:
+    """What this process makes; None where another one made it meanwhile."""
+    before = find_entry(key).stamp
+    with open_entry(key) as entry:
+        if entry.is_complete and entry.stamp != before:
+            return None
+        entry.reopen()
+        job.build(entry)
+        return _load(entry.folder)
 
 
 def _with_notes_of_paths(data: Data, parts: Sequence[Part]) -> Data:

@@ -5,7 +5,7 @@ job.py           what one export is asked for, has and gives
 tuned.py         the tuned model with its adapter beside the base, and the rows to prove it on
 merge.py         the adapter added to its base in float32
 fold.py          GPT-Neo as GPT-2, GPT-J as Phi
-safetensors.py   a directory for transformers and vLLM
+safetensors.py   a directory for transformers and vLLM; directory.py: written and loaded again
 gguf/            a file for llama.cpp and Ollama
 onnx.py          a graph for onnxruntime
 hub.py           a repository of the hub

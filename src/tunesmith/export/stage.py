@@ -257,6 +257,11 @@ def _job(
 
 def _adapters(tuned: Any) -> Mapping[str, Adapter]:
     """The matrices of every adapted layer, its scale in the second one. Raises ModelError for DoRA, which has more."""
+    if hasattr(tuned.get_input_embeddings(), "token_adapter"):
+        raise ModelError(
+            "export --adapter: a GGUF adapter is two matrices a layer, and this one has rows for added tokens besides "
+            "(model.grow). Leave out --adapter, which merges it."
+        )
     found = dict[str, Adapter]()
     for name, layer in tuned.named_modules():
         if not hasattr(layer, "lora_A"):

@@ -14,6 +14,7 @@ from tunesmith.data.tokens.documents import TokenizedDocuments
 from tunesmith.errors import DataError, RunError
 from tunesmith.models.adapters import attach_lora, put_on
 from tunesmith.models.find import ModelSource, find_model
+from tunesmith.models.grow import find_asked
 from tunesmith.models.load import load_model
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.recipe import Recipe
@@ -53,7 +54,7 @@ def find_weights(run_dir: RunDir, recipe: Recipe, *, force: bool) -> Weights:
 
     Raises RunError that names that checkpoint, where the run did not end.
     """
-    base = find_model(recipe.model.name, recipe.model.revision)
+    base = find_asked(recipe.model)
     if run_dir.model.is_dir():
         return Weights("model", base, run_dir.read(Plan), run_dir.read(Result))
     checkpoint, _ = newest_valid_checkpoint(run_dir.checkpoints)
@@ -108,9 +109,7 @@ def find_rows(
 ) -> Rows:
     """Held-out rows of the run; where it has none its training rows, and where they are gone general passages."""
     try:
-        data = prepare_again(
-            run_dir, recipe, load_tokenizer(find_model(recipe.model.name, recipe.model.revision)), notes, say
-        )
+        data = prepare_again(run_dir, recipe, load_tokenizer(find_asked(recipe.model)), notes, say)
         chosen, what = (data.eval, "held-out rows") if data.eval.num_targets else (data.train, "training rows")
         if what == "training rows":
             notes.append("Nothing was held out (data.eval_fraction is 0): the losses are those of training rows.")

@@ -27,6 +27,8 @@ parts listed in `Applied.replaced` get a `forward` of their own on the instance,
     attention.py       causal attention that no document leaves; varlen.py is its CUDA kernel, options.py its settings
     rounding.py        AdamW for weights held in bfloat16; eight_bit.py: with moments of 8 bits; in_backward.py: while
                        backward runs
+    adafactor.py       a number a row and a column instead of moments; muon.py: one moment, made orthogonal
+    streamed.py        frozen layers that stay in RAM, copied to the device as they run
     embedding.py       one gradient for an embedding that is also the head
     cross_entropy.py   the loss of a linear head, chunk by chunk
 """

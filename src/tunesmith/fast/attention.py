@@ -58,19 +58,20 @@ def attend(
     if varlen_fits(dtype, q_THD.shape[-1], options, device):
         return attend_varlen(q_THD, k_TGD, v_TGD, flat, options, device)
     with torch.autocast(q_THD.device.type, enabled=False):
-        return _attend_padded(q_THD, k_TGD, v_TGD, flat, options).to(wanted)
+        return _attend_padded(q_THD, k_TGD, v_TGD, flat, options, device).to(wanted)
 
 
-def _attend_padded(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, flat: FlatBatch, options: AttentionOptions) -> Tensor:
-    buckets = flat.buckets
-    outputs = [
-        _attend_bucket(q_BLHD.transpose(1, 2), k_BLGD.transpose(1, 2), v_BLGD.transpose(1, 2), options).transpose(1, 2)
-        for q_BLHD, k_BLGD, v_BLGD in zip(_pad(q_THD, buckets), _pad(k_TGD, buckets), _pad(v_TGD, buckets), strict=True)
-    ]
+def _attend_padded(
+    q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, flat: FlatBatch, options: AttentionOptions, device: Device
+) -> Tensor:
+    buckets, outputs = flat.buckets, []
+    for padded in zip(_pad(q_THD, buckets), _pad(k_TGD, buckets), _pad(v_TGD, buckets), strict=True):
+        q, k, v = (x_BLHD.transpose(1, 2) for x_BLHD in padded)
+        outputs.append(_attend_bucket(q, k, v, options, device).transpose(1, 2))
     return _unpad(outputs, buckets)
 
 
-def _attend_bucket(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor:
+def _attend_bucket(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions, device: Device) -> Tensor:
     """Attention of one bucket, [B, H, L, D]. Padding stands behind a document, so the causal mask keeps it out."""
     length = q.shape[2]
     if options.softcap is not None:
@@ -78,6 +79,10 @@ def _attend_bucket(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -
     windowed = options.window is not None and length > options.window
     mask = band_mask(length, options.window, q.device) if windowed else None
     grouped = q.shape[1] != k.shape[1]
+    flash = device.flash_attention and mask is None and q.dtype in (torch.float16, torch.bfloat16)
+    if grouped and device.is_cuda and not flash:  # torch's other kernel knows no groups, and without it scores are held
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+        grouped = False
     return F.scaled_dot_product_attention(
         q, k, v, mask, options.dropout, is_causal=not windowed, scale=options.scale, enable_gqa=grouped
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +31,10 @@ class Device:
     @property
     def is_cuda(self) -> bool:
         return self.type == "cuda"
+
+    def plain(self) -> Device:
+        """The same without layers in few launches, which keep copies of weights."""
+        return replace(self, fused=False)
 
     @classmethod
     def of(cls, device: torch.device) -> Device:

@@ -44,18 +44,6 @@ class RoundingAdamW8bit(RoundingAdamW):
             "absmax2": torch.zeros(blocks, device=device),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Copied in place: torch's own would turn bytes into the type of the weights."""
-        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        with torch.no_grad():
-            for parameter, number in zip(parameters, numbers, strict=True):
-                held = self.state[parameter] = self.new_state(parameter)
-                for name, tensor in held.items():
-                    tensor.copy_(state_dict["state"][number][name])
-        for group, stored in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            group.update({name: value for name, value in stored.items() if name != "params"})
-
     def scratch_numbers(self, parameter: Tensor) -> int:
         in_place = parameter.dtype == torch.float32 and parameter.numel() >= SMALLEST
         return 0 if in_place else parameter.numel()

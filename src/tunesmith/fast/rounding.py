@@ -53,6 +53,19 @@ class RoundingAdamW(torch.optim.Optimizer):
             "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
         }
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copied in place: torch's own would turn what is held in another type into that of the weights."""
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        with torch.no_grad():
+            for parameter, number in zip(parameters, numbers, strict=True):
+                if number in state_dict["state"]:
+                    held = self.state[parameter] = self.new_state(parameter)
+                    for name, tensor in held.items():
+                        tensor.copy_(state_dict["state"][number][name])
+        for group, stored in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            group.update({name: value for name, value in stored.items() if name != "params"})
+
     def scratch_numbers(self, parameter: Tensor) -> int:
         """How many numbers of a parameter are copied for its update."""
         return 0 if self._in_one_pass(parameter) else parameter.numel()
@@ -120,13 +133,13 @@ class RoundingAdamW(torch.optim.Optimizer):
         kept = 1.0 - rate * group["weight_decay"]
         size = rate / (1.0 - beta1**step)
         root = math.sqrt(1.0 - beta2**step)
+        weights, grad = own_part(parameter), own_part(grad)
+        moment, squares = own_part(state["exp_avg"]), own_part(state["exp_avg_sq"])
         if self._in_one_pass(parameter):
             rates = Rates(kept, size, root, beta1, beta2, group["eps"])
-            update(parameter, grad, state["exp_avg"], state["exp_avg_sq"], rates, self._seed_of(parameter))
+            update(weights, grad, moment, squares, rates, self._seed_of(parameter))
             return
-        for weight, gradient, first, second in chunks(
-            parameter, grad, state["exp_avg"], state["exp_avg_sq"], size=scratch.size
-        ):
+        for weight, gradient, first, second in chunks(weights, grad, moment, squares, size=scratch.size):
             g, m, v, w, bits, low = scratch.views(weight.shape)
             g.copy_(gradient)
             first.copy_(m.copy_(first).lerp_(g, 1.0 - beta1))
@@ -136,6 +149,12 @@ class RoundingAdamW(torch.optim.Optimizer):
             bits.random_(generator=scratch.generator)
             store(weight, w, torch.bitwise_and(bits, 0xFFFF, out=low))
             store(second, v, bits.bitwise_right_shift_(15))
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor that may be sharded: the same memory."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
 
 
 def round_at_random(values: Tensor, bits: Tensor) -> Tensor:
@@ -150,6 +169,17 @@ def round_at_random(values: Tensor, bits: Tensor) -> Tensor:
 def store(target: Tensor, values: Tensor, bits: Tensor) -> None:
     """Write float32 values, which change, to `target`: rounded at random where it is bfloat16."""
     target.copy_(round_at_random(values, bits) if target.dtype == torch.bfloat16 else values)
+
+
+def write(weight: Tensor, update: Tensor, scratch: Scratch, *, kept: float, size: float) -> None:
+    """weight = kept * weight + size * update, rounded at random where it is bfloat16. update: in the first buffer."""
+    if weight.dtype == torch.float32:
+        weight.mul_(kept).add_(update, alpha=size)
+        return
+    _, _, _, w, bits, low = scratch.views(weight.shape)
+    w.copy_(weight).mul_(kept).add_(update, alpha=size)
+    bits.random_(generator=scratch.generator)
+    store(weight, w, torch.bitwise_and(bits, 0xFFFF, out=low))
 
 
 class Scratch:

@@ -10,7 +10,7 @@ from tunesmith.run.artefacts import PredictedDisk
 from tunesmith.units import format_bytes
 
 MOMENTS_8BIT = 2.0 + 8 / 256
-"""Bytes of adamw8bit's state per trained parameter; adamw's two moments have the type of the weight."""
+"""Bytes of adamw8bit's state per trained parameter."""
 SMALL_FILES = 10_000_000
 
 
@@ -60,18 +60,20 @@ def forecast_disk(
     num_trained: int,
     weight_bytes: int,
     optimizer: str,
+    state_bytes: int,
     adapter: bool,
     keep: int,
     cache_bytes: int,
     out: Path | None,
 ) -> DiskForecast:
     """Disk use of a run. weight_bytes: of one weight as it is held. adapter: only trained weights are saved.
-    cache_bytes: what is still to be downloaded, and the tokenised data.
+    state_bytes: of the optimizer, where it is not adamw8bit. cache_bytes: what is still to be downloaded, and the
+    tokenised data.
 
     out: a directory on the disk that the run goes to; None when that is another machine.
     """
     trained = num_trained * (4 if adapter else weight_bytes)
-    moments = 2 * trained if optimizer == "adamw" else int(num_trained * MOMENTS_8BIT)
+    moments = int(num_trained * MOMENTS_8BIT) if optimizer == "adamw8bit" else state_bytes
     checkpoint = trained + moments + SMALL_FILES
     return DiskForecast(
         checkpoint_bytes=checkpoint,

@@ -6,16 +6,18 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tunesmith.forecast.exchange import Exchange, Exchanged, exchange_of, with_buckets
 from tunesmith.forecast.memory import MemoryForecast, forecast_memory, sharded
 from tunesmith.forecast.shapes import ModelShape
 from tunesmith.forecast.simulate import NF4_BYTES
-from tunesmith.forecast.step import Step, trace_step, with_8bit_state
+from tunesmith.forecast.step import Step, trace_step, with_8bit_state, with_places
 from tunesmith.forecast.trace import Log
 from tunesmith.forecast.workload import Steps, Workload, reference_rows
 from tunesmith.forecast.workspaces import workspace_bytes
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.driver import CONTEXT_BYTES
 from tunesmith.machine.gpus import Gpu
+from tunesmith.machine.interconnect import Network, network_of_processors
 from tunesmith.models.positions import document_length
 from tunesmith.recipe import Recipe
 
@@ -23,8 +25,10 @@ Fit = Literal["fits", "tight", "no"]
 Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Optimizer = Literal["adamw", "adamw8bit"]
+Optimizer = Literal["adamw", "adamw8bit", "adafactor", "muon"]
+Sharding = Literal["none", "full"]
 
+WEIGHT_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FITS = 0.92
 """Share of the memory that a run may take and still be said to fit: forecasts are not exact, other programs breathe."""
 TIGHT = 0.99
@@ -50,30 +54,38 @@ class Target:
     """What cuBLAS takes there for each thread."""
     fused: bool = True
     """A GPU has Triton, so that layers run in few launches."""
+    network: Network | None = None
+    """What joins several processes."""
 
     @classmethod
     def of_machine(cls, machine: Machine, gpu: Gpu | None) -> Target:
-        """This machine. Free memory counts, not what the device has."""
+        """This machine. Free memory counts, not what the device has; without a GPU its processes share it."""
         import psutil
 
         on_gpu = machine.device == "cuda"
         base = CONTEXT_BYTES if on_gpu else psutil.Process().memory_info().rss
+        processes, nodes = machine.num_processes, machine.num_nodes
+        free = machine.memory_free_bytes if on_gpu else machine.memory_free_bytes * nodes // processes
+        network = None
+        if processes > 1:
+            network = Network.of_gpus(gpu, processes, nodes) if on_gpu else network_of_processors(processes, nodes)
         return cls(
             name=machine.name,
             device=machine.device,
-            capacity_bytes=machine.memory_free_bytes + base,
+            capacity_bytes=free + base,
             base_bytes=base,
             bf16=machine.supports_bf16,
             flash=on_gpu and machine.supports_bf16,
             gpu=gpu,
-            num_processes=machine.num_processes,
+            num_processes=processes,
             workspace_bytes=workspace_bytes(_capability(gpu)) if on_gpu else 0,
             fused=importlib.util.find_spec("triton") is not None,
+            network=network,
         )
 
     @classmethod
-    def of_gpu(cls, gpu: Gpu) -> Target:
-        """An empty GPU of the table."""
+    def of_gpu(cls, gpu: Gpu, network: Network | None = None) -> Target:
+        """An empty GPU of the table, or one of several that a network joins."""
         return cls(
             name=gpu.name,
             device="cuda",
@@ -82,8 +94,10 @@ class Target:
             bf16=gpu.bf16,
             flash=gpu.bf16,
             gpu=gpu,
+            num_processes=1 if network is None else network.num_processes,
             here=False,
             workspace_bytes=workspace_bytes(gpu.capability),
+            network=network,
         )
 
     def fit(self, memory: MemoryForecast) -> Fit:
@@ -110,6 +124,9 @@ class Choice:
     tokens_per_step: int
     micro_batch_tokens: int
     update_in_backward: bool = False
+    sharding: Sharding = "none"
+    offload: bool = False
+    """Frozen layers stay in RAM."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +149,7 @@ class Forecaster:
     workload: Workload
     _logs: dict[Step, Log] = field(default_factory=dict, repr=False)
     _steps: dict[int, Steps] = field(default_factory=dict, repr=False)
-    _memory: dict[tuple[Step, Optimizer, int, int], MemoryForecast] = field(default_factory=dict, repr=False)
+    _memory: dict[tuple[Step, Optimizer, bool, int, int], MemoryForecast] = field(default_factory=dict, repr=False)
 
     @property
     def max_length(self) -> int:
@@ -153,8 +170,10 @@ class Forecaster:
             "gradient_checkpointing": choice.gradient_checkpointing,
             "device": target.device,
             "flash": target.flash,
-            "fused": target.fused or target.device == "cpu",
+            "fused": target.device == "cpu" or (target.fused and not choice.offload),
+            "optimizer": "adamw" if choice.optimizer == "adamw8bit" else choice.optimizer,
             "lora": self.recipe.lora,
+            "num_added": self.shape.num_added,
             "update_in_backward": choice.update_in_backward,
             "clips": self.recipe.train.max_grad_norm is not None,
         }
@@ -184,11 +203,13 @@ class Forecaster:
     def memory(self, choice: Choice, target: Target) -> MemoryForecast:
         """What a choice takes on a device."""
         step = self.step(choice, target)
-        key = (step, choice.optimizer, target.base_bytes, target.workspace_bytes)
+        key = (step, choice.optimizer, choice.offload, target.base_bytes, target.workspace_bytes)
         if key not in self._memory:
             log = self.log(step)
             if choice.optimizer == "adamw8bit":
                 log = with_8bit_state(log, choice.dtype if choice.method == "full" else "float32")
+            if choice.offload:
+                log = with_places(log, self.shape.config.get_text_config().num_hidden_layers)
             self._memory[key] = forecast_memory(
                 log,
                 target.device,
@@ -196,22 +217,61 @@ class Forecaster:
                 base_bytes=target.base_bytes,
                 workspace_bytes=target.workspace_bytes,
             )
-        if self.recipe.train.sharding == "full" and target.num_processes > 1:
-            return sharded(self._memory[key], target.num_processes, self._gathered_bytes(choice))
-        return self._memory[key]
+        return self._of_one_process(self._memory[key], step, choice, target)
+
+    def _of_one_process(self, memory: MemoryForecast, step: Step, choice: Choice, target: Target) -> MemoryForecast:
+        """Of several: its shards, or its copy with what DDP takes beside it."""
+        if target.num_processes == 1:
+            return memory
+        if choice.sharding == "none":
+            return with_buckets(memory, self._exchanged(step, choice).gradient_bytes)
+        gathered = self._gathered_bytes(choice)
+        return sharded(memory, target.num_processes, gathered, accumulates=step.accumulates)
+
+    def exchange(self, choice: Choice, target: Target) -> Exchange:
+        """What the processes of a choice exchange, and how they share a step."""
+        step = self.step(choice, target)
+        return exchange_of(
+            target.network,
+            self._exchanged(step, choice),
+            sharded=choice.sharding == "full",
+            share=self.steps(choice.tokens_per_step).largest_share(target.num_processes),
+            pass_tokens=choice.micro_batch_tokens,
+            checkpointed=choice.gradient_checkpointing,
+        )
+
+    def _exchanged(self, step: Step, choice: Choice) -> Exchanged:
+        trained_dtype = choice.dtype if choice.method == "full" else "float32"
+        return Exchanged(
+            weight_bytes=self.shape.num_parameters * WEIGHT_BYTES[choice.dtype],
+            gradient_bytes=self.log(step).num_trained * WEIGHT_BYTES[trained_dtype],
+            num_layers=self.shape.config.get_text_config().num_hidden_layers,
+        )
 
     def _gathered_bytes(self, choice: Choice) -> int:
         """What is whole at a time: what stands outside the layers, and two layers, with their gradients."""
         config = self.shape.config.get_text_config()
         outside = config.vocab_size * config.hidden_size
         layer = max(0, self.shape.num_parameters - outside) // config.num_hidden_layers
-        return int(2 * (outside + 2 * layer) * {"float32": 4, "bfloat16": 2, "float16": 2}[choice.dtype])
+        return int(2 * (outside + 2 * layer) * WEIGHT_BYTES[choice.dtype])
 
-    def least_bytes(self, choice: Choice) -> int:
+    def _num_outside(self) -> int:
+        """Parameters of the embedding and of a head of its own."""
+        config = self.shape.config.get_text_config()
+        return int(config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2))
+
+    def bytes_in_ram(self, choice: Choice) -> int:
+        """What frozen layers take that stay there."""
+        each = NF4_BYTES if choice.method == "qlora" else WEIGHT_BYTES[choice.dtype]
+        return int(max(0, self.shape.num_parameters - self._num_outside()) * each)
+
+    def least_bytes(self, choice: Choice, num_processes: int = 1) -> int:
         """What weights, gradients and optimizer alone take: a bound that needs no trace."""
-        number = self.shape.num_parameters
+        number = self.shape.num_parameters / (num_processes if choice.sharding == "full" else 1)
         held = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}[choice.dtype]
+        if choice.offload:
+            return int(self._num_outside() * held)
         if choice.method == "qlora":
             return int(number * NF4_BYTES)
-        moments = 2 * held if choice.optimizer == "adamw" else 2.0
+        moments = {"adamw": 2 * held, "adamw8bit": 2.0, "muon": held, "adafactor": 0.0}[choice.optimizer]
         return int(number * (held if choice.method in ("lora", "dora") else held + moments))

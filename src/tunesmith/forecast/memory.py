@@ -56,12 +56,15 @@ class MemoryForecast:
         return PredictedMemory(**asdict(self))
 
 
-def sharded(memory: MemoryForecast, num_processes: int, largest_bytes: int) -> MemoryForecast:
+def sharded(
+    memory: MemoryForecast, num_processes: int, largest_bytes: int, *, accumulates: bool = False
+) -> MemoryForecast:
     """Of one of several processes that share weights, gradients and optimizer equally.
 
-    largest_bytes: what is gathered at a time, which comes on top. By arithmetic; the step is traced unsharded.
+    largest_bytes: what is gathered at a time, which comes on top. accumulates: gradients stay whole until the last pass
+    of a step. By arithmetic; the step is traced unsharded.
     """
-    kept = {"weights", "gradients", "optimizer"}
+    kept = {"weights", "optimizer"} if accumulates else {"weights", "gradients", "optimizer"}
     components = {name: size // num_processes if name in kept else size for name, size in memory.components.items()}
     saved = sum(memory.components.values()) - sum(components.values()) - largest_bytes
     components["temporary"] += largest_bytes

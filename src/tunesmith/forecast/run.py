@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunesmith.forecast.disk import DiskForecast, forecast_disk
-from tunesmith.forecast.forecaster import Fit, Forecaster, Found, Target
+from tunesmith.forecast.forecaster import WEIGHT_BYTES, Fit, Forecaster, Found, Target
 from tunesmith.forecast.memory import MemoryForecast
 from tunesmith.forecast.roofline import CpuRates, GpuRates, Rates, measure_gpu
 from tunesmith.forecast.step import Step
@@ -14,7 +14,6 @@ from tunesmith.forecast.time import Amounts, StepTime, TimeForecast, save_time, 
 from tunesmith.forecast.trace import Log
 from tunesmith.run.artefacts import Predicted
 
-WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TOKEN_BYTES = 5
 """Tokenised data on disk: an int32 and a flag."""
 
@@ -32,6 +31,16 @@ class Forecast:
     evaluation_share: float
     """Arithmetic of one evaluation, as a share of the training's."""
     _amounts: Amounts
+
+    @property
+    def step_tokens(self) -> float:
+        """Of a step, over all processes, on average."""
+        return self._amounts.num_tokens / max(1, self._amounts.num_steps)
+
+    @property
+    def step_seconds(self) -> float:
+        """Of such a step."""
+        return self.step_time.of(self.step_tokens)
 
     @property
     def seconds_of_save(self) -> float:
@@ -85,11 +94,13 @@ def forecast_run(
     step = forecaster.step(found.choice, target)
     log = forecaster.log(step)
     step_time = time_of_step(log, step, *_rates(log, target), recorded=recorded)
+    step_time = step_time.of_processes(forecaster.exchange(found.choice, target))
     disk = forecast_disk(
         num_parameters=forecaster.shape.num_parameters,
         num_trained=log.num_trained,
         weight_bytes=WEIGHT_BYTES[found.choice.dtype],
         optimizer=found.choice.optimizer,
+        state_bytes=log.state_bytes(),
         adapter=found.choice.method != "full",
         keep=forecaster.recipe.save.keep,
         cache_bytes=forecaster.workload.train.num_tokens * TOKEN_BYTES,
@@ -121,7 +132,7 @@ def _rates(log: Log, target: Target) -> tuple[Rates, str]:
     if target.gpu is not None:
         return GpuRates(target.gpu), "rates of the data sheet; not measured on a GPU"
     return GpuRates(
-        measure_gpu(target.name), gemm_share=1.0, bandwidth_share=0.65, operand_share=1.0
+        measure_gpu(target.name), gemm_share=1.1, bandwidth_share=0.37, optimizer_share=0.62, operand_share=1.0
     ), "rates measured on this GPU"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -27,6 +28,8 @@ class ModelShape:
     num_parameters: int
     origin: str
     """Where the config came from, as messages say it."""
+    num_added: int = 0
+    """Embedding rows, counted in the config, that the model gets when it is loaded."""
 
     @property
     def max_positions(self) -> int | None:
@@ -38,6 +41,15 @@ class ModelShape:
         """Type of the weights in the model's files, as its config says; float32 where it does not."""
         named = str(getattr(self.config, "dtype", None)).removeprefix("torch.")
         return "bfloat16" if named == "bfloat16" else "float16" if named == "float16" else "float32"
+
+    def with_rows(self, num_rows: int) -> ModelShape:
+        """With so many embedding rows, where it has fewer."""
+        before = self.config.get_text_config().vocab_size
+        if num_rows <= before:
+            return self
+        config = copy.deepcopy(self.config)
+        config.get_text_config().vocab_size = num_rows
+        return replace(self, config=config, num_parameters=_count(config), num_added=self.num_added + num_rows - before)
 
     def check_length(self, num_tokens: int, what: str) -> None:
         """Raise PlanError when a sequence is longer than the model."""
@@ -76,7 +88,7 @@ def find_shape(name: str, revision: str | None = None) -> ModelShape:
 def shape_of(source: ModelSource) -> ModelShape:
     """The shape of a model that was found already. Raises ModelError when its architecture is not known."""
     file = Path(source.path) / "config.json"
-    return _shape(source.name, _read_config(file), str(file))
+    return _shape(source.name, _read_config(file), str(file)).with_rows(source.rows or 0)
 
 
 @cache
@@ -126,3 +138,11 @@ def _shape(name: str, values: dict[str, Any], origin: str) -> ModelShape:
         raise ModelError(f"{origin}: no causal language model with a known attention ({first}).") from None
     family_of(model)
     return ModelShape(name, config, sum(parameter.numel() for parameter in model.parameters()), origin)
+
+
+def _count(config: PretrainedConfig) -> int:
+    import torch
+
+    from tunesmith.forecast.simulate import build_on_meta
+
+    return sum(parameter.numel() for parameter in build_on_meta(config, dtype=torch.float32).parameters())

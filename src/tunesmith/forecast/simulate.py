@@ -49,6 +49,7 @@ def fakify(model: nn.Module) -> None:
             if id(parameter) not in made:
                 fake = torch.empty(parameter.shape, dtype=parameter.dtype)
                 made[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
+                vars(made[id(parameter)]).update(vars(parameter))
             setattr(module, name, made[id(parameter)])
         for name, buffer in [*module.named_buffers(recurse=False, remove_duplicate=False)]:
             if id(buffer) not in made:

@@ -22,9 +22,10 @@ from tunesmith.fast.device import Device
 from tunesmith.fast.eight_bit import BLOCK, SMALLEST
 from tunesmith.fast.in_backward import InBackward
 from tunesmith.fast.layout import FlatBatch
+from tunesmith.fast.streamed import PLACES
 from tunesmith.forecast import simulate
 from tunesmith.forecast.splice import MIN_GROUPS, TEMPLATE, NotAlike, repeat_layers
-from tunesmith.forecast.trace import Event, Log, Segment, Trace
+from tunesmith.forecast.trace import IN_LAYERS, Event, Log, Segment, Trace
 from tunesmith.recipe import LoraSection
 from tunesmith.step import (
     DTYPES,
@@ -57,12 +58,16 @@ class Step:
     """The GPU has flash attention: Ampere or newer."""
     kind: Literal["tunesmith", "reference"] = "tunesmith"
     """reference: transformers' eager attention over padded rows (each entry of micro_batch is one row), with logits."""
+    optimizer: Literal["adamw", "adafactor", "muon"] = "adamw"
+    """Of adamw8bit the log is adamw's, `with_8bit_state`."""
     lora: LoraSection = field(default_factory=LoraSection)
     target_fraction: float = 1.0
     """Share of the fed tokens that are supervised."""
     update_in_backward: bool = False
     clips: bool = True
     """Gradients are clipped."""
+    num_added: int = 0
+    """Rows of the embedding that were added, which an adapter trains too."""
     fused: bool = True
     """On a GPU layers run in few launches, which takes Triton."""
 
@@ -77,6 +82,7 @@ class Step:
             method=self.method,
             precision=self.precision,
             dtype=self.dtype,
+            optimizer=self.optimizer,
             gradient_checkpointing=self.gradient_checkpointing,
             fast=self.kind == "tunesmith",
             lora=self.lora.model_copy(update={"init": "zero"}),  # a start that needs values, of the same shapes
@@ -116,6 +122,7 @@ def _trace(config: PretrainedConfig, step: Step, *, splice: bool) -> Log:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         bare = simulate.build_on_meta(config, dtype=DTYPES[step.dtype], attention=_attention(step))
+        bare.added_rows = range(config.get_text_config().vocab_size)[-step.num_added :] if step.num_added else range(0)
         layers = Layers(bare, config, shorten=splice)
         if step.method == "qlora":
             simulate.quantise(bare)
@@ -147,6 +154,10 @@ class Tensors:
     buffers: list[Tensor]
 
     @property
+    def frozen_in_layers(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters if not p.requires_grad and getattr(p, "in_layer", False)]
+
+    @property
     def trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters if parameter.requires_grad]
 
@@ -165,6 +176,7 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
         for group, tensors in groups:
             trace.enter_group(group)
             trace.hold((*tensors.parameters, *tensors.buffers), "weights")
+            trace.hold(tensors.frozen_in_layers, IN_LAYERS)
     trace.hold((batch.input_ids, batch.position_ids, batch.targets, batch.cu_seqlens), "temporary")
     with trace.phase("state"):
         optimizers = _optimizers(groups, step, trace)
@@ -350,6 +362,20 @@ def with_8bit_state(log: Log, trained: str = "float32") -> Log:
         for part in log.segments
     ]
     return Log(segments, log.labels, log.num_trained)
+
+
+def with_places(log: Log, num_layers: int) -> Log:
+    """The log with room for two layers in the place of the frozen weights of all, as `fast.streamed` has it."""
+    streamed = {storage for storage, label in log.labels.items() if label == IN_LAYERS}
+    total = sum(event.num_bytes for event in log.events() if event.born and event.storage in streamed)
+    segments = [
+        Segment(part.phase, part.group, [event for event in part.events if event.storage not in streamed], part.work)
+        for part in log.segments
+    ]
+    place = 1 + max((event.storage for event in log.events()), default=0)
+    segments[0].events.insert(0, Event(place, PLACES * total // num_layers, True))
+    labels = {storage: label for storage, label in log.labels.items() if storage not in streamed}
+    return Log(segments, {**labels, place: "weights"}, log.num_trained)
 
 
 def _twice(log: Log) -> Log:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, NamedTuple
 
+from tunesmith.forecast.exchange import Exchange
 from tunesmith.forecast.host import LAUNCH_SECONDS, HostTime, host_time
 from tunesmith.forecast.launches import launches_of
 from tunesmith.forecast.roofline import Rates
@@ -37,11 +38,39 @@ class StepTime:
     """How it is known."""
     host: HostTime = field(default_factory=HostTime)
     """What it takes to start the work of a GPU, which goes on meanwhile."""
+    exchange: Exchange = field(default_factory=Exchange)
+    """Between several processes."""
 
     def of(self, num_tokens: float) -> float:
-        """Seconds of a step of so many tokens."""
-        device = self.step_seconds + self.token_seconds * num_tokens
-        return max(device, self.host.of(num_tokens)) + self.host.wait_seconds
+        """Seconds of a step of so many tokens, over all processes."""
+        own = self.exchange.own(num_tokens)
+        device = self.step_seconds + self.token_seconds * own
+        return max(device, self.host.of(own)) + self.host.wait_seconds + self.waited_seconds(num_tokens)
+
+    def waited_seconds(self, num_tokens: float) -> float:
+        """Seconds of such a step for which a process waits for exchanges with others."""
+        own = self.exchange.own(num_tokens)
+        passes = max(self.token_seconds * own, self.host.of(own) - self.host.step_seconds)
+        return self.exchange.waited_seconds(num_tokens, passes)
+
+    def is_launch_bound(self, num_tokens: float) -> bool:
+        """Whether a GPU waits for its launches."""
+        own = self.exchange.own(num_tokens)
+        return self.host.of(own) > self.step_seconds + self.token_seconds * own
+
+    def of_processes(self, exchange: Exchange) -> StepTime:
+        """Of one of several: it shares steps and scores its part of the held-out documents."""
+        if exchange.num_processes == 1:
+            return self
+        turns = exchange.takes_turns
+        scored = max(turns * self.eval_token_seconds, exchange.gather_seconds / exchange.pass_tokens)
+        return replace(
+            self,
+            token_seconds=turns * self.token_seconds,
+            step_seconds=turns * self.step_seconds / (exchange.num_processes if exchange.sharded else 1),
+            eval_token_seconds=scored / exchange.num_processes,
+            exchange=exchange,
+        )
 
 
 @dataclass(frozen=True)

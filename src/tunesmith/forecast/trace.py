@@ -34,6 +34,8 @@ from tunesmith.forecast.inside import taken_inside
 aten = torch.ops.aten
 
 COMPONENTS = ("weights", "gradients", "optimizer", "activations", "logits", "temporary")
+IN_LAYERS = "weights in layers"
+"""A label of those weights that stay in RAM where frozen layers do."""
 
 
 class Event(NamedTuple):
@@ -111,8 +113,13 @@ class Log:
                 break
         sums = dict.fromkeys(COMPONENTS, 0)
         for storage, num_bytes in at_peak.items():
-            sums[self.labels.get(storage, "temporary")] += num_bytes
+            label = self.labels.get(storage, "temporary")
+            sums["weights" if label == IN_LAYERS else label] += num_bytes
         return sums
+
+    def state_bytes(self) -> int:
+        """Bytes of the optimizer's state."""
+        return sum(e.num_bytes for e in self.events() if e.born and self.labels.get(e.storage) == "optimizer")
 
     def work(self, *phases: str) -> Counter[Work]:
         """Calls of each kind of operator in the named phases."""

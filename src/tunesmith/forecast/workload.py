@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.tokens.steps import micro_batches, rank_share, run_steps
+from tunesmith.data.tokens.steps import largest_load, micro_batches, rank_share, run_steps
 from tunesmith.errors import PlanError
 from tunesmith.fast.layout import buckets_of
 from tunesmith.recipe import Recipe
@@ -118,6 +118,20 @@ class Steps:
         """Tokens of the largest step."""
         fed = self.workload.train.fed
         return max(int(fed[step].sum()) for step in self.all[:STEPS_LOOKED_AT])
+
+    def largest_share(self, num_processes: int) -> float:
+        """Of a step's tokens, those of the process that has most: the mean over steps from all of the run."""
+        if num_processes == 1:
+            return 1.0
+        fed = self.workload.train.fed
+        looked_at = self.all[:: max(1, len(self.all) // STEPS_CUT)]
+        shares = [largest_load(step, fed, num_processes) / int(fed[step].sum()) for step in looked_at]
+        return sum(shares) / len(shares)
+
+    @property
+    def documents(self) -> float:
+        """Of a step, on average."""
+        return sum(len(step) for step in self.all) / len(self.all)
 
     def worst_micro_batch(self, max_tokens: int, num_processes: int = 1) -> tuple[int, ...]:
         """Fed tokens of each document of the micro-batch that needs most memory, on the first process."""

@@ -6,5 +6,5 @@ asking.py    how texts are asked for, whatever engine writes; request.py: what i
 engine.py    requests that come and go, written together by lanes; llama_cpp.py: the same for a GGUF file, by llama.cpp
 lane.py      one model and the rows that it writes; memory.py: their keys and values; spelling.py: tokens to text
 voices.py    tuned and base, loaded to write
-batch.py     prompts from a file, texts to a file; conversation.py: a talk, turn by turn
+prompts.py   prompts from a file; batch.py: texts to a file; conversation.py: a talk, turn by turn
 """

@@ -1,8 +1,7 @@
-"""Prompts from a file, texts to a file: a JSON line each, in order; what was written before is not written again."""
+"""Texts to a file: a JSON line each, in order; what was written before is not written again."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections import Counter
@@ -19,9 +18,6 @@ from tunesmith.errors import DataError
 from tunesmith.generate.request import Piece, Request
 from tunesmith.generate.text import Decoding, Generation
 from tunesmith.generate.voices import Speakers
-from tunesmith.redact import first_line
-
-STDIN = "-"
 
 
 @dataclass(frozen=True)
@@ -90,32 +86,6 @@ class Line(BaseModel):
         now = Line.of(prompt, Generation(prompt, "", 0, False), model, how)
         names = [name for name in Line.model_fields if name not in ("text", "num_tokens", "ended")]
         return next((name for name in names if getattr(self, name) != getattr(now, name)), None)
-
-
-def read_prompts(path: str) -> list[str]:
-    """The prompts of a file or, for `-`, of standard input: one a line, empty lines left out; of a .jsonl file the
-    strings, or `prompt` of the objects, that its lines hold. Raises DataError that names the line."""
-    try:
-        text = sys.stdin.read() if path == STDIN else Path(path).expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({first_line(error)}). Expected prompts as UTF-8 text.") from None
-    lines = [(number, line) for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1) if line.strip()]
-    if not lines:
-        raise DataError(f"{path}: holds no prompts. Expected one a line.")
-    if not path.endswith((".jsonl", ".ndjson")):
-        return [line for _, line in lines]
-    return [_prompt_of(path, number, line) for number, line in lines]
-
-
-def _prompt_of(path: str, number: int, line: str) -> str:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}:{number}: not valid JSON ({error}).") from None
-    prompt = value.get("prompt") if isinstance(value, dict) else value
-    if not isinstance(prompt, str):
-        raise DataError(f'{path}:{number}: expected a string or an object with a "prompt", found {line[:60]!r}.')
-    return prompt
 
 
 def write_lines(

@@ -21,6 +21,7 @@ from tunesmith.generate.lane import Lane
 from tunesmith.generate.request import Voice
 from tunesmith.models.adapters import can_switch_by_row, put_on
 from tunesmith.models.find import ModelSource, find_model
+from tunesmith.models.grow import find_asked
 from tunesmith.models.load import load_model, usual_device
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.run.directory import RunDir
@@ -128,7 +129,7 @@ def _base_of(own: ModelSource, run_dir: RunDir | None, notes: list[str] | None) 
         return replace(own, adapter=None, name=own.base_name) if own.adapter is not None else None
     asked = run_dir.recipe().model
     try:
-        return find_model(asked.name, asked.revision)
+        return find_asked(asked)
     except ModelError as error:
         if own.adapter is not None:
             return replace(own, adapter=None)

@@ -26,6 +26,8 @@ from tunesmith.errors import RunError, Stopped
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 15.0
 """How long the others may go on when one has failed: they wait for it in an exchange that cannot end."""
+STOPPED_SECONDS = 60.0
+"""How long one may be stopped (SIGSTOP, a debugger) before the run ends: the others wait for it."""
 TOLD_LINES = 12
 """Last lines of a process that failed; the first process speaks for itself."""
 STOPPED, DONE = Stopped.exit_code, 0
@@ -87,11 +89,13 @@ def run_together(
     *,
     stop_on_hangup: bool = False,
     grace_seconds: float = GRACE_SECONDS,
+    stopped_seconds: float = STOPPED_SECONDS,
 ) -> int:
     """Run a command in every process of this machine's share; returns the exit code of them all.
 
     0: all are done. 75: stopped, to be gone on with. Else the code of the process that failed first; the others are
-    ended, and what the failed one said last is said here. A stop or an interrupt is passed on to all of them.
+    ended, and what the failed one said last is said here. 1: one was stopped by a signal for `stopped_seconds`; all are
+    ended. A stop or an interrupt is passed on to all of them.
     """
     with ExitStack() as stack:
         said = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(group.num_local)]
@@ -101,12 +105,16 @@ def run_together(
         ]
         stack.callback(_kill, processes)
         stack.enter_context(_Passing(processes, stop_on_hangup))
-        failed = _wait(processes, grace_seconds)
+        failed = _wait(processes, grace_seconds, stopped_seconds)
         if failed is None:
             return STOPPED if any(process.returncode == STOPPED for process in processes) else DONE
-        _explain(failed, processes[failed].returncode, group, said[failed], say)
-        code = processes[failed].returncode
-        return code if code > 0 else 1
+        code = processes[failed].poll()
+        _explain(failed, code, group, said[failed], say)
+        for rank, process in enumerate(processes):
+            if rank != failed and code is not None and process.poll() is None:
+                how = " (it is stopped)" if _is_stopped(process) else ""
+                say(f"{_named(rank, group)} did not answer and was ended{how}")
+        return code if code is not None and code > 0 else 1
 
 
 def is_worker(environment: Mapping[str, str]) -> bool:
@@ -131,13 +139,23 @@ def _start(command: Sequence[str], group: Group, rank: int, said: IO[bytes] | No
     )
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> int | None:
-    """Wait for all. Returns the local rank that failed first, or None; the others then have had their time."""
+def _wait(processes: Sequence[subprocess.Popen[bytes]], grace_seconds: float, stopped_seconds: float) -> int | None:
+    """Wait for all. Returns the local rank that failed first, or None; the others then have had their time.
+
+    One that does not go on counts as failed while it still runs.
+    """
     failed, deadline = None, 0.0
+    since: dict[int, float] = {}
+    """When each process was first seen to be stopped."""
     while any(process.poll() is None for process in processes):
         if failed is None:
             failed = _failed(processes)
             deadline = time.monotonic() + grace_seconds
+            for rank, process in enumerate(processes):
+                if not _is_stopped(process):
+                    since.pop(rank, None)
+                elif time.monotonic() - since.setdefault(rank, time.monotonic()) > stopped_seconds:
+                    return rank
         elif time.monotonic() > deadline:
             return failed
         time.sleep(POLL_SECONDS)
@@ -148,6 +166,21 @@ def _failed(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
     return next((rank for rank, one in enumerate(processes) if one.poll() not in (None, DONE, STOPPED)), None)
 
 
+def _is_stopped(process: subprocess.Popen[bytes]) -> bool:
+    """By a signal or a debugger."""
+    import psutil
+
+    try:
+        stopped = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        return process.returncode is None and psutil.Process(process.pid).status() in stopped
+    except psutil.Error:
+        return False
+
+
+def _named(rank: int, group: Group) -> str:
+    return f"process {group.node * group.num_local + rank} of {group.num_processes}"
+
+
 def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         if process.poll() is None:
@@ -156,11 +189,17 @@ def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _explain(rank: int, code: int, group: Group, said: IO[bytes], say: Say) -> None:
+def _explain(rank: int, code: int | None, group: Group, said: IO[bytes], say: Say) -> None:
+    if code is None:
+        say(
+            f"{_named(rank, group)} is stopped (SIGSTOP, or a debugger) and the others wait for it; all were ended. "
+            "The same command goes on from the newest checkpoint."
+        )
+        return
     number = group.node * group.num_local + rank
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed (exit code {code})"
     if group.num_processes > 1 and (number > 0 or code < 0):
-        say(f"process {number} of {group.num_processes} {how}; the others were ended")
+        say(f"{_named(rank, group)} {how}; the others were ended")
     said.seek(0)
     for line in said.read().decode("utf-8", errors="replace").splitlines()[-TOLD_LINES:]:
         say(line)

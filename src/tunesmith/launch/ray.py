@@ -44,7 +44,12 @@ def run(job: Job, *, cpus_per_process: float = 1.0, max_failures: int = MAX_FAIL
     needs: dict[str, float] = {"CPU": cpus_per_process}
     trainer = TorchTrainer(
         _train,
-        train_loop_config={"recipe": str(job.recipe.absolute()), "out": str(out), "overrides": list(job.overrides)},
+        train_loop_config={
+            "recipe": str(job.recipe.absolute()),
+            "out": str(out),
+            "overrides": list(job.overrides),
+            "folder": str(Path.cwd()),
+        },
         torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=job.num_nodes * job.num_processes,
@@ -73,5 +78,6 @@ def _train(config: dict[str, Any]) -> None:
         raise RunError(f"launch --engine ray: Ray did not set {', '.join(missing)}.")
     from tunesmith import pipeline
 
+    os.chdir(config["folder"])  # Ray's own elsewhere; paths in a recipe are relative to where the command runs
     recipe, path = pipeline.recipe_and_path(config["recipe"], config["out"], config["overrides"])
     pipeline.train(recipe, Path(path))

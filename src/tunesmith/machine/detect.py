@@ -41,6 +41,8 @@ class Machine:
     """Whether bf16 is a native type of the GPU, or was measured to be the faster one of the processor."""
     num_processes: int = 1
     """Training processes that a launcher (torchrun) started; 1 without one."""
+    num_nodes: int = 1
+    """Machines that they run on."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,6 +54,7 @@ def detect_machine() -> Machine:
 
     ram_bytes, ram_free_bytes = _ram()
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    num_nodes = max(1, num_processes // int(os.environ.get("LOCAL_WORLD_SIZE", str(num_processes))))
     if not torch.cuda.is_available():
         return Machine(
             device="cpu",
@@ -64,6 +67,7 @@ def detect_machine() -> Machine:
             num_cores=_num_cores(),
             supports_bf16=processor_prefers_bf16(),
             num_processes=num_processes,
+            num_nodes=num_nodes,
         )
     num_devices = torch.cuda.device_count()
     totals = [torch.cuda.get_device_properties(index).total_memory for index in range(num_devices)]
@@ -78,6 +82,7 @@ def detect_machine() -> Machine:
         num_cores=_num_cores(),
         supports_bf16=torch.cuda.is_bf16_supported(including_emulation=False),
         num_processes=num_processes,
+        num_nodes=num_nodes,
     )
 
 

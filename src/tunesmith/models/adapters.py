@@ -12,6 +12,7 @@ from tunesmith.compat import quiet_transformers
 from tunesmith.errors import ModelError
 from tunesmith.models.find import ModelSource
 from tunesmith.models.fingerprint import BASE_KEY, order_header, trained_on, weights_fingerprint
+from tunesmith.models.grow import added_rows
 from tunesmith.recipe import LoraSection
 from tunesmith.redact import redact
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 def attach_lora(model: PreTrainedModel, lora: LoraSection, method: str) -> PeftModel:
     """Freeze `model` and give its linear layers low-rank adapters (Hu et al., 2021), which alone are trained.
 
-    The embeddings and the output head stay as they are. `method` is lora, dora (weight-decomposed: Liu et al., 2024) or
+    The embeddings and the output head stay as they are, but for the rows that were added to them: these are trained
+    whole, and saved in the adapter. `method` is lora, dora (weight-decomposed: Liu et al., 2024) or
     qlora (for a model loaded with `quantize=True`). Raises ModelError for target names that are not linear layers of
     this model, and for a start that needs weights which are not there.
     """
@@ -56,12 +58,29 @@ def attach_lora(model: PreTrainedModel, lora: LoraSection, method: str) -> PeftM
         use_rslora=lora.rslora,
         use_dora=method == "dora",
         init_lora_weights="pissa" if lora.init == "pissa" else True,
+        trainable_token_indices=_trained_rows(model),
     )
     with quiet_transformers():
         adapted = get_peft_model(model, config)
     if lora.init == "pissa":
         adapted.pissa_start = _matrices(adapted)
     return adapted
+
+
+def _trained_rows(model: PreTrainedModel) -> dict[str, list[int]] | None:
+    """Of the embedding, and of the head where that is a matrix of its own."""
+    rows = list(added_rows(model))
+    if not rows:
+        return None
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise ModelError(
+            f"model.grow: {type(model).__name__} has an output head with a bias, whose new numbers no adapter trains. "
+            "Use train.method: full."
+        )
+    tied = embedding.weight is head.weight
+    names = {id(module): name for name, module in model.named_modules()}
+    return {names[id(module)].rsplit(".", 1)[-1]: rows for module in ((embedding,) if tied else (embedding, head))}
 
 
 def save_adapter(model: Any, folder: Path) -> None:
@@ -93,6 +112,8 @@ def _matrices(model: Any) -> dict[str, Any]:
 def _without_start(name: str, weight: Any, start: Any) -> Any:
     import torch
 
+    if name not in start:  # rows of the embedding, which are saved as they are
+        return weight
     down = ".lora_A." in name
     return torch.cat([weight, (start[name] if down else -start[name]).to(weight.dtype)], 0 if down else 1).contiguous()
 
@@ -145,12 +166,15 @@ def put_on(model: Any, source: ModelSource, name: str = "default") -> PeftModel:
     return adapted.eval()
 
 
+_NOT_BY_ROW = ("use_dora", "modules_to_save", "alora_invocation_tokens", "trainable_token_indices")
+
+
 def can_switch_by_row(adapter: str) -> bool:
     """Whether rows of one batch can be written with and without the adapter: plain low-rank adapters, not DoRA's."""
     from peft import PeftConfig
 
     config = PeftConfig.from_pretrained(adapter)
-    simple = not any(getattr(config, name, None) for name in ("use_dora", "modules_to_save", "alora_invocation_tokens"))
+    simple = not any(getattr(config, name, None) for name in _NOT_BY_ROW)
     return config.peft_type == "LORA" and simple and getattr(config, "bias", "none") == "none"
 
 

@@ -59,6 +59,8 @@ class ModelSource:
     revision: str | None = None
     licence: str | None = None
     adapter: str | None = None
+    rows: int | None = None
+    """Embedding rows that it gets when it is loaded, where its files hold fewer: `grow.py`."""
 
     @property
     def base_name(self) -> str:
@@ -166,7 +168,8 @@ def _with_adapter(name: str, path: Path, base: ModelSource, kind: Literal["run",
         raise ModelError(
             f"model {name}: has adapter_config.json but no adapter_model.safetensors. Save the adapter again."
         )
-    return replace(base, name=name, kind=kind, adapter=str(path), licence=_card_licence(path) or base.licence)
+    licence = _card_licence(path) or base.licence
+    return replace(base, name=name, kind=kind, adapter=str(path), licence=licence, rows=_adapter_rows(path))
 
 
 def _adapter_base(path: Path) -> str:
@@ -175,6 +178,13 @@ def _adapter_base(path: Path) -> str:
         raise ModelError(f"model {path}: the adapter brings its own code (auto_mapping), which is never run.")
     base = str(config.get("base_model_name_or_path") or "")
     return EMBEDDED if _FORMER_EMBEDDED.search(base) else base
+
+
+def _adapter_rows(path: Path) -> int | None:
+    """Rows that the adapter trained are the last ones: its base needs as many."""
+    trained = _read_json(path / "adapter_config.json").get("trainable_token_indices") or {}
+    indices = trained if isinstance(trained, list) else [index for rows in trained.values() for index in rows]
+    return 1 + max(indices) if indices else None
 
 
 _FORMER_EMBEDDED = re.compile(rf"tunesmith/models/{EMBEDDED}-[^/]*$")

@@ -18,6 +18,7 @@ from tunesmith.errors import ModelError
 from tunesmith.models.adapters import merge_adapter, save_adapter
 from tunesmith.models.find import ModelSource, find_model
 from tunesmith.models.gguf import forget_quantisation
+from tunesmith.models.grow import add_rows
 from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.redact import redact
 
@@ -59,6 +60,7 @@ def load_model(
         raise _explain_failure(source, error) from error
     _check_loaded(source, info)
     _name_base(model, source)
+    add_rows(model, source.rows or 0)
     model.get_input_embeddings().padding_idx = None
     if source.adapter is not None:
         model = merge_adapter(model, source)

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _PROBE = "a"
 _SET_END = "Set eos_token in its tokenizer_config.json."
 _SEPARATOR = "<|endoftext|>"
+ADD_ROWS = "set model.grow: true, which adds rows to the model and trains them"
+"""What to do about a token without an embedding row."""
 
 
 @dataclass(frozen=True)
@@ -195,12 +197,13 @@ def _check_vocabulary(source: ModelSource, plain: Any, largest_id: int) -> int |
     num_rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
     if not isinstance(num_rows, int):
         return None
-    needed = max(plain.get_vocab_size(with_added_tokens=False), largest_id + 1)
-    if needed > num_rows:
-        raise ModelError(
-            f"model {source.name}: the tokenizer has {needed} tokens, the model only {num_rows}. "
-            "They belong to different models; copy the model's own tokenizer beside it."
-        )
+    num_rows = max(num_rows, source.rows or 0)
+    own = plain.get_vocab_size(with_added_tokens=False)
+    if max(own, largest_id + 1) > num_rows:
+        what = f"model {source.name}: the tokenizer has {max(own, largest_id + 1)} tokens, the model only {num_rows}. "
+        if own <= num_rows:
+            raise ModelError(f"{what}Where a text starts or ends is an added token; {ADD_ROWS}.")
+        raise ModelError(f"{what}They belong to different models; copy the model's own tokenizer beside it.")
     return num_rows
 
 

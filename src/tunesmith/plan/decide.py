@@ -15,8 +15,10 @@ from tunesmith.forecast.shapes import find_shape, shape_of
 from tunesmith.forecast.workload import Workload, reference_rows
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.gpus import gpu_of_device
+from tunesmith.models.grow import find_asked
 from tunesmith.plan.graphs import choose_graphs
-from tunesmith.plan.search import alternatives, dtype_of, larger_gpu, precision_of, search
+from tunesmith.plan.offload import choose_offload
+from tunesmith.plan.search import alternatives, cannot_shard, dtype_of, larger_gpu, precision_of, search
 from tunesmith.recipe import Every, LoraSection, Recipe, duration_seconds
 from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan, Schedule, Sharding
 from tunesmith.units import format_bytes
@@ -62,6 +64,8 @@ def make_plan(
         raise PlanError(
             "train.loop: reference is a plain Trainer that `tunesmith plan` prices. Leave train.loop out to train."
         )
+    if source is None and recipe.model.grow:
+        source = find_asked(recipe.model, weights=False)
     shape = find_shape(recipe.model.name, recipe.model.revision) if source is None else shape_of(source)
     workload = Workload.from_data(data)
     shape.check_length(workload.train.longest, "the longest training document")
@@ -85,6 +89,8 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     recorded = False
     if choice.update_in_backward:
         reasons["cuda_graphs"] = "weights move while backward runs"
+    elif choice.offload:
+        reasons["cuda_graphs"] = "layers come and go"
     else:
         recorded = choose_graphs(forecaster, target, choice, _num_passes(forecaster, target, choice), reasons)
     if recorded:
@@ -112,6 +118,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         compile=_compile(recipe, reasons),
         cuda_graphs=recorded,
         update_in_backward=choice.update_in_backward,
+        offload=choose_offload(forecaster, choice, target, reasons),
         lora=_lora(recipe, choice.method, reasons),
         eval_every=eval_every,
         save_every=save_every,
@@ -122,7 +129,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         **_asked_of_training(recipe, reasons),
         device=target.device,
         num_processes=target.num_processes,
-        sharding=_sharding(recipe, choice, target, reasons),
+        sharding=_sharding(recipe, found, target, reasons),
         reasons=reasons,
         predicted=forecast.predicted(),
     )
@@ -202,6 +209,10 @@ def describe(found: Found) -> str:
         parts.append("train.gradient_checkpointing: true")
     if choice.update_in_backward:
         parts.append("weights moved in backward")
+    if choice.sharding == "full":
+        parts.append("train.sharding: full")
+    if choice.offload:
+        parts.append("train.offload: layers")
     parts.append(f"train.micro_batch_tokens: {choice.micro_batch_tokens}")
     return ", ".join(parts)
 
@@ -234,6 +245,7 @@ def _choose(forecaster: Forecaster, target: Target, tokens_per_step: int, reason
         gradient_checkpointing=train.gradient_checkpointing is True,
         tokens_per_step=tokens_per_step,
         micro_batch_tokens=largest if train.micro_batch_tokens == "auto" else min(train.micro_batch_tokens, share),
+        sharding="full" if train.sharding == "full" and target.num_processes > 1 else "none",
     )
     found = search(forecaster, target, guess, largest)
     _explain(recipe, guess, found, target, share, reasons)
@@ -263,6 +275,8 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
     else:
         reasons["dtype"] = "frozen weights lose no update in a shorter type"
     reasons["optimizer"] = why(train.optimizer, choice.optimizer == guess.optimizer, "memory allows 32-bit state")
+    if choice.optimizer in _HELD:
+        reasons["optimizer"] += f"; {_HELD[choice.optimizer]}"
     if choice.optimizer == "adamw8bit" and not target.here:
         reasons["optimizer"] += "; needs pip install 'tunesmith[qlora]' there"
     reasons["gradient_checkpointing"] = why(
@@ -270,6 +284,8 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
         choice.gradient_checkpointing == guess.gradient_checkpointing,
         f"memory allows to keep activations: {memory}",
     )
+    if choice.offload:
+        reasons["gradient_checkpointing"] = "layers that stay in RAM are computed again in backward"
     if choice.update_in_backward:
         reasons["update_in_backward"] = f"{scarce}; {_cost_of_lean(recipe)}"
     else:
@@ -284,7 +300,20 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
     else:
         reasons["micro_batch_tokens"] = f"{scarce}; a step takes {passes} passes"
     reasons["device"] = target.name
-    reasons["num_processes"] = "one process" if target.num_processes == 1 else "started by the launcher"
+    reasons["num_processes"] = _why_so_many(target)
+
+
+def _why_so_many(target: Target) -> str:
+    if target.num_processes == 1:
+        return "one process"
+    return "started by the launcher" if target.here else "one for each GPU"
+
+
+_HELD = {
+    "adafactor": "holds a number for each row and each column",
+    "muon": "holds one moment of the matrices in the layers, which it makes orthogonal at each step",
+}
+"""What an optimizer does otherwise than AdamW."""
 
 
 def _cost_of_lean(recipe: Recipe) -> str:
@@ -384,16 +413,31 @@ def _lora(recipe: Recipe, method: str, reasons: dict[str, str]) -> LoraSection |
     return lora
 
 
-def _sharding(recipe: Recipe, choice: Choice, target: Target, reasons: dict[str, str]) -> Sharding:
+def _sharding(recipe: Recipe, found: Found, target: Target, reasons: dict[str, str]) -> Sharding:
     """Raises PlanError for what cannot be sharded."""
-    if recipe.train.sharding == "none" or target.num_processes == 1:
-        reasons["sharding"] = ASKED if recipe.train.sharding == "none" else "one process"
+    asked, choice = recipe.train.sharding, found.choice
+    if asked == "none" or target.num_processes == 1:
+        reasons["sharding"] = ASKED if asked == "none" else "one process"
         return "none"
-    for what, why in ((choice.method == "qlora", "quantised weights"), (choice.precision == "fp16", "fp16")):
-        if what:
-            raise PlanError(f"train.sharding: full: {why} cannot be sharded. Expected none, or lora and bf16 instead.")
-    reasons["sharding"] = ASKED
-    return "full"
+    why = cannot_shard(choice)
+    if asked == "full":
+        if why:
+            raise PlanError(
+                f"train.sharding: full: {why} cannot be sharded. Expected none or auto; or full or lora in bf16 with "
+                "train.optimizer: adamw instead."
+            )
+        reasons["sharding"] = ASKED
+        return "full"
+    memory = f"{format_bytes(found.memory.peak_bytes)} of {format_bytes(target.capacity_bytes)}"
+    if choice.sharding == "full":
+        reasons["sharding"] = (
+            f"memory: a copy for each process does not fit; {target.num_processes} shards take {memory}"
+        )
+    elif found.fit == "no":
+        reasons["sharding"] = f"{why} cannot be sharded" if why else f"nothing fits: {memory}"
+    else:
+        reasons["sharding"] = f"a copy for each process takes {memory}; shards would exchange all weights in each pass"
+    return choice.sharding
 
 
 def _asked_of_training(recipe: Recipe, reasons: dict[str, str]) -> _AskedOfTraining:

@@ -17,6 +17,7 @@ from tunesmith.forecast.forecaster import (
     Method,
     Optimizer,
     Precision,
+    Sharding,
     Target,
 )
 from tunesmith.forecast.shapes import ModelShape
@@ -46,7 +47,7 @@ def search(forecaster: Forecaster, target: Target, choice: Choice, largest: int)
     tight: list[Found] = []
     over: list[Found] = []
     for way, floor in _ways(forecaster, target, choice, largest):
-        if forecaster.least_bytes(way) + target.base_bytes > target.capacity_bytes:
+        if forecaster.least_bytes(way, target.num_processes) + target.base_bytes > target.capacity_bytes:
             continue
         found = _largest_that_fits(forecaster, target, way, floor, max(floor, largest))
         if found.fit == "fits":
@@ -75,10 +76,12 @@ def _ways(forecaster: Forecaster, target: Target, choice: Choice, largest: int) 
     comfortable = max(least, COMFORTABLE_TOKENS[target.device])
     for method in methods:
         for dtype, optimizer in _weights_and_optimizers(forecaster.recipe, target, choice, method):
-            for floor in dict.fromkeys((comfortable, least)):
-                for saved in checkpointing:
-                    way = replace(choice, method=method, dtype=dtype, optimizer=optimizer, gradient_checkpointing=saved)
-                    yield way, floor
+            streams = offloads(forecaster.recipe, target, method)
+            way = replace(choice, method=method, dtype=dtype, optimizer=optimizer, offload=streams)
+            for held in _shardings(forecaster.recipe, target, way):
+                for floor in dict.fromkeys((comfortable, least)):
+                    for saved in (True,) if streams else checkpointing:
+                        yield replace(way, sharding=held, gradient_checkpointing=saved), floor
         if (
             method == "full"
             and train.method == "full"
@@ -87,6 +90,31 @@ def _ways(forecaster: Forecaster, target: Target, choice: Choice, largest: int) 
         ):
             for saved in checkpointing:
                 yield replace(way, gradient_checkpointing=saved, update_in_backward=True), largest
+
+
+def _shardings(recipe: Recipe, target: Target, way: Choice) -> tuple[Sharding, ...]:
+    """A copy for each process; then, where the recipe leaves it open, shards, which exchange all weights in a pass."""
+    if recipe.train.sharding != "auto" or target.num_processes == 1 or cannot_shard(way):
+        return (way.sharding,)
+    return ("none", "full")
+
+
+def cannot_shard(choice: Choice) -> str:
+    """Why a choice cannot be sharded; empty where it can."""
+    if choice.method == "qlora":
+        return "quantised weights"
+    if choice.precision == "fp16":
+        return "fp16"
+    if choice.offload:
+        return "what stays in RAM"
+    if choice.optimizer in ("adafactor", "muon"):
+        return f"{choice.optimizer}, which looks at whole matrices,"
+    return "8-bit moments" if choice.optimizer == "adamw8bit" else ""
+
+
+def offloads(recipe: Recipe, target: Target, method: Method) -> bool:
+    """Whether frozen layers stay in RAM: asked for, where some are frozen and the device has a memory of its own."""
+    return recipe.train.offload == "layers" and method != "full" and target.device == "cuda"
 
 
 def _in_one_pass(forecaster: Forecaster, target: Target, choice: Choice) -> bool:
@@ -200,7 +228,7 @@ def dtype_of(recipe: Recipe, method: str, precision: Precision) -> Dtype:
 
 def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterator[Found]:
     """What would fit when what was asked does not, the nearest first: shorter documents, bfloat16 weights, these with
-    8-bit moments, LoRA, QLoRA."""
+    8-bit moments, with Adafactor's state, LoRA, QLoRA, either of these with frozen layers in RAM."""
     shorter = _shorter(forecaster, target, found)
     if shorter is not None:
         yield shorter
@@ -212,15 +240,23 @@ def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterat
             lean = replace(lean, dtype="bfloat16", precision="bf16")
             ways.append(lean)
         if choice.optimizer == "adamw" and target.device == "cuda":
-            ways.append(replace(lean, optimizer="adamw8bit"))
+            ways.append(replace(lean, optimizer="adamw8bit", sharding="none"))
+        if choice.optimizer != "adafactor" and recipe.train.sharding != "full":
+            ways.append(replace(lean, optimizer="adafactor", sharding="none"))
     for method in ("lora", "qlora") if target.device == "cuda" else ("lora",):
         if (choice.method, method) in (("full", "lora"), ("full", "qlora"), ("lora", "qlora")):
             dtype = dtype_of(recipe, method, choice.precision)
-            ways.append(replace(choice, method=method, dtype=dtype, optimizer="adamw", gradient_checkpointing=True))
+            way = replace(choice, method=method, dtype=dtype, optimizer="adamw", gradient_checkpointing=True)
+            ways.append(replace(way, sharding="none") if cannot_shard(way) else way)
+    if target.device == "cuda" and target.num_processes == 1 and recipe.train.sharding != "full":
+        streamed = [way for way in ways if way.method in ("lora", "qlora")]
+        if choice.method in ("lora", "qlora") and not choice.offload:
+            streamed.insert(0, replace(choice, gradient_checkpointing=True))
+        ways += [replace(way, offload=True) for way in streamed]
     least = forecaster.workload.train.longest
     for way in ways:
         size = min(max(least, COMFORTABLE_TOKENS[target.device]), max(least, choice.micro_batch_tokens))
-        if forecaster.least_bytes(way) + target.base_bytes <= target.capacity_bytes:
+        if forecaster.least_bytes(way, target.num_processes) + target.base_bytes <= target.capacity_bytes:
             other = _look(forecaster, target, replace(way, micro_batch_tokens=size))
             if other.fit != "no":
                 yield other
@@ -245,13 +281,13 @@ def larger_gpu(forecaster: Forecaster, target: Target, found: Found) -> tuple[Gp
     """
     choice, prices = found.choice, typical_prices()
     for gpu in sorted(gpus(), key=lambda gpu: (gpu.sold_gigabytes, prices.of(gpu.key) or math.inf, -gpu.matrix)):
-        other = Target.of_gpu(gpu)
+        other = replace(Target.of_gpu(gpu), num_processes=target.num_processes)
         if not gpu.bf16 or (target.device == "cuda" and other.capacity_bytes <= target.capacity_bytes):
             continue
         precision, _ = precision_of(forecaster.recipe, forecaster.shape, other)
         dtype = choice.dtype if target.device == "cuda" else dtype_of(forecaster.recipe, choice.method, precision)
         lean = replace(choice, precision=precision, dtype=dtype)
-        if forecaster.least_bytes(lean) + other.base_bytes <= other.capacity_bytes * FITS:
+        if forecaster.least_bytes(lean, other.num_processes) + other.base_bytes <= other.capacity_bytes * FITS:
             look = _look(forecaster, other, lean)
             if look.fit == "fits":
                 return gpu, look

@@ -33,10 +33,6 @@ class Rows:
     def start(self) -> None:
         threading.Thread(target=self._read, name="tunesmith-rows", daemon=True).start()
 
-    @property
-    def is_ready(self) -> bool:
-        return self._ready.is_set()
-
     def wait(self) -> None:
         """Until they are read, or it is known that they cannot be."""
         self._ready.wait()

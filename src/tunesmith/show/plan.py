@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunesmith.machine.gpus import GIB
+from tunesmith.plan.counts import beaten
 from tunesmith.plan.decide import describe
 from tunesmith.recipe import LoraSection, Recipe
 from tunesmith.run.artefacts import ASKED, Plan
+from tunesmith.show.counts import money, most_useful, print_counts
 from tunesmith.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ def print_report(report: PlanReport, console: Console) -> None:
         _print_table(report, console)
     if any(quote.target.gpu is not None for quote in report.quotes):
         say("GPU times are computed from data-sheet rates; they were not measured on a GPU.")
+    if any(quote.num_processes > 1 for quote in report.quotes):
+        say("Exchanges between processes are computed from nominal bandwidths; they were not measured.")
 
 
 class _Say:
@@ -52,7 +56,9 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
     from rich.table import Table
 
     memory, time, disk = quote.forecast.memory, quote.forecast.time, quote.forecast.disk
-    say(f"device  {quote.target.name}, {format_bytes(quote.target.capacity_bytes)} to give")
+    network = quote.target.network
+    joined = "" if network is None else f" each, joined by {network.name}"
+    say(f"device  {quote.label}, {format_bytes(quote.target.capacity_bytes)} to give{joined}")
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in quote.plan.decided().items():
         table.add_row(f"  {name}", _plain(value), _reason(name, quote.plan, report.recipe))
@@ -83,9 +89,11 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
         say(f"        {disk.problem}", "red")
     if quote.cost is not None:
         how = f" ({_typical(report.prices)})" if quote.price_is_typical else ""
-        say(f"cost    {_money(quote.cost)} at {quote.price:g} an hour{how}")
+        say(f"cost    {money(quote.cost)} at {quote.price:g} an hour{how}")
     elif quote.target.gpu is not None:
         say(f"cost    no price known: --price {quote.target.gpu.key}=X")
+    if report.fewer:
+        print_counts(report.fewer, say.console)
 
 
 def _reason(name: str, plan: Plan, recipe: Recipe) -> str:
@@ -119,16 +127,16 @@ def _print_table(report: PlanReport, console: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("weights", "how"):
         table.add_column(name)
-    for quote in report.quotes:
+    for quote in most_useful(report.quotes):
         fits = quote.found.fit != "no"
         cells = [
-            quote.target.name,
+            quote.label,
             f"[{STYLES[quote.found.fit]}]{quote.found.fit}[/]",
             format_bytes(quote.forecast.memory.peak_bytes),
             format_bytes(quote.target.capacity_bytes),
             format_seconds(quote.forecast.time.total_seconds) if fits else "-",
         ]
-        cells.append("-" if not fits else "no price" if quote.cost is None else _money(quote.cost))
+        cells.append("-" if not fits else "no price" if quote.cost is None else money(quote.cost))
         cells.append(quote.found.choice.dtype if fits else "-")
         table.add_row(*cells, _how(quote))
     console.print(table, highlight=False)
@@ -137,13 +145,19 @@ def _print_table(report: PlanReport, console: Console) -> None:
         best = report.cheapest(seconds)
         if best is not None and best.cost is not None:
             took = format_seconds(best.forecast.time.total_seconds)
-            say(f"cheapest that finishes within {within}: {best.target.name}, {_money(best.cost)} for {took}")
+            say(f"cheapest that finishes within {within}: {best.label}, {money(best.cost)} for {took}")
             break
+    for many, one in beaten(report.quotes):
+        say(
+            f"{many.label} beats {one.label} for this recipe: {format_seconds(many.forecast.time.total_seconds)} for "
+            f"{money(many.cost or 0.0)} instead of {format_seconds(one.forecast.time.total_seconds)} for "
+            f"{money(one.cost or 0.0)}"
+        )
     if any(quote.price_is_typical for quote in report.quotes):
         say(f"Costs are computed from {_typical(report.prices)}.")
     unpriced = [quote.target.gpu.key for quote in report.quotes if quote.cost is None and quote.target.gpu is not None]
     if unpriced:
-        say(f"no price known: --price NAME=X for {', '.join(unpriced)}")
+        say(f"no price known: --price NAME=X for {', '.join(dict.fromkeys(unpriced))}")
 
 
 def print_gpus(rows: Sequence[Gpu], prices: Prices, console: Console) -> None:
@@ -172,11 +186,6 @@ def print_gpus(rows: Sequence[Gpu], prices: Prices, console: Console) -> None:
     )
 
 
-def _money(cost: float) -> str:
-    """Runs of less than a cent can still be told apart."""
-    return f"{cost:,.2f}" if cost >= 1 else f"{cost:.3f}"
-
-
 def _typical(prices: Prices) -> str:
     return f"typical prices of {prices.date} in {prices.currency}; look yours up and give --price NAME=X"
 
@@ -189,6 +198,8 @@ def _how(quote: Quote) -> str:
             parts.append(choice.optimizer)
         if choice.gradient_checkpointing:
             parts.append("checkpointing")
+        if choice.sharding == "full":
+            parts.append("sharded")
         return ", ".join(parts)
     if quote.instead:
         best = quote.instead[0]

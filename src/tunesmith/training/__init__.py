@@ -13,7 +13,8 @@ resume.py       whether a run may go on, and from which checkpoint
 rate_range.py   the loss while the learning rate grows
 sharding.py     weights, gradients and optimizer split over processes
 rehearsal.py    the largest batch tried before step 1, then rolled back
-distributed.py  the processes that train together; trackers.py: who else is told
+distributed.py  the processes that train together; together.py: whether all were asked for the same
+trackers.py     who else is told
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import Stopped, TrainingError
+from tunesmith.errors import Stopped
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import EvalScores, Plan, Result
 from tunesmith.run.directory import RunDir
@@ -72,7 +73,9 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
     """
     from tunesmith.training.first_batch import describe_first_batch
     from tunesmith.training.saving import save_tuned
+    from tunesmith.training.together import agree_on
 
+    job = agree_on(job)
     checkpoint, run_dir = job.checkpoint, job.run_dir
     with ExitStack() as at_end, Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():
@@ -96,10 +99,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
             except RuntimeError as error:
                 if not loop.team.has_lost_one(error):
                     raise
-                raise TrainingError(
-                    f"step {loop.step + 1}: another process of this run is gone, so that it cannot go on. The same "
-                    "command goes on from the newest checkpoint."
-                ) from error
+                raise loop.team.lost(error, loop.step + 1) from error
         loop.trackers.end()
         if _is_finished(job, loop):
             loop.take_best()
@@ -139,16 +139,21 @@ def build_model(job: Job, note: Callable[[str], None] = lambda message: None) ->
     """The model on its device, made fast, with its adapter; in training mode. Told: where kernels cannot be used."""
     import torch
 
+    from tunesmith.fast.device import Device
     from tunesmith.fast.proof import proven_device
     from tunesmith.models.load import load_model
     from tunesmith.step import AUTOCAST, StepSettings, prepare_model
 
     plan = job.plan
     torch.manual_seed(plan.seed)
-    if job.base is None:
-        model = load_model(job.source, dtype=plan.dtype, device=plan.device, quantize=plan.method == "qlora")
+    stays = plan.offload == "layers"
+    if job.base is None or stays:
+        place = "cpu" if stays else plan.device
+        model = load_model(job.source, dtype=plan.dtype, device=place, quantize=plan.method == "qlora")
     else:
         model = job.base.model(job)
+    if stays:
+        return prepare_model(model, StepSettings.of(plan), Device.of(torch.device(plan.device)).plain())
     device, why = proven_device(model, AUTOCAST.get(plan.precision, model.dtype))
     if why:
         note(why)
@@ -192,7 +197,7 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
         clock=Clock(plan, team.energy_meter()),
         recovery=Recovery(plan.micro_batch_tokens, recorder.note, recorder.happened),
         saves=Saves.of(job.run_dir, plan, recipe=job.recipe.model_dump(mode="json"), **job.fingerprints),
-        held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored),
+        held_out=HeldOut(model, job.data.eval, arithmetic, batch_tokens(plan), scored, team),
         samples=_samples(job, model, arithmetic, recorder, team),
         recorder=recorder,
         trackers=Trackers(plan.report_to if team.is_first else (), job.run_dir, recorder.note),
@@ -206,7 +211,8 @@ def _samples(job: Job, model: Any, arithmetic: Callable[[], Any], recorder: Reco
     from tunesmith.training.samples import Samples
 
     section, chat = job.recipe.compare, chat_of(job.run_dir, job.tokenizer)
-    number = 0 if team.shards else job.recipe.eval.samples  # one process alone cannot run a sharded model
+    # One process alone cannot run a sharded model, and text is written with layers that are all there.
+    number = 0 if team.shards or job.plan.offload == "layers" else job.recipe.eval.samples
     prompts = section.prompts[:number]
     return Samples(model, job.tokenizer, prompts, section, chat, arithmetic, recorder.note)
 
@@ -224,22 +230,30 @@ def _seed(seed: int) -> None:
 def _begin(job: Job, loop: Loop) -> None:
     """What happens once, before step 1: prove the batches right, rehearse the largest, score the base model."""
     from tunesmith.machine.memory import release_memory
+
+    with loop.clock.preparing():
+        _prove(job, loop)
+    release_memory()
+    if not loop.stop.requested:
+        score = loop.held_out.score
+        loop.evaluate(score if job.base is None else partial(job.base.scores, job, score))
+
+
+def _prove(job: Job, loop: Loop) -> None:
+    """Prove the batches right, and rehearse the largest."""
     from tunesmith.plan.measured import refit_predicted
     from tunesmith.selftest import check_invariance
     from tunesmith.training.rehearsal import rehearse, time_usual_steps
 
     loop.recorder.doing("checking that batches change nothing that is learned")
-    if not loop.team.shards:  # it asks for gradients of single parameters, which nobody has whole
+    # It asks for gradients of single parameters, which of shards nobody has whole, and streamed layers do not give.
+    if not loop.team.shards and job.plan.offload == "none":
         check_invariance(loop.model, job.data.train, precision=job.plan.precision)
     if job.plan.rehearse:
         loop.recorder.doing("trying the largest step")
         rehearse(loop)
         if job.plan.device == "cuda":
             refit_predicted(job.run_dir, time_usual_steps(loop), int(loop.batches.fed_before[-1]))
-    release_memory()
-    if not loop.stop.requested:
-        score = loop.held_out.score
-        loop.evaluate(score if job.base is None else partial(job.base.scores, job, score))
 
 
 def _introduce(job: Job, model: Any, recorder: Recorder) -> None:
@@ -299,6 +313,8 @@ def _result(job: Job, loop: Loop) -> Result:
         total_seconds=spent.total,
         save_seconds=spent.saving,
         eval_seconds=spent.evaluating,
+        prepare_seconds=spent.preparing,
+        energy_joules=spent.joules,
         peak_bytes=peak_bytes(loop.team.device),
         steps=steps,
         hardware=_hardware(loop.team.size),

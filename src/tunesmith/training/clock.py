@@ -21,11 +21,13 @@ WARM_UP_STEPS = 2
 
 @dataclass
 class Spent:
-    """Seconds of the run so far, those before a resume included; evaluations and saves are part of `total`."""
+    """Seconds of the run so far, those before a resume included; all others are part of `total`."""
 
     total: float = 0.0
     evaluating: float = 0.0
     saving: float = 0.0
+    preparing: float = 0.0
+    """Before steps: self-test, rehearsal, recording."""
     joules: float | None = None
     """Of its GPUs; None where a part of it was not measured."""
 
@@ -48,13 +50,19 @@ class Clock:
         self.window = Window()
         self._log_every = max(1, plan.num_steps // LOG_LINES) if plan.device == "cuda" else 1
         self._begun = self._last_save = self._last_eval = time.monotonic()
-        self._evaluating = self._saving = 0.0
+        self._evaluating = self._saving = self._preparing = 0.0
         self._asked, self._steady = 0, (0.0, 0)
 
     def spent(self, energy_age: float = 0.0) -> Spent:
         """Up to now. energy_age: seconds that the energy may be behind."""
-        evaluating, saving = self.before.evaluating + self._evaluating, self.before.saving + self._saving
-        return Spent(self._total(), evaluating, saving, self._joules(energy_age))
+        before = self.before
+        return Spent(
+            total=self._total(),
+            evaluating=before.evaluating + self._evaluating,
+            saving=before.saving + self._saving,
+            preparing=before.preparing + self._preparing,
+            joules=self._joules(energy_age),
+        )
 
     def _total(self) -> float:
         return self.before.total + time.monotonic() - self._begun
@@ -65,8 +73,8 @@ class Clock:
 
     def training_seconds(self) -> float:
         """Seconds in optimizer steps."""
-        before, here = self.before, self._evaluating + self._saving
-        return max(0.0, self._total() - before.evaluating - before.saving - here)
+        before, here = self.before, self._evaluating + self._saving + self._preparing
+        return max(0.0, self._total() - before.evaluating - before.saving - before.preparing - here)
 
     def seconds_left(self, fed: int, left: int) -> float | None:
         """Until `left` tokens more are fed, after `fed`; asked after each logged step.
@@ -85,7 +93,7 @@ class Clock:
 
     def restore(self, spent: Spent) -> None:
         """Go on from what was spent before."""
-        self.before, self._evaluating, self._saving = spent, 0.0, 0.0
+        self.before, self._evaluating, self._saving, self._preparing = spent, 0.0, 0.0, 0.0
         self._begun = self._last_save = self._last_eval = time.monotonic()
         self.window = Window()
         self._asked, self._steady = 0, (0.0, 0)
@@ -110,6 +118,13 @@ class Clock:
         self._last_eval = time.monotonic()
         self._evaluating += self._last_eval - started
         self.window.begun += self._last_eval - started
+
+    @contextlib.contextmanager
+    def preparing(self) -> Iterator[None]:
+        """What happens inside comes before steps, and is none."""
+        started = time.monotonic()
+        yield
+        self._preparing += time.monotonic() - started
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:

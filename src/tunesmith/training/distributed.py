@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from numpy.typing import NDArray
 
+from tunesmith.errors import TrainingError
 from tunesmith.machine.energy import EnergyMeter, gpu_millijoules
 from tunesmith.run.artefacts import Plan
 from tunesmith.training.sharding import gradients_stay, shard
+
+EXCHANGE_SECONDS = 1800
+"""An exchange waits so long for the slowest process: the first one writes a large checkpoint meanwhile."""
 
 
 class Team:
     """This process among those that train together. `rank` 0 writes and speaks for all."""
 
     def __init__(self, plan: Plan) -> None:
-        self._accelerator = Accelerator(cpu=plan.device == "cpu")
+        waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=EXCHANGE_SECONDS))
+        self._accelerator = Accelerator(cpu=plan.device == "cpu", kwargs_handlers=[waiting])
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.size: int = self._accelerator.num_processes
@@ -54,6 +63,26 @@ class Team:
         if self.size == 1:
             return False
         return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "closed by peer" in str(error)
+
+    def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum of each value over the processes."""
+        if self.size == 1:
+            return values
+        total = torch.from_numpy(values).to(self.device)
+        torch.distributed.all_reduce(total)
+        found: NDArray[np.float64] = total.cpu().numpy()
+        return found
+
+    @staticmethod
+    def lost(error: BaseException, step: int) -> TrainingError:
+        """What to say of a step whose exchange failed."""
+        how = "is gone"
+        if "timed out" in str(error).lower() or "timeout" in str(error).lower():
+            how = f"did not answer within {EXCHANGE_SECONDS // 60} minutes"
+        return TrainingError(
+            f"step {step}: another process of this run {how}, so that it cannot go on. The same command goes on from "
+            "the newest checkpoint."
+        )
 
     def energy_meter(self) -> EnergyMeter | None:
         """Of the GPUs on which this machine trains, for the process that writes."""

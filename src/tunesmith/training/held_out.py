@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith.data import TokenizedDocuments
-from tunesmith.evaluate import Scores, evaluate
+from tunesmith.evaluate import Scores, Together, evaluate
 from tunesmith.machine.memory import release_memory
 from tunesmith.run.artefacts import EvalScores
 from tunesmith.training.state import rng_state, set_rng_state
@@ -56,6 +56,8 @@ class HeldOut:
     arithmetic: Callable[[], contextlib.AbstractContextManager[Any]]
     max_tokens: int
     progress: Callable[[int, int], None]
+    together: Together | None = None
+    """Processes that score together; all of them must ask for scores."""
     so_far: ScoresSoFar = field(default_factory=ScoresSoFar)
 
     @property
@@ -63,14 +65,18 @@ class HeldOut:
         """Nothing was held out."""
         return self.documents.num_targets == 0
 
-    def score(self, documents: TokenizedDocuments | None = None) -> Scores:
-        """Scores of the held-out documents, or of others. Random numbers are as before."""
+    def score(self, documents: TokenizedDocuments | None = None, *, alone: bool = False) -> Scores:
+        """Scores of the held-out documents, or of others. Random numbers are as before. alone: by this process."""
         random_state = rng_state()
         self.model.eval()
         try:
             with self.arithmetic():
                 return evaluate(
-                    self.model, documents or self.documents, max_tokens=self.max_tokens, progress=self.progress
+                    self.model,
+                    documents or self.documents,
+                    max_tokens=self.max_tokens,
+                    progress=self.progress,
+                    together=None if alone else self.together,
                 )
         finally:
             self.model.train()

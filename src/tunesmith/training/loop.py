@@ -110,9 +110,10 @@ class Loop:
 
     def run(self) -> None:
         """Train from `step` to the end of the plan, or to a stop that was asked for: the last step is saved then."""
-        self.clock.window = Window()
         self._finish_evaluation()
-        self.record_steps()
+        with self.clock.preparing():
+            self.record_steps()
+        self.clock.window = Window()
         going = self.step < self.plan.num_steps and not self.stop.requested and not self.ended_early
         while going:
             documents = self.batches.steps[self.step]

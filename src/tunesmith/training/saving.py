@@ -51,7 +51,7 @@ def save_tuned(job: Job, loop: Loop, result: Result) -> Result:
         if written.scores is not None:
             result = result.model_copy(update=written.scores.model_dump())
             if result.test_loss is not None:
-                result = result.model_copy(update={"test_loss": loop.held_out.score(job.data.test).loss})
+                result = result.model_copy(update={"test_loss": loop.held_out.score(job.data.test, alone=True).loss})
         card = model_card(job.recipe, job.plan, job.source, job.data.account, result)
         with weights_in(model, written.dtype, held=True):
             save_model(model, job.tokenizer, job.run_dir.model, card)
@@ -121,7 +121,7 @@ def _choose(job: Job, loop: Loop) -> _Written:
         return _Written(held, why=f"nothing was held out to measure what rounding to {plan.save_dtype} loses")
     loop.recorder.doing("scoring the rounded weights")
     with weights_in(loop.model, plan.save_dtype):
-        scores = eval_scores(loop.held_out.score())
+        scores = eval_scores(loop.held_out.score(alone=True))
     base = None if loop.held_out.so_far.base is None else loop.held_out.so_far.base.eval_loss
     losses = f"held-out loss {scores.eval_loss:.4f}, {trained.eval_loss:.4f} before rounding"
     free = rounding_is_free(base, trained.eval_loss, scores.eval_loss)

@@ -28,12 +28,12 @@ def shard(model: Any, device: torch.device, num_processes: int) -> None:
 
     Raises TrainingError for weights that cannot be sharded together.
     """
-    kinds = {parameter.dtype for parameter in model.parameters()}
+    kinds = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
     if len(kinds) > 1:
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         raise TrainingError(
-            f"train.sharding: full: the weights are {names}, and only weights of one type are sharded together. Set "
-            "model.dtype: float32."
+            f"train.sharding: full: the weights that train are {names}, and only those of one type are sharded "
+            "together. Set model.dtype: float32."
         )
     mesh = init_device_mesh(device.type, (num_processes,))
     base = model.get_base_model() if hasattr(model, "get_base_model") else model

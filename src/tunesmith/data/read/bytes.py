@@ -345,7 +345,7 @@ class TextLines:
 
 
 def _split_lines(stream: IO[bytes], file: InputFile) -> Iterator[bytes]:
-    """Lines that end in \\n, or in \\r where a file has no \\n at its beginning (old Mac exports)."""
+    r"""Lines that end in \n, or in \r where a file has no \n at its beginning (old Mac exports)."""
     head = stream.peek(HEAD_BYTES) if isinstance(stream, io.BufferedReader) else b""
     if b"\r" in head and b"\n" not in head:
         yield from _split_carriage_returns(stream)

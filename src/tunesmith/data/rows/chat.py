@@ -131,6 +131,8 @@ class ChatTemplate:
 
     def check_rows(self) -> None:
         """Raise ModelError when the template writes tokens that the model has no embedding row for."""
+        from tunesmith.models.tokenizer import ADD_ROWS
+
         text = self._try([_ASKED, _SAID, _ASKED]) or ""
         text += self._try([_ASKED], open_turn=True) or ""
         num_rows = self.tokenizer.num_rows
@@ -139,9 +141,8 @@ class ChatTemplate:
                 written = self.tokenizer.decode([token], skip_special_tokens=False)
                 raise ModelError(
                     f"the model's chat template needs the token {written} (id {token}), and the model has {num_rows} "
-                    "embedding rows: the token was added to the tokenizer alone. Resize the model and save it "
-                    "(model.resize_token_embeddings(len(tokenizer))), or remove chat_template from its "
-                    "tokenizer_config.json; tunesmith's own template needs no new token."
+                    f"embedding rows: the token was added to the tokenizer alone. To use it, {ADD_ROWS}, or remove "
+                    "chat_template from its tokenizer_config.json; tunesmith's own template needs no new token."
                 )
 
     # ------------------------------------------------------------------------------------------ one turn

@@ -119,11 +119,13 @@ class Encoder:
         largest = int(ids.max(initial=-1))
         if self.num_rows is None or largest < self.num_rows:
             return
+        from tunesmith.models.tokenizer import ADD_ROWS
+
         name = next((token for token in self.control_tokens if self.encode_batch([token])[0] == [largest]), "")
         raise ModelError(
             f"the data holds the token {name or '?'} (id {largest}), and the model has {self.num_rows} embedding rows: "
-            "the token was added to the tokenizer alone. Resize the model and save it "
-            "(model.resize_token_embeddings(len(tokenizer))), or use the tokenizer that it came with."
+            f"the token was added to the tokenizer alone. To use it, {ADD_ROWS}, or use the tokenizer that it came "
+            "with."
         )
 
     def _surround(

@@ -7,6 +7,7 @@ The order depends on the seed and the epoch alone, so that any step can be rebui
 
 from __future__ import annotations
 
+import heapq
 import math
 from itertools import pairwise
 
@@ -82,3 +83,11 @@ def rank_share(indices: Indices, fed_tokens: NDArray[np.int64], rank: int, num_p
         if target == rank:
             mine.append(index)
     return np.array(mine, dtype=np.int64)
+
+
+def largest_load(indices: Indices, fed_tokens: NDArray[np.int64], num_processes: int) -> int:
+    """Tokens of one step that the fullest process takes: of `rank_share`, over all ranks at once."""
+    loads = [0] * num_processes  # a heap
+    for tokens in np.sort(fed_tokens[indices])[::-1].tolist():
+        heapq.heapreplace(loads, loads[0] + tokens)
+    return max(loads)

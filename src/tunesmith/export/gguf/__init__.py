@@ -1,5 +1,6 @@
 """GGUF files, which llama.cpp, Ollama and LM Studio run.
 
+stage.py       the file of a merged model, or of an adapter, written and run
 families.py    the architectures: their metadata, and how their tensors lie in the file
 vocab.py       the tokenizer in the file's terms
 quant.py       the types of the weights

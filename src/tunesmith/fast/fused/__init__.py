@@ -9,6 +9,7 @@
     rotary.py      queries, keys and values of one product
     gates.py       SwiGLU and GELU, computed again in backward
     rows.py        the gradient of an embedding
+    update.py      AdamW over bfloat16 weights, a kernel a parameter
     operators.py   how the operators are made known to torch
 
 Each pass is an operator of torch's: a Triton kernel on a GPU, the same computation in torch on a CPU, and only the

@@ -12,8 +12,9 @@ from tunesmith.run.artefacts.record import Artefact, Record
 Method = Literal["full", "lora", "dora", "qlora"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Optimizer = Literal["adamw", "adamw8bit"]
+Optimizer = Literal["adamw", "adamw8bit", "adafactor", "muon"]
 Sharding = Literal["none", "full"]
+Offload = Literal["none", "layers"]
 Schedule = Literal["linear", "cosine", "constant"]
 Fit = Literal["fits", "tight", "no"]
 ASKED = "the recipe says so"
@@ -128,6 +129,8 @@ class Plan(Artefact):
     """Steps of one pass are filled up to a few sizes, and on a GPU each of these is recorded and replayed."""
     update_in_backward: bool = False
     """Weights move while backward runs, so that no step holds all gradients; a clipped step runs its pass twice."""
+    offload: Offload = "none"
+    """layers: frozen weights stay in RAM and are copied to the device layer by layer."""
     sharding: Sharding = "none"
     """full: weights, gradients and optimizer are split over the processes."""
     lora: LoraSection | None

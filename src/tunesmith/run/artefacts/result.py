@@ -60,6 +60,7 @@ class Result(Artefact):
     train_tokens: int
     """Supervised tokens that were trained on."""
     train_seconds: float
+    """In optimizer steps."""
     tokens_per_second: float | None
     """Supervised tokens a second of training."""
     fed_tokens_per_second: float | None
@@ -68,6 +69,10 @@ class Result(Artefact):
     total_seconds: float
     save_seconds: float
     eval_seconds: float
+    prepare_seconds: float = 0.0
+    """Before the first step: self-test, rehearsal, recording of steps."""
+    energy_joules: float | None = None
+    """Of the GPUs, by their own counters, whatever ran there; null where nothing measures it."""
     peak_bytes: int
     steps: int
     hardware: str | None
