@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tunesmith.data.tokens.steps import rank_share
+from tunesmith.data.tokens.steps import rank_shares
 from tunesmith.errors import DataError, TrainingError
 from tunesmith.fast.layout import flatten, row_multiple
 from tunesmith.machine.memory import is_out_of_memory, release_memory
@@ -124,14 +124,10 @@ def _share(
 ) -> tuple[NDArray[np.int64], int]:
     """This process's documents, longest first, and passes that it must make beside those of its own."""
 
-    def passes(rank: int) -> tuple[NDArray[np.int64], int]:
-        mine = rank_share(order, lengths - 1, rank, together.size)
-        return mine, sum(1 for _ in _batches(mine, lengths, max_tokens)) if len(mine) else 0
-
-    mine, number = passes(together.rank)
-    if not together.shards:
-        return mine, 0
-    return mine, max(passes(rank)[1] for rank in range(together.size)) - number
+    shares = rank_shares(order, lengths - 1, together.size)
+    passes = [sum(1 for _ in _batches(share, lengths, max_tokens)) if len(share) else 0 for share in shares]
+    idle = max(passes) - passes[together.rank] if together.shards else 0
+    return shares[together.rank], idle
 
 
 def _batches(numbers: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:

@@ -20,7 +20,8 @@ GROUP: Any = typer.main.get_command(app)
 
 def commands(page: Path) -> list[str]:
     """As they stand there, without a comment behind them and what they are piped into."""
-    text = re.sub(r"```(?!yaml|sh).*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = page.read_text(encoding="utf-8").replace("\\\n", "")  # lines that go on
+    text = re.sub(r"```(?!yaml|sh).*?```", "", text, flags=re.DOTALL)
     found = [(match[1] or match[2]).split(" #")[0].split(" > ")[0].split("; ")[0] for match in SHOWN.finditer(text)]
     return [command.strip() for command in found if len(command.split()) > 2]
 

@@ -13,6 +13,7 @@ from tunesmith.errors import DataError, RecipeError
 from tunesmith.init import stage, suggest
 from tunesmith.init.stage import from_data, from_nothing
 from tunesmith.init.suggest import Suggestion, for_gpu, for_processor
+from tunesmith.init.text import _held_out_share
 from tunesmith.recipe import Recipe
 
 
@@ -105,8 +106,15 @@ def test_other_columns_stand_as_comments(tmp_path: Path) -> None:
 
 def test_of_few_rows_more_are_held_out(tmp_path: Path) -> None:
     written = from_data(rows(tmp_path / "data.jsonl", CASES["text"][0]), None, said)  # type: ignore[arg-type]
-    assert Recipe.load(written.path).data.eval_fraction == 0.2
+    assert Recipe.load(written.path).data.eval_fraction == 0.3
     assert not any("Set a larger data.eval_fraction" in line for line in written.said)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "share"), [(40, 0.3), (90, 0.3), (150, 0.2), (249, 0.15), (250, 0.1), (5000, 0.1)]
+)
+def test_as_much_is_held_out_as_a_loss_needs(num_rows: int, share: float) -> None:
+    assert _held_out_share(num_rows) == pytest.approx(share)
 
 
 def test_prompts_are_the_datas_own_and_nothing_private(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from tunesmith.machine.detect import detect_machine
 from tunesmith.machine.gpus import find_gpu
 from tunesmith.plan import targets
 from tunesmith.plan.counts import Counts, beaten, with_efficiency
-from tunesmith.plan.decide import decide
+from tunesmith.plan.decide import decide, describe, does_not_fit
 from tunesmith.plan.quote import PlanReport, plan, quote_of
-from tunesmith.plan.search import cannot_shard
+from tunesmith.plan.search import alternatives, cannot_shard, more_gpus
 from tunesmith.recipe import Recipe
 from tunesmith.show.plan import print_report
 
@@ -220,3 +220,49 @@ def test_this_machine_runs_as_many_as_it_has_cores(recipe: NewRecipe, monkeypatc
 def test_several_processes_are_not_timed(recipe: NewRecipe) -> None:
     with pytest.raises(PlanError, match="--calibrate with --procs 2"):
         api.plan(recipe(), procs=2, calibrate=True)
+
+
+def test_more_of_a_gpu_that_is_too_small_are_offered(
+    new_recipe: NewRecipe,
+    new_target: Callable[..., Target],
+    wide: ModelShape,
+    workload: Workload,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tunesmith.plan.decide.alternatives", lambda *_: iter(()))  # many traces
+    monkeypatch.setattr("tunesmith.plan.decide.larger_gpu", lambda *_: None)
+    recipe = new_recipe(tokens_per_step=2048, micro_batch_tokens=256, gradient_checkpointing=False)
+    forecaster = Forecaster(recipe, wide, workload)
+    plenty, found, _ = decide(forecaster, new_target(1.0, bf16=True))
+    choice = replace(found.choice, sharding="full")
+    four = new_target(1.0, bf16=True, num_processes=4, network=Counts.of(4).network(find_gpu("a100")))
+    scarce = new_target(forecaster.memory(choice, four).peak_bytes / FITS / 1e9 + 1e-6, bf16=True)
+    more = more_gpus(forecaster, scarce, found)
+    assert plenty.num_processes == 1
+    assert more is not None
+    assert (more.num_processes, more.choice.sharding, more.fit) == (4, "full", "fits")
+    text = does_not_fit(forecaster, scarce, found)
+    assert f"Or 4 of these GPUs in one machine ({describe(more)}, " in text
+    assert "Nothing that is offered fits" not in text
+    assert more_gpus(forecaster, new_target(1e-3, bf16=True), found) is None
+    assert more_gpus(forecaster, new_target(1.0, "cpu"), found) is None
+
+
+def test_shards_are_offered_where_the_recipe_asks_for_copies(
+    new_recipe: NewRecipe,
+    new_target: Callable[..., Target],
+    wide: ModelShape,
+    workload: Workload,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = new_recipe(tokens_per_step=2048, sharding="none")
+    forecaster = Forecaster(recipe, wide, workload)
+    network = Counts.of(2).network(find_gpu("a100"))
+    target = new_target(1.0, num_processes=2, network=network)
+    _, found, _ = decide(forecaster, target)
+    monkeypatch.setattr("tunesmith.plan.decide.alternatives", lambda *_: iter(()))
+    monkeypatch.setattr("tunesmith.plan.decide.larger_gpu", lambda *_: None)
+    offered = alternatives(forecaster, target, replace(found, fit="no"))
+    assert any("train.sharding: full" in describe(other) for other in offered)
+    text = does_not_fit(forecaster, new_target(1e-3, num_processes=2, network=network), found)
+    assert text.startswith("plan on a test device: each of 2 processes needs")

@@ -169,3 +169,13 @@ def test_weights_are_written_as_the_base_is(
     plan = make_plan(changed, data, detect_machine())
     assert plan.save_dtype == expected
     assert (plan.reasons["save_dtype"] == ASKED) == (asked != "auto")
+
+
+def test_weights_that_take_long_to_write_are_kept_once(prepared: Callable[..., Data], shows_csv: Path) -> None:
+    """100 rows of a model of 135M parameters: keeping the best weights twice takes longer than it shows."""
+    recipe = Recipe(model="smollm2-135m", data={"path": str(shows_csv), "text": "description"})
+    using = prepared(shows_csv, text="description", max_rows=110, eval_fraction=0.1)
+    kept = make_plan(recipe, using, detect_machine())
+    free = make_plan(recipe.with_values(**{"train.early_stopping": False}), using, detect_machine())
+    assert kept.eval_every == kept.num_steps > free.eval_every
+    assert "to keep the best weights takes 2% of it each time" in kept.reasons["eval_every"]

@@ -23,6 +23,10 @@ def test_only_commands_that_exist_are_named() -> None:
 def test_each_line_can_be_copied() -> None:
     line = next(line for line in following(Path("my runs/shows"), "It's late", ["generate"]))
     assert shlex.split(line)[:5] == ["tunesmith", "generate", "my runs/shows", "--prompt", "It's late"]
+    assert '--prompt "It\'s late"' in line
+    for prompt in ("It's $5", 'a "b" \'c', "it's `ls`", "plain", "it's!", "it's \\"):
+        (line,) = following(Path("r"), prompt, ["generate"])
+        assert shlex.split(line)[4] == prompt
 
 
 def test_a_dry_run_says_how_to_train_on_all(tiny_run: RunDir) -> None:

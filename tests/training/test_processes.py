@@ -39,10 +39,21 @@ TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalon
         ("lora", [], ["--procs", "2", "--set", "train.sharding=full"]),
         pytest.param("full", [], ["--procs", "2", "--set", "train.sharding=full", *BF16], marks=pytest.mark.slow),
         pytest.param("lora", [], ["--procs", "2", "--set", "train.sharding=full", *BF16], marks=pytest.mark.slow),
+        pytest.param("full", [], ["--procs", "4"], marks=pytest.mark.slow),
+        pytest.param("lora", [], ["--procs", "4", "--set", "train.sharding=full"], marks=pytest.mark.slow),
     ],
-    ids=["full", "lora-torchrun", "full-sharded", "lora-sharded", "full-sharded-bf16", "lora-sharded-bf16"],
+    ids=[
+        "full",
+        "lora-torchrun",
+        "full-sharded",
+        "lora-sharded",
+        "full-sharded-bf16",
+        "lora-sharded-bf16",
+        "four",
+        "four-sharded",
+    ],
 )
-def test_two_processes_equal_one(
+def test_several_processes_equal_one(
     tiny_llama: Path, shows_csv: Path, tmp_path: Path, method: str, launcher: list[str], more: list[str]
 ) -> None:
     recipe = Recipe(

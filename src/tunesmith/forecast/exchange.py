@@ -109,13 +109,12 @@ def exchange_of(
 
 
 def with_buckets(memory: MemoryForecast, gradient_bytes: int) -> MemoryForecast:
-    """Of one of several whole copies: DDP holds the buckets that it sums beside the gradients, and keeps them."""
-    components = {**memory.components, "gradients": memory.components.get("gradients", 0) + gradient_bytes}
+    """Of one of several whole copies: gradients lie in the buckets that DDP sums, which are there all the time."""
+    more = max(0, gradient_bytes - memory.components["gradients"])
     return replace(
         memory,
-        peak_bytes=memory.peak_bytes + gradient_bytes,
-        allocated_bytes=memory.allocated_bytes + gradient_bytes,
-        reserved_bytes=memory.reserved_bytes + gradient_bytes,
-        components=components,
-        phases={phase: size + gradient_bytes for phase, size in memory.phases.items()},
+        peak_bytes=memory.peak_bytes + more,
+        allocated_bytes=memory.allocated_bytes + more,
+        reserved_bytes=memory.reserved_bytes + more,
+        components={**memory.components, "gradients": memory.components["gradients"] + more},
     )

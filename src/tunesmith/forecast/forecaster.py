@@ -138,6 +138,8 @@ class Found:
     fit: Fit
     max_length: int | None = None
     """train.max_length, where it is not what the recipe asks for."""
+    num_processes: int | None = None
+    """Where it is another number than was planned for."""
 
 
 @dataclass

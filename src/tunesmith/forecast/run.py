@@ -10,12 +10,22 @@ from tunesmith.forecast.forecaster import WEIGHT_BYTES, Fit, Forecaster, Found, 
 from tunesmith.forecast.memory import MemoryForecast
 from tunesmith.forecast.roofline import CpuRates, GpuRates, Rates, measure_gpu
 from tunesmith.forecast.step import Step
-from tunesmith.forecast.time import Amounts, StepTime, TimeForecast, save_time, time_of_run, time_of_step
+from tunesmith.forecast.time import (
+    WRITE_BYTES_PER_SECOND,
+    Amounts,
+    StepTime,
+    TimeForecast,
+    save_time,
+    time_of_run,
+    time_of_step,
+)
 from tunesmith.forecast.trace import Log
 from tunesmith.run.artefacts import Predicted
 
 TOKEN_BYTES = 5
 """Tokenised data on disk: an int32 and a flag."""
+NOMINAL_FLOPS = {"cpu": 2e11, "cuda": 1.5e14}
+"""Of training, a second: what two cores with bf16 and a small step on an H200 come to."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,14 @@ class Forecast:
     def seconds_of_save(self) -> float:
         """Seconds to write one checkpoint."""
         return save_time(self.disk.checkpoint_bytes, self.target.device)
+
+    @property
+    def best_share(self) -> float:
+        """Of training, to write the best weights once, at nominal rates: what a machine was measured to do today
+        decides nothing."""
+        run = self._amounts
+        training = self.step_time.flops_per_token * run.num_tokens / NOMINAL_FLOPS[self.target.device]
+        return run.trained_bytes / WRITE_BYTES_PER_SECOND / training if training else 0.0
 
     def with_schedule(self, *, num_evaluations: int, save_interval: float | None) -> Forecast:
         """With another number of evaluations, and seconds between saves."""

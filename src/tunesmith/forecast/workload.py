@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.tokens.steps import largest_load, micro_batches, rank_share, run_steps
+from tunesmith.data.tokens.steps import micro_batches, rank_share, rank_shares, run_steps
 from tunesmith.errors import PlanError
 from tunesmith.fast.layout import buckets_of
 from tunesmith.recipe import Recipe
@@ -125,8 +125,10 @@ class Steps:
             return 1.0
         fed = self.workload.train.fed
         looked_at = self.all[:: max(1, len(self.all) // STEPS_CUT)]
-        shares = [largest_load(step, fed, num_processes) / int(fed[step].sum()) for step in looked_at]
-        return sum(shares) / len(shares)
+        fullest = [max(int(fed[share].sum()) for share in rank_shares(step, fed, num_processes)) for step in looked_at]
+        return sum(tokens / int(fed[step].sum()) for tokens, step in zip(fullest, looked_at, strict=True)) / len(
+            looked_at
+        )
 
     @property
     def documents(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -12,8 +13,10 @@ from tunesmith.init.look import Looked
 from tunesmith.init.suggest import Suggestion
 
 _COMMENT_COLUMN = 36
-FEW_ROWS = 250
-"""Below, a tenth of the rows is too few to say much: a fifth is held out."""
+HELD_OUT_ROWS = 25
+"""Fewer say little of a loss."""
+FEW_ROWS = 10 * HELD_OUT_ROWS
+"""Below, a tenth of the rows is too few: more are held out."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,14 @@ def _data(looked: Looked, num_rows: int | None) -> Section:
     if looked.slice is not None:
         lines.append(Line("slice", looked.slice, "also report the held-out loss by it", is_other=True))
     few = num_rows is not None and num_rows < FEW_ROWS
-    share = 0.2 if few else 0.1
+    share = _held_out_share(num_rows) if num_rows else 0.1
     lines.append(Line("eval_fraction", share, "rows held out for scores, never trained on" + ("; few rows" * few)))
     return Section("data", lines)
+
+
+def _held_out_share(num_rows: int) -> float:
+    """A tenth; of few rows as much as holds 25, below which a loss says little, and at most three tenths."""
+    return min(0.3, max(0.1, math.ceil(HELD_OUT_ROWS / num_rows * 20) / 20))
 
 
 def _train(suggestion: Suggestion, num_rows: int | None) -> Section:

@@ -18,7 +18,7 @@ from tunesmith.machine.gpus import gpu_of_device
 from tunesmith.models.grow import find_asked
 from tunesmith.plan.graphs import choose_graphs
 from tunesmith.plan.offload import choose_offload
-from tunesmith.plan.search import alternatives, cannot_shard, dtype_of, larger_gpu, precision_of, search
+from tunesmith.plan.search import alternatives, cannot_shard, dtype_of, larger_gpu, more_gpus, precision_of, search
 from tunesmith.recipe import Every, LoraSection, Recipe, duration_seconds
 from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan, Schedule, Sharding
 from tunesmith.units import format_bytes
@@ -179,20 +179,27 @@ def does_not_fit(forecaster: Forecaster, target: Target, found: Found) -> str:
     """What is needed, what is there, and what would fit instead."""
     needs, has = format_bytes(found.memory.peak_bytes), format_bytes(target.capacity_bytes)
     where = "" if target.here else f" on {target.name}"
-    text = f"plan{where}: needs {needs}, {'this machine has' if target.here else 'it has'} {has} to give."
+    each = "" if target.num_processes == 1 else f"each of {target.num_processes} processes "
+    text = f"plan{where}: {each}needs {needs}, {'this machine has' if target.here else 'it has'} {has} to give"
+    text += "." if target.num_processes == 1 else " to it."
     options = [
         f"{describe(other)} ({format_bytes(other.memory.peak_bytes)})"
         for other in alternatives(forecaster, target, found)
     ]
     if options:
         text = f"{text} Fits: {'; '.join(options)}."
+    more = more_gpus(forecaster, target, found)
+    if more is not None:
+        options.append("")
+        each = format_bytes(more.memory.peak_bytes)
+        text = f"{text} Or {more.num_processes} of these GPUs in one machine ({describe(more)}, {each} each)."
     larger = larger_gpu(forecaster, target, found)
     if larger is not None:
         gpu, other = larger
         return (
             f"{text} Or a larger GPU, from {gpu.name} on ({describe(other)}, {format_bytes(other.memory.peak_bytes)})."
         )
-    return text if options else f"{text} Nothing that is offered fits: take a smaller model."
+    return text if options or more is not None else f"{text} Nothing that is offered fits: take a smaller model."
 
 
 def describe(found: Found) -> str:
@@ -306,7 +313,7 @@ def _explain(recipe: Recipe, guess: Choice, found: Found, target: Target, share:
 def _why_so_many(target: Target) -> str:
     if target.num_processes == 1:
         return "one process"
-    return "started by the launcher" if target.here else "one for each GPU"
+    return "as many as were asked for" if target.here else "one for each GPU"
 
 
 _HELD = {
@@ -486,12 +493,17 @@ def _eval_every(recipe: Recipe, forecast: Forecast, num_steps: int, reasons: dic
         evaluations = 1 + math.ceil(num_steps / max(1, steps))
         reasons["eval_every"] = ASKED + _much_evaluation(evaluations * share)
         return asked, evaluations
-    affordable = int(EVALUATION_SHARE / share) if share > 0 else EVALUATIONS_WANTED
-    evaluations = max(1, min(EVALUATIONS_WANTED, affordable, num_steps // STEPS_BETWEEN))
+    written = 0.0 if recipe.train.early_stopping is False else forecast.best_share
+    wanted = min(EVALUATIONS_WANTED, num_steps // STEPS_BETWEEN)
+    freely, evaluations = (
+        max(1, min(wanted, int(EVALUATION_SHARE / each) if each else wanted)) for each in (share, share + written)
+    )
     every = math.ceil(num_steps / evaluations)
     evaluations = math.ceil(num_steps / every)
     times = "once at the end" if evaluations == 1 else f"{evaluations} times"
     reasons["eval_every"] = f"{times}, each {share:.1%} of the training's arithmetic"
+    if evaluations < freely:
+        reasons["eval_every"] += f"; to keep the best weights takes {written:.0%} of it each time"
     reasons["eval_every"] += _much_evaluation((1 + evaluations) * share)
     return every, 1 + evaluations
 

@@ -24,7 +24,7 @@ from tunesmith.models.grow import find_asked, num_tokens
 from tunesmith.models.positions import document_length
 from tunesmith.plan.counts import Counts, beaten, check_counts, with_efficiency
 from tunesmith.plan.decide import choose_tokens_per_step, decide, describe
-from tunesmith.plan.search import alternatives, larger_gpu
+from tunesmith.plan.search import alternatives, larger_gpu, more_gpus
 from tunesmith.plan.targets import targets_of
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import Plan
@@ -55,6 +55,8 @@ class Quote:
     """What would fit when this does not."""
     larger: tuple[Gpu, Found] | None = None
     """The smallest GPU that holds what was asked when this does not."""
+    more: Found | None = None
+    """Shards on several GPUs of this kind that hold what was asked when one does not."""
     efficiency: float | None = None
     """Of several GPUs: the speed of each, as a share of its speed in the smallest number that fits."""
 
@@ -91,6 +93,9 @@ class Quote:
             "plan": self.plan.to_json(),
             "instead": [_settings(found) for found in self.instead],
             "larger_gpu": None if self.larger is None else {"gpu": self.larger[0].key, **_settings(self.larger[1])},
+            "more_gpus": None
+            if self.more is None
+            else {"num_processes": self.more.num_processes, **_settings(self.more)},
         }
 
     def _of_processes(self) -> dict[str, object]:
@@ -235,7 +240,8 @@ def quote_of(
     others = alternatives(forecaster, target, found)
     if not alone:
         return replace(quote, instead=tuple(islice(others, 1)))
-    return replace(quote, instead=tuple(others), larger=larger_gpu(forecaster, target, found))
+    larger, more = larger_gpu(forecaster, target, found), more_gpus(forecaster, target, found)
+    return replace(quote, instead=tuple(others), larger=larger, more=more)
 
 
 def _cost(forecast: Forecast, price: float | None, target: Target) -> float | None:

@@ -22,6 +22,7 @@ from tunesmith.forecast.forecaster import (
 )
 from tunesmith.forecast.shapes import ModelShape
 from tunesmith.machine.gpus import Gpu, gpus
+from tunesmith.machine.interconnect import GPUS_A_MACHINE, Network
 from tunesmith.machine.prices import typical_prices
 from tunesmith.recipe import Recipe
 
@@ -227,13 +228,15 @@ def dtype_of(recipe: Recipe, method: str, precision: Precision) -> Dtype:
 
 
 def alternatives(forecaster: Forecaster, target: Target, found: Found) -> Iterator[Found]:
-    """What would fit when what was asked does not, the nearest first: shorter documents, bfloat16 weights, these with
-    8-bit moments, with Adafactor's state, LoRA, QLoRA, either of these with frozen layers in RAM."""
+    """What would fit when what was asked does not, the nearest first: shorter documents, shards, bfloat16 weights,
+    these with 8-bit moments, with Adafactor's state, LoRA, QLoRA, either of these with frozen layers in RAM."""
     shorter = _shorter(forecaster, target, found)
     if shorter is not None:
         yield shorter
     recipe, choice = forecaster.recipe, replace(found.choice, update_in_backward=False)
     ways: list[Choice] = []
+    if recipe.train.sharding == "none" and target.num_processes > 1 and not cannot_shard(choice):
+        ways.append(replace(choice, sharding="full", gradient_checkpointing=True))
     if choice.method == "full":
         lean = replace(choice, gradient_checkpointing=True)
         if choice.dtype == "float32" and target.bf16:
@@ -291,4 +294,25 @@ def larger_gpu(forecaster: Forecaster, target: Target, found: Found) -> tuple[Gp
             look = _look(forecaster, other, lean)
             if look.fit == "fits":
                 return gpu, look
+    return None
+
+
+def more_gpus(forecaster: Forecaster, target: Target, found: Found) -> Found | None:
+    """Shards on the fewest GPUs of this kind in one machine that hold what was asked; None where none do, or for a
+    processor. Its `num_processes` says how many."""
+    least, choice = forecaster.workload.train.longest, found.choice
+    if choice.optimizer == "adamw8bit" and forecaster.recipe.train.optimizer == "auto":
+        choice = replace(choice, optimizer="adamw")
+    if target.gpu is None or cannot_shard(choice) or forecaster.recipe.train.sharding == "none":
+        return None
+    size = max(least, min(choice.micro_batch_tokens, COMFORTABLE_TOKENS[target.device]))
+    choice = replace(choice, sharding="full", update_in_backward=False, micro_batch_tokens=size)
+    number = 2 * target.num_processes
+    while number <= GPUS_A_MACHINE:
+        several = replace(target, num_processes=number, network=Network.of_gpus(target.gpu, number, 1))
+        if forecaster.least_bytes(choice, number) + several.base_bytes <= several.capacity_bytes * FITS:
+            look = _look(forecaster, several, choice)
+            if look.fit == "fits":
+                return replace(look, num_processes=number)
+        number *= 2
     return None

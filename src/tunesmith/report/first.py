@@ -131,5 +131,12 @@ def _next(found: Artefacts) -> tuple[str, str]:
     if flawed is not None:
         return str(flawed.fix), f"because of {flawed.name}"
     prompts = found.recipe.compare.prompts if found.recipe is not None else ()
-    prompt = shlex.quote(prompts[0] if prompts else "One fine morning")
+    prompt = as_argument(prompts[0] if prompts else "One fine morning")
     return f"tunesmith generate {run} --prompt {prompt}", "lets the tuned model write"
+
+
+def as_argument(text: str) -> str:
+    """For a shell: in single quotes, or in double ones where an apostrophe would make those hard to read."""
+    if "'" in text and not set(text) & set('"$`\\!'):
+        return f'"{text}"'
+    return shlex.quote(text)

@@ -7,6 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunesmith.report.first import as_argument
+
 if TYPE_CHECKING:
     from tunesmith.run.artefacts import DataAccount
 
@@ -24,7 +26,7 @@ AFTER = {
 
 def following(path: Path, prompt: str, commands: Collection[str], data: DataAccount | None = None) -> list[str]:
     """A line for each of `commands` that can follow the run at `path`, in the order in which they help."""
-    run, quoted = shlex.quote(str(path)), shlex.quote(prompt)
+    run, quoted = shlex.quote(str(path)), as_argument(prompt)
     calls = {
         f"tunesmith {call.format(run=run, prompt=quoted)}": what
         for name, (call, what) in AFTER.items()

@@ -70,6 +70,9 @@ def _print_one(quote: Quote, report: PlanReport, say: _Say) -> None:
     say(f"        {seen} {format_bytes(memory.peak_bytes)}: {_FIT[quote.found.fit]}", STYLES[quote.found.fit])
     for found in quote.instead:
         say(f"        instead: {describe(found)}, {format_bytes(found.memory.peak_bytes)}")
+    if quote.more is not None:
+        each = format_bytes(quote.more.memory.peak_bytes)
+        say(f"        or {quote.more.num_processes} of these GPUs in one machine: {describe(quote.more)}, {each} each")
     if quote.larger is not None:
         gpu, found = quote.larger
         say(f"        or a larger GPU, from {gpu.name} on: {describe(found)}, {format_bytes(found.memory.peak_bytes)}")

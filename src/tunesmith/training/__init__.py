@@ -75,7 +75,8 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
     from tunesmith.training.saving import save_tuned
     from tunesmith.training.together import agree_on
 
-    job = agree_on(job)
+    with stop.at_once():
+        job = agree_on(job)
     checkpoint, run_dir = job.checkpoint, job.run_dir
     with ExitStack() as at_end, Recorder(run_dir, job.plan.num_steps, observer) as recorder:
         with stop.at_once():

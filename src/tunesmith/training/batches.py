@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tunesmith.data import TokenizedDocuments
-from tunesmith.data.tokens.steps import Indices, micro_batches, rank_share, run_steps
+from tunesmith.data.tokens.steps import Indices, micro_batches, rank_share, rank_shares, run_steps
 from tunesmith.fast.layout import FlatBatch, Size, flatten, row_multiple
 from tunesmith.fast.sizes import choose_sizes, size_for
 from tunesmith.run.artefacts import Plan
@@ -55,12 +55,14 @@ class Batches:
 
     def parts(self, step: Indices, max_tokens: int, rank: int, num_processes: int) -> list[Indices]:
         """This process's share of a step in micro-batches; none where there are fewer documents than processes."""
-        mine = rank_share(step, self.fed_tokens, rank, num_processes)
-        return micro_batches(mine, self.fed_tokens, max_tokens) if len(mine) else []
+        return self._cut(rank_share(step, self.fed_tokens, rank, num_processes), max_tokens)
 
     def num_passes(self, step: Indices, max_tokens: int, num_processes: int) -> int:
         """Micro-batches of the process that has most of a step."""
-        return max(len(self.parts(step, max_tokens, rank, num_processes)) for rank in range(num_processes))
+        return max(len(self._cut(share, max_tokens)) for share in rank_shares(step, self.fed_tokens, num_processes))
+
+    def _cut(self, share: Indices, max_tokens: int) -> list[Indices]:
+        return micro_batches(share, self.fed_tokens, max_tokens) if len(share) else []
 
     def flat(self, part: Indices) -> FlatBatch:
         """The documents of one micro-batch, on this process's device."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from numpy.typing import NDArray
 
 from tunesmith.errors import TrainingError
@@ -26,8 +26,9 @@ class Team:
     """This process among those that train together. `rank` 0 writes and speaks for all."""
 
     def __init__(self, plan: Plan) -> None:
+        views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # else DDP holds all gradients twice
         waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=EXCHANGE_SECONDS))
-        self._accelerator = Accelerator(cpu=plan.device == "cpu", kwargs_handlers=[waiting])
+        self._accelerator = Accelerator(cpu=plan.device == "cpu", kwargs_handlers=[waiting, views])
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.size: int = self._accelerator.num_processes

@@ -73,21 +73,18 @@ def micro_batches(indices: Indices, fed_tokens: NDArray[np.int64], max_tokens: i
 
 def rank_share(indices: Indices, fed_tokens: NDArray[np.int64], rank: int, num_processes: int) -> Indices:
     """The documents of one step that process `rank` takes: longest first, each to the process with fewest tokens."""
+    return rank_shares(indices, fed_tokens, num_processes)[rank]
+
+
+def rank_shares(indices: Indices, fed_tokens: NDArray[np.int64], num_processes: int) -> list[Indices]:
+    """What each process takes of one step; nothing where there are fewer documents than processes."""
     if num_processes == 1:
-        return indices
-    loads = np.zeros(num_processes, dtype=np.int64)
-    mine = []
-    for index in indices[np.argsort(-fed_tokens[indices], kind="stable")]:
-        target = int(np.argmin(loads))
-        loads[target] += fed_tokens[index]
-        if target == rank:
-            mine.append(index)
-    return np.array(mine, dtype=np.int64)
-
-
-def largest_load(indices: Indices, fed_tokens: NDArray[np.int64], num_processes: int) -> int:
-    """Tokens of one step that the fullest process takes: of `rank_share`, over all ranks at once."""
-    loads = [0] * num_processes  # a heap
-    for tokens in np.sort(fed_tokens[indices])[::-1].tolist():
-        heapq.heapreplace(loads, loads[0] + tokens)
-    return max(loads)
+        return [indices]
+    loads = [(0, rank) for rank in range(num_processes)]  # a heap
+    shares: list[list[int]] = [[] for _ in range(num_processes)]
+    ordered = indices[np.argsort(-fed_tokens[indices], kind="stable")]
+    for index, tokens in zip(ordered.tolist(), fed_tokens[ordered].tolist(), strict=True):
+        load, rank = loads[0]
+        heapq.heapreplace(loads, (load + tokens, rank))
+        shares[rank].append(index)
+    return [np.array(share, dtype=np.int64) for share in shares]
