@@ -63,6 +63,22 @@ def test_values_are_tried_with_each_other(benchmarks: Path) -> None:
     assert found == [{"seed": "1", "rank": "4"}, {"seed": "2", "rank": "4"}, {"seed": "3"}]
 
 
+def test_a_table_is_written_where_the_page_says_so(trials: Any, bench: Any, tmp_path: Path) -> None:
+    from harness.defaults_page import rewritten  # type: ignore[import-not-found]
+
+    lines = [bench.run(trials.Setting(text="shows", rows=40, **more), 1) for more in ({}, {"rank": 8, "ema": 0.5})]
+    (tmp_path / "one.jsonl").write_text("".join(line.text() + "\n" for line in lines), encoding="utf-8")
+    page = "before\n<!-- table: one -->\nold\n<!-- end -->\n<!-- table: none -->\n<!-- end -->\nafter\n"
+    written = rewritten(page, tmp_path)
+    assert "old" not in written
+    assert rewritten(written, tmp_path) == written
+    usual, tried, average = (row for row in written.splitlines() if row.startswith("| shows, 40 rows"))
+    assert "the defaults" in usual
+    assert f"→ {lines[0].evaluations[-1][2]:.3f} |  |" in usual
+    assert "rank 8, ema 0.5 |" in tried
+    assert f"→ {lines[1].average_loss:.3f}" in average
+
+
 def test_the_tables_of_the_page_are_what_the_trials_left(benchmarks: Path) -> None:
     from harness.defaults_page import rewritten  # type: ignore[import-not-found]
 

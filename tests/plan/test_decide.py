@@ -14,6 +14,7 @@ from tunesmith.data import Data
 from tunesmith.machine.detect import detect_machine
 from tunesmith.models.find import find_model
 from tunesmith.plan import continue_plan, make_plan
+from tunesmith.plan.decide import adapter_rate
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan
 
@@ -42,6 +43,18 @@ def test_auto_learning_rate_is_decided_and_an_asked_one_is_kept(recipe: Recipe, 
     assert decided.reasons["learning_rate"] != ASKED
     asked = make_plan(recipe.with_values(**{"train.learning_rate": 3e-5}), data, detect_machine())
     assert (asked.learning_rate, asked.reasons["learning_rate"]) == (3e-5, ASKED)
+
+
+def test_an_adapter_that_begins_at_zero_gets_a_higher_rate(recipe: Recipe, data: Data) -> None:
+    lora = make_plan(recipe.with_values(**{"train.method": "lora"}), data, detect_machine())
+    assert lora.learning_rate == 2e-3, "the highest that is chosen"
+    assert "docs/defaults.md" in lora.reasons["learning_rate"]
+    pissa = make_plan(recipe.with_values(**{"train.method": "lora", "lora.init": "pissa"}), data, detect_machine())
+    assert pissa.learning_rate == 2e-4
+
+
+def test_an_adapter_of_a_wider_model_gets_a_lower_rate() -> None:
+    assert [adapter_rate(width) for width in (32, 576, 2000, 4096)] == [2e-3, 1.3e-3, 5e-4, 2.9e-4]
 
 
 def test_the_disk_of_the_run_is_priced(

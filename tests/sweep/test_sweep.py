@@ -74,6 +74,15 @@ def test_the_plan_s_own_choice_is_tried_first(recipe: Recipe, prepared: Prepared
     assert "held-out loss" in said[0]
 
 
+def test_a_step_that_the_plan_chooses_is_scored_at_equal_shares_too(
+    recipe: Recipe, prepared: Prepared, tmp_path: Path
+) -> None:
+    asked = recipe.with_values(**{"train.tokens_per_step": "auto", "train.max_steps": None, "train.epochs": 2})
+    search(asked, tmp_path, prepared, 1)
+    (row,) = json.loads((tmp_path / "trials.json").read_text())["trials"]
+    assert len(row["evaluations"]) == 4
+
+
 def test_values_that_cannot_be_trained_with_are_failed_trials(
     recipe: Recipe, prepared: Prepared, tmp_path: Path
 ) -> None:

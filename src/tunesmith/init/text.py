@@ -139,7 +139,12 @@ def _train(suggestion: Suggestion, num_rows: int | None) -> Section:
             Line("method", suggestion.method, f"or {other}: " + _METHODS[other]),
             Line("epochs", 1, "more passes fit the text closer and copy it more"),
             Line("max_length", 1024, "tokens; longer documents are split between sentences"),
-            Line("learning_rate", "auto", "by the method; 2e-5 to 3e-4 are usual", is_other=True),
+            Line(
+                "learning_rate",
+                "auto",
+                "by the method; usual: 2e-5 to 3e-4, with an adapter 2e-4 to 3e-3",
+                is_other=True,
+            ),
         ],
     )
 

@@ -89,11 +89,15 @@ def line_chart(
     description: str,
     y_format: Format,
     x_label: str = "step",
+    x_format: Format | None = None,
     size: tuple[float, float] = (420, 250),
     baseline: tuple[float, str] | None = None,
     from_zero: bool = False,
 ) -> Markup:
-    """Lines over steps. `baseline`: a dashed level with its name. Names stand at the ends of the lines."""
+    """Lines over steps. `baseline`: a dashed level with its name. Names stand at the ends of the lines.
+
+    x_format: of ticks that need not be whole numbers, where x is no step.
+    """
     shown = [line for line in series if line.points or line.marked]
     values = [y for line in shown for _, y in (*line.points, *line.faint, *line.marked)] + (
         [baseline[0]] if baseline else []
@@ -113,7 +117,7 @@ def line_chart(
         x_range=(x_low, x_high if x_high > x_low else x_low + 1),
         y_range=(y_ticks[0], y_ticks[-1]),
     )
-    parts = [_grid(frame, y_ticks, y_format, x_label)]
+    parts = [_grid(frame, y_ticks, y_format, x_label, x_format)]
     ends: list[tuple[float, str, str]] = []
     if baseline is not None:
         level = frame.y(baseline[0])
@@ -298,13 +302,15 @@ def _dot(frame: _Frame, dot: Dot, y: float) -> Markup:
     return whisker + Markup('<circle class="dot {}" cx="{}" cy="{}" r="3.6"/>').format(dot.look, _n(x), _n(y))
 
 
-def _grid(frame: _Frame, y_ticks: Sequence[float], y_format: Format, x_label: str) -> Markup:
+def _grid(
+    frame: _Frame, y_ticks: Sequence[float], y_format: Format, x_label: str, x_format: Format | None = None
+) -> Markup:
     low, high = frame.x_range
-    x_ticks = [tick for tick in nice_ticks(low, high, 4) if low <= tick <= high and tick == int(tick)]
+    x_ticks = [tick for tick in nice_ticks(low, high, 4) if low <= tick <= high and (x_format or tick == int(tick))]
     parts = [_y_grid(frame, y_ticks, y_format)]
     parts += [
         Markup('<text x="{}" y="{}" class="mid">{}</text>').format(
-            _n(frame.x(tick)), _n(frame.y(frame.y_range[0]) + 15), whole(tick)
+            _n(frame.x(tick)), _n(frame.y(frame.y_range[0]) + 15), (x_format or whole)(tick)
         )
         for tick in x_ticks
     ]

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from tunesmith.disk import write_text
 from tunesmith.recipe import Recipe
 from tunesmith.report.charts import Series, line_chart
+from tunesmith.report.numbers import short
 from tunesmith.report.page import content_policy
 from tunesmith.sweep.space import Choice, Range, Space, overrides
 from tunesmith.sweep.study import RUN, Study
@@ -97,7 +98,8 @@ def _charts(space: Space, rows: list[dict[str, Any]], best: int | None) -> list[
             title=one.key,
             description=f"Held-out loss of each trial over {one.key}",
             y_format=lambda value: f"{value:.3f}",
-            x_label=f"log10 of {one.key}" if is_log else one.key,
+            x_label=f"{one.key} (logarithmic)" if is_log else one.key,
+            x_format=(lambda power: short(float(f"{10**power:.0e}"))) if is_log else short,
         )
         charts.append((one.key, chart))
     return charts

@@ -39,7 +39,7 @@ def run_trial(study: Study, trial: optuna.Trial, recipe: Recipe, prepared: Prepa
     from tunesmith import pipeline
 
     values = {one.key: one.suggest(trial) for one in study.space}
-    asked = _recipe(recipe, values, num_tokens)
+    asked = _recipe(recipe, values, num_tokens, prepared)
     path = study.folder / TRIALS / f"{trial.number:04d}"
     trial.set_user_attr(RUN, path.name)
     seen: list[EvalScores] = []
@@ -80,15 +80,18 @@ def keep_best(study: Study) -> None:
             shutil.rmtree(path / MODEL, ignore_errors=True)
 
 
-def _recipe(recipe: Recipe, values: dict[str, Value], num_tokens: int) -> Recipe:
+def _recipe(recipe: Recipe, values: dict[str, Value], num_tokens: int, prepared: Prepared) -> Recipe:
     """The recipe of a trial: its evaluations stand at equal shares of the run, and nothing of it is exported."""
+    from tunesmith.plan import detect_machine, make_plan
+
     asked = Recipe.parse(recipe.model_dump(mode="json"), "sweep", overrides=overrides(values))
     changes: dict[str, object] = {"save.every": NEVER, "save.keep": 1, "eval.samples": 0, "export.format": None}
     per_step, steps = asked.train.tokens_per_step, asked.train.max_steps
-    if steps is None and per_step != "auto":
+    if steps is None:
+        if per_step == "auto":
+            per_step = make_plan(asked, prepared.data, detect_machine(), source=prepared.source).tokens_per_step
         steps = max(1, round(num_tokens * asked.train.epochs / per_step))
-    if steps is not None:
-        changes["eval.every"] = max(1, -(-steps // EVALUATIONS))
+    changes["eval.every"] = max(1, -(-steps // EVALUATIONS))
     return asked.with_values(**changes)
 
 
