@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tunesmith.errors import TrainingError
-from tunesmith.fast.rounding import RoundingAdamW
+from tunesmith.fast.optimizers.rounding import RoundingAdamW
 from tunesmith.recipe import LoraSection
 from tunesmith.step import (
     ReadyAdamW,
