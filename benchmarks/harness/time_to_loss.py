@@ -21,7 +21,7 @@ import torch
 
 from harness.variants import optimizer_step, padded_batch, quiet
 from tunesmith.machine.detect import processor_prefers_bf16
-from tunesmith.plan.decide import MIN_TOKENS_PER_STEP
+from tunesmith.plan.schedule import MIN_TOKENS_PER_STEP
 from tunesmith.step import StepSettings, make_optimizer
 
 HF_LEARNING_RATE = 2e-4

@@ -14,7 +14,7 @@ from tunesmith.data import Data
 from tunesmith.machine.detect import detect_machine
 from tunesmith.models.find import find_model
 from tunesmith.plan import continue_plan, make_plan
-from tunesmith.plan.decide import adapter_rate
+from tunesmith.plan.schedule import adapter_rate
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan
 

@@ -1,6 +1,7 @@
 """What was decided: a Recipe, its data and a machine become one frozen Plan, each value with its reason.
 
 decide.py     recipe + data + machine -> Plan; what training uses, and nothing downstream decides again
+schedule.py   steps: how large, how many, at which rate; cadence.py: what happens between them
 quote.py      what it will take and cost on this machine, one GPU or all; targets.py: which these are
 counts.py     the same run on more GPUs, and what each number gains
 search.py     what fits a device and is fastest; graphs.py: whether its steps are recorded as CUDA graphs;

@@ -5,21 +5,29 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, TypedDict
 
 from tunesmith.errors import PlanError
 from tunesmith.fast.optimizers.eight_bit import has_bitsandbytes
 from tunesmith.forecast.forecaster import Choice, Dtype, Forecaster, Found, Target
 from tunesmith.forecast.run import Forecast, forecast_run
 from tunesmith.forecast.shapes import find_shape, shape_of
-from tunesmith.forecast.workload import Workload, reference_rows
+from tunesmith.forecast.workload import Workload
 from tunesmith.machine.detect import Machine
 from tunesmith.machine.gpus import gpu_of_device
 from tunesmith.models.grow import find_asked
+from tunesmith.plan.cadence import choose_early_stopping, choose_eval_every, choose_save_every, interval_seconds
 from tunesmith.plan.graphs import choose_graphs
 from tunesmith.plan.offload import choose_offload
+from tunesmith.plan.schedule import (
+    as_asked,
+    choose_learning_rate,
+    choose_num_steps,
+    choose_tokens_per_step,
+    choose_warmup_steps,
+)
 from tunesmith.plan.search import alternatives, cannot_shard, dtype_of, larger_gpu, more_gpus, precision_of, search
-from tunesmith.recipe import Every, LoraSection, Recipe, duration_seconds
+from tunesmith.recipe import LoraSection, Recipe
 from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan, Schedule, Sharding
 from tunesmith.units import format_bytes
 
@@ -27,28 +35,7 @@ if TYPE_CHECKING:
     from tunesmith.data import Data
     from tunesmith.models.find import ModelSource
 
-T = TypeVar("T")
-
-STEPS_WANTED = 256
-"""Optimizer steps that a run should have, before a step may grow beyond the smallest size."""
-MIN_TOKENS_PER_STEP = 256
-MAX_TOKENS_PER_STEP = {"cpu": 1024, "cuda": 32768}
 MAX_MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
-EVALUATIONS_WANTED = 8
-STEPS_BETWEEN = 10  # at least, of two evaluations: fewer make a short run longer and say little
-EVALUATION_SHARE = 0.10
-LEAST_PATIENCE, PATIENCE_SHARE = 3, 0.25
-"""Evaluations that a run waits for a lower held-out loss, at least, and as a share of all: while the rate is high the
-loss may stand still, and fall when it is lowered."""
-SAVE_SHARE = 0.03
-MIN_SAVE_SECONDS = 120
-LEARNING_RATE = 2.0e-4
-"""For all weights, and adapters that begin with the largest directions of a weight. docs/defaults.md."""
-ADAPTER_RATE, ADAPTER_WIDTH, WIDTH_POWER = 5.0e-4, 2000, 0.781
-"""An adapter that begins at zero wants about ten times the rate of all weights (Schulman et al., "LoRA Without Regret",
-2025), and less in a wider model: the rate at a width, and the power of narrower / wider that tinker-cookbook found for
-Llamas. Tried here at a width of 576 alone."""
-MAX_ADAPTER_RATE = 2.0e-3
 
 
 def make_plan(
@@ -85,7 +72,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     tokens_per_step = choose_tokens_per_step(recipe, workload, target, reasons)
     found = _choose(forecaster, target, tokens_per_step, reasons)
     choice = found.choice
-    num_steps = _num_steps(forecaster, tokens_per_step, reasons)
+    num_steps = choose_num_steps(forecaster, tokens_per_step, reasons)
     recorded = False
     if choice.update_in_backward:
         reasons["cuda_graphs"] = "weights move while backward runs"
@@ -96,12 +83,12 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
     if recorded:
         found, recorded = _with_graphs(recipe, target, found, reasons)
     forecast = forecast_run(forecaster, target, found, num_steps=num_steps, out=out, recorded=recorded)
-    eval_every, num_evaluations = _eval_every(recipe, forecast, num_steps, reasons)
-    save_every = _save_every(recipe, forecast, reasons)
+    eval_every, num_evaluations = choose_eval_every(recipe, forecast, num_steps, reasons)
+    save_every = choose_save_every(recipe, forecast, reasons)
     forecast = forecast.with_schedule(
-        num_evaluations=num_evaluations, save_interval=_interval_seconds(save_every, forecast, num_steps)
+        num_evaluations=num_evaluations, save_interval=interval_seconds(save_every, forecast, num_steps)
     )
-    early_stopping = _early_stopping(recipe, workload, num_evaluations - 1, reasons)
+    early_stopping = choose_early_stopping(recipe, workload, num_evaluations - 1, reasons)
     if early_stopping is not None:
         forecast = forecast.with_best_weights()
     plan = Plan(
@@ -109,8 +96,8 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         precision=choice.precision,
         dtype=choice.dtype,
         optimizer=choice.optimizer,
-        learning_rate=_learning_rate(forecaster, choice.method, reasons),
-        warmup_steps=_warmup_steps(recipe, num_steps, reasons),
+        learning_rate=choose_learning_rate(forecaster, choice.method, reasons),
+        warmup_steps=choose_warmup_steps(recipe, num_steps, reasons),
         num_steps=num_steps,
         tokens_per_step=tokens_per_step,
         micro_batch_tokens=choice.micro_batch_tokens,
@@ -122,7 +109,7 @@ def decide(forecaster: Forecaster, target: Target, *, out: Path | None = None) -
         lora=_lora(recipe, choice.method, reasons),
         eval_every=eval_every,
         save_every=save_every,
-        save_keep=_asked(recipe.save.keep, "save_keep", reasons),
+        save_keep=as_asked(recipe.save.keep, "save_keep", reasons),
         save_dtype=_save_dtype(forecaster, choice, reasons),
         early_stopping=early_stopping,
         max_length=_max_length(forecaster, reasons),
@@ -149,30 +136,6 @@ def continue_plan(
         return plan
     asked = recipe.with_values(**{"train.tokens_per_step": plan.tokens_per_step})
     return make_plan(asked, data, machine, source=source, out=out).continued_from(plan)
-
-
-def choose_tokens_per_step(recipe: Recipe, workload: Workload, target: Target, reasons: dict[str, str]) -> int:
-    """Tokens per optimizer step, for the shortest time to a held-out loss rather than for throughput.
-
-    With too few steps the learning rate's schedule has no room: on 518 Netflix descriptions, 65 steps of 256 tokens
-    reached a held-out loss of 3.59 where 33 of 512 reached 3.63; on as many of the shows 4.21 against 4.38. So a step
-    is as small as still leaves about 256 steps, at least 256 tokens (131 steps of 128 reached 3.63 again: they want a
-    lower rate), at most 1024 on a CPU (96% of the throughput of 2048) or 32768 on a GPU, and never below the longest
-    document.
-    """
-    asked = recipe.train.tokens_per_step
-    if asked != "auto":
-        reasons["tokens_per_step"] = ASKED
-        return asked
-    total = workload.train.num_tokens * recipe.train.epochs
-    largest = MAX_TOKENS_PER_STEP[target.device]
-    wanted = 1 << round(math.log2(max(1.0, total / STEPS_WANTED)))
-    chosen = min(largest, max(MIN_TOKENS_PER_STEP, wanted))
-    why = f"{total:,.0f} training tokens; about {STEPS_WANTED} steps wanted, within {MIN_TOKENS_PER_STEP} to {largest}"
-    if chosen < workload.train.longest:
-        chosen, why = workload.train.longest, f"the longest document has {workload.train.longest:,} tokens"
-    reasons["tokens_per_step"] = why
-    return chosen
 
 
 def does_not_fit(forecaster: Forecaster, target: Target, found: Found) -> str:
@@ -346,42 +309,10 @@ def _num_passes(forecaster: Forecaster, target: Target, choice: Choice) -> int:
     return math.ceil(share / choice.micro_batch_tokens)
 
 
-def _num_steps(forecaster: Forecaster, tokens_per_step: int, reasons: dict[str, str]) -> int:
-    asked = forecaster.recipe.train
-    if asked.loop == "reference":
-        rows, passes = reference_rows(forecaster.recipe, forecaster.max_length)
-        whole = math.ceil(len(forecaster.workload.train.fed) * asked.epochs / (rows * passes))
-    else:
-        whole = len(forecaster.steps(tokens_per_step).all)
-    reasons["num_steps"] = f"{asked.epochs:g} {'epoch' if asked.epochs == 1 else 'epochs'}"
-    if asked.max_steps is not None and asked.max_steps < whole:
-        reasons["num_steps"] = f"train.max_steps; the data would last for {whole:,}"
-        return asked.max_steps
-    return whole
-
-
-def _learning_rate(forecaster: Forecaster, method: str, reasons: dict[str, str]) -> float:
-    asked = forecaster.recipe.train.learning_rate
-    if asked != "auto":
-        return _asked(asked, "learning_rate", reasons)
-    if method == "full" or forecaster.recipe.lora.init == "pissa":
-        reasons["learning_rate"] = "half and twice of it end within 0.02 on small data (docs/defaults.md)"
-        return LEARNING_RATE
-    width: int = forecaster.shape.config.get_text_config().hidden_size
-    reasons["learning_rate"] = f"of an adapter in a model {width:,} wide; all weights want a tenth (docs/defaults.md)"
-    return adapter_rate(width)
-
-
-def adapter_rate(width: int) -> float:
-    """The learning rate of an adapter in a model whose layers are so many numbers wide."""
-    rate = min(MAX_ADAPTER_RATE, ADAPTER_RATE * (ADAPTER_WIDTH / width) ** WIDTH_POWER)
-    return float(f"{rate:.1e}")
-
-
 def _save_dtype(forecaster: Forecaster, choice: Choice, reasons: dict[str, str]) -> Dtype:
     asked, base = forecaster.recipe.save.dtype, forecaster.shape.dtype
     if asked != "auto":
-        return _asked(asked, "save_dtype", reasons)
+        return as_asked(asked, "save_dtype", reasons)
     if choice.method != "full":
         reasons["save_dtype"] = "an adapter is written as it was trained"
         return "float32"
@@ -471,89 +402,6 @@ class _AskedOfTraining(TypedDict):
     rehearse: bool
     report_to: tuple[str, ...]
     seed: int
-
-
-def _asked(value: T, name: str, reasons: dict[str, str]) -> T:
-    reasons[name] = ASKED
-    return value
-
-
-def _warmup_steps(recipe: Recipe, num_steps: int, reasons: dict[str, str]) -> int:
-    fraction = recipe.train.warmup_fraction
-    reasons["warmup_steps"] = f"train.warmup_fraction {fraction:g} of {num_steps:,} steps"
-    return min(num_steps - 1, max(1, round(fraction * num_steps))) if fraction > 0 else 0
-
-
-def _eval_every(recipe: Recipe, forecast: Forecast, num_steps: int, reasons: dict[str, str]) -> tuple[Every, int]:
-    """When to evaluate, and how many evaluations that makes, the one of the base model and the last included."""
-    asked = recipe.eval.every
-    share = forecast.evaluation_share
-    if asked != "auto":
-        steps = asked if isinstance(asked, int) else _steps_in(duration_seconds(asked), forecast, num_steps)
-        evaluations = 1 + math.ceil(num_steps / max(1, steps))
-        reasons["eval_every"] = ASKED + _much_evaluation(evaluations * share)
-        return asked, evaluations
-    written = 0.0 if recipe.train.early_stopping is False else forecast.best_share
-    wanted = min(EVALUATIONS_WANTED, num_steps // STEPS_BETWEEN)
-    freely, evaluations = (
-        max(1, min(wanted, int(EVALUATION_SHARE / each) if each else wanted)) for each in (share, share + written)
-    )
-    every = math.ceil(num_steps / evaluations)
-    evaluations = math.ceil(num_steps / every)
-    times = "once at the end" if evaluations == 1 else f"{evaluations} times"
-    reasons["eval_every"] = f"{times}, each {share:.1%} of the training's arithmetic"
-    if evaluations < freely:
-        reasons["eval_every"] += f"; to keep the best weights takes {written:.0%} of it each time"
-    reasons["eval_every"] += _much_evaluation((1 + evaluations) * share)
-    return every, 1 + evaluations
-
-
-def _early_stopping(recipe: Recipe, workload: Workload, evaluations: int, reasons: dict[str, str]) -> int | None:
-    """Evaluations without a lower held-out loss that are waited for; None: for ever."""
-    asked = recipe.train.early_stopping
-    if asked is False:
-        reasons["early_stopping"] = ASKED
-        return None
-    if not len(workload.eval.fed):
-        reasons["early_stopping"] = "nothing is held out"
-        return None
-    if not isinstance(asked, bool | str):
-        return _asked(asked, "early_stopping", reasons)
-    if evaluations < 2:
-        reasons["early_stopping"] = "one evaluation leaves nothing to choose"
-        return None
-    reasons["early_stopping"] = f"a quarter of {evaluations} evaluations, at least {LEAST_PATIENCE}; the best is kept"
-    return max(LEAST_PATIENCE, math.ceil(PATIENCE_SHARE * evaluations))
-
-
-def _much_evaluation(share: float) -> str:
-    """What to say when all evaluations together, as a share of the training, take more than a third of the run."""
-    if share <= 1 / 2:
-        return ""
-    return f"; evaluation takes {share / (1 + share):.0%} of the run: fewer held-out rows or a longer eval.every help"
-
-
-def _save_every(recipe: Recipe, forecast: Forecast, reasons: dict[str, str]) -> Every:
-    asked = recipe.save.every
-    if asked != "auto":
-        reasons["save_every"] = ASKED
-        return asked
-    seconds = max(MIN_SAVE_SECONDS, math.ceil(forecast.seconds_of_save / SAVE_SHARE))
-    size = format_bytes(forecast.disk.checkpoint_bytes)
-    reasons["save_every"] = (
-        f"a checkpoint of {size} takes about {forecast.seconds_of_save:.0f} s, at most 3% of the time"
-    )
-    return f"{seconds}s"
-
-
-def _interval_seconds(every: Every, forecast: Forecast, num_steps: int) -> float:
-    if isinstance(every, str):
-        return duration_seconds(every)
-    return every * forecast.time.train_seconds / num_steps
-
-
-def _steps_in(seconds: float, forecast: Forecast, num_steps: int) -> int:
-    return max(1, round(seconds / max(forecast.time.train_seconds / num_steps, 1e-9)))
 
 
 def _compile(recipe: Recipe, reasons: dict[str, str]) -> bool:

@@ -23,7 +23,8 @@ from tunesmith.models.find import EMBEDDED, find_model
 from tunesmith.models.grow import find_asked, num_tokens
 from tunesmith.models.positions import document_length
 from tunesmith.plan.counts import Counts, beaten, check_counts, with_efficiency
-from tunesmith.plan.decide import choose_tokens_per_step, decide, describe
+from tunesmith.plan.decide import decide, describe
+from tunesmith.plan.schedule import choose_tokens_per_step
 from tunesmith.plan.search import alternatives, larger_gpu, more_gpus
 from tunesmith.plan.targets import targets_of
 from tunesmith.recipe import Recipe
