@@ -56,7 +56,7 @@ PRELOADED = (
     "transformers.models.gptj.modeling_gptj",
     "transformers.models.falcon.modeling_falcon",
     "tunesmith.forecast.memory",
-    "tunesmith.forecast.step",
+    "tunesmith.forecast.tracing.step",
 )
 """Loaded once, before processes are forked."""
 WORKERS = 8

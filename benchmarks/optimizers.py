@@ -2,6 +2,7 @@
 
     until python benchmarks/optimizers.py netflix_titles.csv; [ $? != 75 ]; do :; done
     python benchmarks/optimizers.py netflix_titles.csv --table
+    python benchmarks/optimizers.py netflix_titles.csv --updates      # seconds of one update alone
 
 Each call makes one trial, or goes on with it for --seconds, and writes a JSON line where it has ended. It exits with
 75 where there is more to do, and with 0 where nothing is left. First every optimizer at every rate with one seed, then
@@ -20,10 +21,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 import tunesmith
 from tunesmith.errors import Stopped
+from tunesmith.models.find import find_model
+from tunesmith.models.load import load_model
+from tunesmith.step import StepSettings, make_optimizer, prepare_model
 
 WAYS = {
     "adamw float32": ("adamw", "float32"),
@@ -53,6 +58,9 @@ class Trial:
 def main() -> int:
     options = parse_arguments()
     done = read_lines(options.out)
+    if options.updates:
+        time_updates(options.model)
+        return 0
     if options.table:
         print_table(done)
         return 0
@@ -78,6 +86,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--seconds", type=float, default=170, help="of training in one call")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--updates", action="store_true")
     return parser.parse_args()
 
 
@@ -138,6 +147,23 @@ def run_trial(trial: Trial, options: argparse.Namespace) -> dict[str, Any] | Non
     line["state_bytes"] = plan["predicted"]["memory"]["components"]["optimizer"]
     shutil.rmtree(out)
     return line
+
+
+def time_updates(name: str) -> None:
+    """The shorter of two updates by each optimizer, on gradients drawn at random."""
+    print("| optimizer | weights | seconds | state |\n|---|---|---|---|")
+    for way, (optimizer, dtype) in WAYS.items():
+        settings = StepSettings(dtype=dtype, optimizer=optimizer)
+        model = prepare_model(load_model(find_model(name), dtype=dtype), settings)
+        updater, seconds = make_optimizer(model.parameters(), settings), []
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        for _ in range(2):
+            started = time.perf_counter()
+            updater.step()
+            seconds.append(time.perf_counter() - started)
+        held = sum(tensor.nbytes for state in updater.state.values() for tensor in state.values())
+        print(f"| {way.replace(' ', ' | ')} | {min(seconds):.2f} | {held / 1e6:,.1f} MB |", flush=True)
 
 
 def print_table(done: list[dict[str, Any]]) -> None:

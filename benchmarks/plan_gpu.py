@@ -94,7 +94,7 @@ class Case:
 
 def step_of(case: Case, device: str) -> Any:
     """What the planner calls this configuration. Frozen weights of a bf16 run are held in bf16, as in training."""
-    from tunesmith.forecast.step import Step
+    from tunesmith.forecast.tracing.step import Step
 
     frozen = case.method == "lora" and case.precision == "bf16"
     return Step(
@@ -118,7 +118,7 @@ def config_of(case: Case) -> Any:
 def forecast(case: Case, device: str) -> int:
     """Bytes: reserved on a GPU, allocated on a CPU."""
     from tunesmith.forecast.memory import forecast_memory
-    from tunesmith.forecast.step import trace_step
+    from tunesmith.forecast.tracing.step import trace_step
 
     memory = forecast_memory(trace_step(config_of(case), step_of(case, device)), device, base_bytes=0)
     return memory.reserved_bytes if device == "cuda" else memory.allocated_bytes
@@ -150,7 +150,7 @@ def _prepare(case: Case, device: str) -> tuple[Any, Any, Any]:
     """The real model with random weights on the device, made ready as for training; a batch; the step."""
     from transformers import AutoModelForCausalLM
 
-    from tunesmith.forecast import simulate
+    from tunesmith.forecast.tracing import simulate
     from tunesmith.step import DTYPES, prepare_model
 
     step = step_of(case, device)
@@ -185,7 +185,7 @@ def _train(model: Any, batch: Any, step: Any) -> None:
 
 def _allocated(case: Case) -> int:
     """Most bytes that the real steps hold at a time on a CPU, weights included."""
-    from tunesmith.forecast.trace import Trace
+    from tunesmith.forecast.tracing.trace import Trace
 
     model, batch, step = _prepare(case, "cpu")
     with Trace() as trace:

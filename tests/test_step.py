@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tunesmith.errors import TrainingError
-from tunesmith.fast.rounding import RoundingAdamW
+from tunesmith.fast.optimizers.rounding import RoundingAdamW
 from tunesmith.recipe import LoraSection
 from tunesmith.step import (
     ReadyAdamW,
@@ -42,6 +42,7 @@ def test_every_setting_is_the_plans(new_plan: Any) -> None:
         "dtype": "bfloat16",
         "optimizer": "adamw8bit",
         "gradient_checkpointing": True,
+        "offload": "layers",
         "compile": True,
         "lora": LoraSection(rank=3),
         "learning_rate": 1e-3,

@@ -25,7 +25,7 @@ from harness.documents import SHOWS
 from tunesmith.data import prepare
 from tunesmith.data.tokens.steps import run_steps
 from tunesmith.evaluate import evaluate
-from tunesmith.fast.layout import flatten
+from tunesmith.fast.batches.layout import flatten
 from tunesmith.machine.detect import processor_prefers_bf16
 from tunesmith.models.find import EMBEDDED, find_model
 from tunesmith.models.load import load_model

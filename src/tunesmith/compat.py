@@ -138,7 +138,7 @@ def adds_in_place(operator: Any, arguments: Any) -> bool:
     )
 
 
-_BETWEEN = ("tunesmith.compat", "tunesmith.forecast.trace", "torch._dynamo", "torch._compile", "torch.utils")
+_BETWEEN = ("tunesmith.compat", "tunesmith.forecast.tracing.trace", "torch._dynamo", "torch._compile", "torch.utils")
 _HELD_TENSOR, _HELD_STORAGE = 4, 2
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tunesmith.data.tokens.steps import rank_shares
 from tunesmith.errors import DataError, TrainingError
-from tunesmith.fast.layout import flatten, row_multiple
+from tunesmith.fast.batches.layout import flatten, row_multiple
 from tunesmith.machine.memory import is_out_of_memory, release_memory
 from tunesmith.models.load import evaluation_mode
 

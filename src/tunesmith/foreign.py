@@ -236,6 +236,12 @@ FOREIGN = (
         "auto takes the fastest type of the device",
         _never("auto takes the fastest type of the device"),
     ),
+    Foreign(
+        ("layer_offloading", "cpu_offload", "fsdp_offload_params", "offload_params"),
+        "train.offload",
+        "layers, which keeps an adapter's frozen layers in RAM",
+        _when_set("layers", "switched off"),
+    ),
     Foreign(("torch_compile",), "train.compile", "the same value"),
     Foreign(
         ("load_in_4bit", "use_qlora", "quantization_bit"), "train.method", "qlora", _when_set("qlora", "switched off")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tunesmith.run.artefacts import Finding, Plan, Result
     from tunesmith.training import Job
     from tunesmith.training.base import Base
-    from tunesmith.training.checkpoint import Checkpoint
+    from tunesmith.training.checkpoints.checkpoint import Checkpoint
 
 Say = Callable[[str], None]
 SMALL_SUFFIX = "-small"
@@ -197,7 +197,7 @@ def _audit(recipe: Recipe, prepared: Prepared, say: Say) -> tuple[Finding, ...]:
 
 def _is_finished(job: Job, say: Say) -> bool:
     """Whether nothing is left to train; else the run directory is made ready, and it is said where the run goes on."""
-    from tunesmith.training.resume import finished_result, is_as_patient
+    from tunesmith.training.checkpoints.resume import finished_result, is_as_patient
 
     run_dir, checkpoint, num_steps = job.run_dir, job.checkpoint, job.plan.num_steps
     result = None
@@ -246,7 +246,7 @@ def _export(recipe: Recipe, run_dir: RunDir, console: Console, say: Say) -> None
 
 def _job(recipe: Recipe, prepared: Prepared, run_dir: RunDir, say: Say, *, force: bool) -> Job:
     from tunesmith.training import Job
-    from tunesmith.training.resume import find_checkpoint, model_fingerprint
+    from tunesmith.training.checkpoints.resume import find_checkpoint, model_fingerprint
 
     source, data = prepared.source, prepared.data
     fingerprints = {"data": data.fingerprint, "model": model_fingerprint(source)}
@@ -273,7 +273,7 @@ def _check_begun(path: Path, recipe: Recipe) -> None:
     """Refuse a run directory that this recipe may not go on in, before any work is done."""
     if not RunDir.is_run(path):
         return
-    from tunesmith.training.resume import begun_recipe, check_recipe
+    from tunesmith.training.checkpoints.resume import begun_recipe, check_recipe
 
     begun = begun_recipe(RunDir.open(path))
     if begun is not None:

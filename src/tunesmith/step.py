@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from tunesmith import fast
 from tunesmith.compat import enable_checkpointing
 from tunesmith.errors import TrainingError
-from tunesmith.fast.adafactor import RoundingAdafactor
 from tunesmith.fast.device import Device
-from tunesmith.fast.eight_bit import RoundingAdamW8bit
-from tunesmith.fast.muon import RoundingMuon, is_hidden_matrix, mark_layers
-from tunesmith.fast.rounding import RoundingAdamW
+from tunesmith.fast.optimizers.adafactor import RoundingAdafactor
+from tunesmith.fast.optimizers.eight_bit import RoundingAdamW8bit
+from tunesmith.fast.optimizers.muon import RoundingMuon, is_hidden_matrix, mark_layers
+from tunesmith.fast.optimizers.rounding import RoundingAdamW
 from tunesmith.fast.streamed import stream_layers
 from tunesmith.machine.memory import is_out_of_memory, release_memory
 from tunesmith.models.adapters import attach_lora

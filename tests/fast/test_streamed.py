@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tunesmith.errors import ModelError
-from tunesmith.fast.layout import flatten
+from tunesmith.fast.batches.layout import flatten
 from tunesmith.fast.streamed import PLACES, LayerStream, _Held, stream_layers, streamed_bytes
 from tunesmith.models.load import load_model
 from tunesmith.step import StepSettings, autocast, has_dropout, make_optimizer, prepare_model

@@ -65,7 +65,7 @@ class _Countdown:
 
 def kill_in_save(save: int, at: int | None = None, count_to: str | None = None) -> None:
     """Kill before the `at`-th change on disk of the `save`-th checkpoint, its removal of older ones included."""
-    from tunesmith.training import saves
+    from tunesmith.training.checkpoints import saves
 
     countdown, calls, original = _Countdown(at, count_to), [0], saves.save_checkpoint
 
@@ -109,7 +109,7 @@ def kill_at_change(at: int | None = None, count_to: str | None = None, until: st
 
 def kill_in_end(at: int | None = None, count_to: str | None = None) -> None:
     """Kill before the `at`-th change on disk after the last step was saved: final model, result, report."""
-    from tunesmith.training import saving
+    from tunesmith.training.checkpoints import saving
 
     countdown, original = _Countdown(at, count_to), saving.save_tuned
 
@@ -123,8 +123,8 @@ def kill_in_end(at: int | None = None, count_to: str | None = None) -> None:
 
 def kill_in_file(save: int, file: int, share: float) -> None:
     """Kill when `share` of the `file`-th tensor file of the `save`-th checkpoint is on disk."""
-    from tunesmith.training import saves as module
-    from tunesmith.training import state
+    from tunesmith.training.checkpoints import saves as module
+    from tunesmith.training.checkpoints import state
 
     saves, files, original, save_file = [0], [0], module.save_checkpoint, state.save_file
 
@@ -251,9 +251,9 @@ def out_of_memory(
     before that step."""
     import torch
 
-    from tunesmith.fast import layout
-    from tunesmith.training.batches import Batches
+    from tunesmith.fast.batches import layout
     from tunesmith.training.loop import Loop
+    from tunesmith.training.steps.batches import Batches
 
     fired, tokens = [False], [0]
     training = _training_flag()
@@ -383,8 +383,9 @@ def _at_place(at: str, nth: int, ring: Callable[[], None]) -> None:
     """Call `ring` once, in the `nth` visit of a place."""
     from tunesmith import training
     from tunesmith.models import tokenizer
-    from tunesmith.training import held_out, saving
-    from tunesmith.training.saves import Saves
+    from tunesmith.training import held_out
+    from tunesmith.training.checkpoints import saving
+    from tunesmith.training.checkpoints.saves import Saves
 
     visits = [0]
 

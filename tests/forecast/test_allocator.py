@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tunesmith.forecast.allocator import CachingAllocator
-from tunesmith.forecast.trace import Event
+from tunesmith.forecast.tracing.trace import Event
 
 MIB = 2**20
 

@@ -17,7 +17,7 @@ import pytest
 from tunesmith.forecast.forecaster import FITS
 from tunesmith.forecast.memory import forecast_memory
 from tunesmith.forecast.shapes import find_shape
-from tunesmith.forecast.step import Step, trace_step
+from tunesmith.forecast.tracing.step import Step, trace_step
 
 MODELS = (
     "EleutherAI/gpt-neo-125m",

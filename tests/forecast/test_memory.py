@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tunesmith.forecast.memory import CONTEXT_BYTES, FRAGMENTATION, WORKSPACE_BYTES, forecast_memory
-from tunesmith.forecast.step import Step, trace_step
+from tunesmith.forecast.tracing.step import Step, trace_step
 from tunesmith.forecast.workspaces import NEW_BYTES
 
 
@@ -41,8 +41,8 @@ import ctypes, gc, json, os, sys
 import torch
 torch.set_num_threads(1)
 from transformers import AutoModelForCausalLM, LlamaConfig
-from tunesmith.forecast import simulate
-from tunesmith.forecast.step import Step, trace_step
+from tunesmith.forecast.tracing import simulate
+from tunesmith.forecast.tracing.step import Step, trace_step
 from tunesmith.step import prepare_model
 
 config = LlamaConfig(

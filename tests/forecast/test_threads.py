@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tunesmith import fast
-from tunesmith.forecast import simulate
-from tunesmith.forecast.step import Step, trace_step
+from tunesmith.forecast.tracing import simulate
+from tunesmith.forecast.tracing.step import Step, trace_step
 from tunesmith.step import StepSettings, clip_gradients, make_optimizer, prepare_model
 
 ROUNDS = 4

@@ -13,9 +13,9 @@ from tunesmith.forecast import roofline
 from tunesmith.forecast.host import HostTime, _pipelined
 from tunesmith.forecast.roofline import CpuRates, GpuRates
 from tunesmith.forecast.shapes import find_shape
-from tunesmith.forecast.step import Step, trace_step
 from tunesmith.forecast.time import Amounts, Measured, StepTime, measure_steps, refit, time_of_run, time_of_step
-from tunesmith.forecast.trace import Work
+from tunesmith.forecast.tracing.step import Step, trace_step
+from tunesmith.forecast.tracing.trace import Work
 from tunesmith.machine.gpus import find_gpu
 
 A100 = find_gpu("a100-80gb")

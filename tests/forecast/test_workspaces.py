@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from tunesmith.forecast.inside import taken_inside
-from tunesmith.forecast.step import Step, trace_step
+from tunesmith.forecast.tracing.inside import taken_inside
+from tunesmith.forecast.tracing.step import Step, trace_step
 from tunesmith.forecast.workspaces import NEW_BYTES, OLD_BYTES, ROCM_BYTES, with_workspaces, workspace_bytes
 from tunesmith.machine.gpus import find_gpu
 

@@ -16,8 +16,8 @@ from tunesmith import api
 from tunesmith.errors import PlanError
 from tunesmith.forecast.forecaster import FITS, Choice, Forecaster, Target
 from tunesmith.forecast.shapes import ModelShape
-from tunesmith.forecast.step import Step
-from tunesmith.forecast.trace import Log
+from tunesmith.forecast.tracing.step import Step
+from tunesmith.forecast.tracing.trace import Log
 from tunesmith.forecast.workload import Workload
 from tunesmith.machine.detect import detect_machine
 from tunesmith.machine.gpus import find_gpu

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tunesmith.errors import DataError, ModelError, PlanError
 from tunesmith.forecast.time import Measured
-from tunesmith.machine.gpus import gpus
+from tunesmith.machine.gpus import find_gpu, gpus
 from tunesmith.machine.prices import typical_prices
 from tunesmith.plan.quote import PlanReport, plan
 from tunesmith.recipe import Recipe, SaveSection
@@ -330,3 +330,19 @@ def test_frozen_layers_that_ram_has_no_room_for(recipe: NewRecipe, monkeypatch: 
         module.choose_offload(forecaster, choice, replace(here, num_processes=2), reasons)
     monkeypatch.setattr(module.psutil, "virtual_memory", lambda: SimpleNamespace(available=int(64e9)))
     assert module.choose_offload(forecaster, choice, here, reasons) == "layers"
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "muon"])
+def test_an_optimizer_that_looks_at_whole_matrices_is_not_sharded(recipe: NewRecipe, optimizer: str) -> None:
+    from tunesmith.forecast.forecaster import Forecaster, Target
+    from tunesmith.forecast.shapes import find_shape
+    from tunesmith.forecast.workload import Workload
+    from tunesmith.plan.decide import decide
+
+    asked = recipe(optimizer=optimizer, sharding="full")
+    forecaster = Forecaster(asked, find_shape(asked.model.name), Workload.assume(asked, "made here", 64))
+    two = replace(Target.of_gpu(find_gpu("l4")), num_processes=2)
+    with pytest.raises(
+        PlanError, match=rf"train\.sharding: full: train\.optimizer: {optimizer} looks at whole matrices"
+    ):
+        decide(forecaster, two)

@@ -12,8 +12,8 @@ import pytest
 from tunesmith.forecast.forecaster import FITS, Choice, Forecaster, Found, Target
 from tunesmith.forecast.memory import MemoryForecast
 from tunesmith.forecast.shapes import ModelShape, find_shape
-from tunesmith.forecast.step import Step
-from tunesmith.forecast.trace import Log
+from tunesmith.forecast.tracing.step import Step
+from tunesmith.forecast.tracing.trace import Log
 from tunesmith.forecast.workload import Split, Workload
 from tunesmith.machine.gpus import find_gpu, gpus
 from tunesmith.plan.decide import describe

@@ -18,10 +18,10 @@ from tunesmith.run.observer import Silent
 from tunesmith.run.recorder import Recorder
 from tunesmith.run.signals import StopRequest
 from tunesmith.training import Job, _loop, build_model, rehearsal
-from tunesmith.training.batches import Batches
-from tunesmith.training.checkpoint import newest_valid_checkpoint
+from tunesmith.training.checkpoints.checkpoint import newest_valid_checkpoint
 from tunesmith.training.loop import Loop
 from tunesmith.training.rehearsal import rehearse, time_usual_steps
+from tunesmith.training.steps.batches import Batches
 
 NewLoop = Callable[..., Loop]
 LEAN: dict[str, Any] = {

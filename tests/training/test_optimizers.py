@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tunesmith import Recipe
-from tunesmith.fast.rounding import RoundingAdamW
+from tunesmith.fast.optimizers.rounding import RoundingAdamW
 from tunesmith.pipeline import prepare_inputs
 from tunesmith.plan import detect_machine, make_plan
 from tunesmith.run.directory import RunDir
@@ -19,7 +19,7 @@ from tunesmith.run.observer import Silent
 from tunesmith.run.recorder import Recorder
 from tunesmith.run.signals import StopRequest
 from tunesmith.training import Job, _loop, build_model, rehearsal
-from tunesmith.training.checkpoint import newest_valid_checkpoint
+from tunesmith.training.checkpoints.checkpoint import newest_valid_checkpoint
 from tunesmith.training.loop import Loop
 from tunesmith.training.rehearsal import rehearse
 

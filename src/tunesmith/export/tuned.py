@@ -20,9 +20,9 @@ from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import CheckpointInfo, DataAccount, EvalScores, Plan, Result
 from tunesmith.run.directory import RunDir
-from tunesmith.training.checkpoint import newest_valid_checkpoint
-from tunesmith.training.saves import MODEL_STATE
-from tunesmith.training.state import load_trainable
+from tunesmith.training.checkpoints.checkpoint import newest_valid_checkpoint
+from tunesmith.training.checkpoints.saves import MODEL_STATE
+from tunesmith.training.checkpoints.state import load_trainable
 
 MAX_ROW_TOKENS = 4096
 """Held-out tokens that are scored: a loss that is known to about 0.01, in seconds."""

@@ -10,24 +10,19 @@ Every other call of the model, generation with a cache included, behaves as befo
 parts listed in `Applied.replaced` get a `forward` of their own on the instance, and `restore` takes it away.
 
     device.py          what the device can do
-    layout.py          FlatBatch, and the gathers into padded buckets
-    sizes.py           a few sizes that the batches of a run are filled up to; fixed.py: one of them in one place
+    batches/           what a model is fed, and the sizes that it is filled up to
     untouched.py       a model that another tool has patched is refused
     families.py        the supported architectures: projections and options of their attention
     layers.py          whole layers, where element-wise chains cost time
     fused/             whole layers in few launches, on a GPU with Triton; kernels/ holds its kernels
     shadow.py          one narrow copy of each weight a step
     proof.py           the kernels tried on the user's own model before they are relied on
-    rope.py            rotary embeddings that depend on a document's length
     linear.py          float32 products on processors that are not Intel's
     adapters.py        low-rank adapters inside the product of their layer
     recompute.py       activations that backward computes again
     pointwise.py       norms, rotary embedding and gates in few passes
-    cached.py          one token of several texts, over keys and values in fixed places
-    attention.py       causal attention that no document leaves; varlen.py is its CUDA kernel, options.py its settings
-    rounding.py        AdamW for weights held in bfloat16; eight_bit.py: with moments of 8 bits; in_backward.py: while
-                       backward runs
-    adafactor.py       a number a row and a column instead of moments; muon.py: one moment, made orthogonal
+    attending/         attention that no document leaves
+    optimizers/        what moves the weights, where torch's AdamW does not do
     streamed.py        frozen layers that stay in RAM, copied to the device as they run
     embedding.py       one gradient for an embedding that is also the head
     cross_entropy.py   the loss of a linear head, chunk by chunk
@@ -49,7 +44,9 @@ from transformers.utils import ModelOutput
 from tunesmith.compat import checkpointed
 from tunesmith.errors import ModelError
 from tunesmith.fast.adapters import adapted_forward, can_fuse
-from tunesmith.fast.attention import FlatMask
+from tunesmith.fast.attending.attention import FlatMask
+from tunesmith.fast.attending.rope import DocumentRope, rotary_modules
+from tunesmith.fast.batches.layout import FlatBatch, flatten
 from tunesmith.fast.cross_entropy import (
     Denominator,
     Head,
@@ -63,10 +60,8 @@ from tunesmith.fast.device import Device
 from tunesmith.fast.embedding import SharedGradient, can_share, tied_embedding
 from tunesmith.fast.families import Family, FlatAttention, family_of, layer_modules
 from tunesmith.fast.fused.stream import Stream, last_norm_of
-from tunesmith.fast.layout import FlatBatch, flatten
 from tunesmith.fast.linear import linear_forward
 from tunesmith.fast.pointwise import Kernels
-from tunesmith.fast.rope import DocumentRope, rotary_modules
 from tunesmith.fast.untouched import check_untouched
 
 __all__ = ["Applied", "Device", "FlatBatch", "FlatOutput", "apply", "flatten", "fuse_adapters"]

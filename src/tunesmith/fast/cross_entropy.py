@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tunesmith.fast.batches.layout import IGNORED
 from tunesmith.fast.device import CPU, Device
 from tunesmith.fast.embedding import SharedGradient
-from tunesmith.fast.layout import IGNORED
 from tunesmith.fast.linear import product, wants_onednn
 from tunesmith.fast.pointwise import compute_dtype
 

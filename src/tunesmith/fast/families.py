@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import ModelError
-from tunesmith.fast.attention import attend
+from tunesmith.fast.attending.attention import attend
+from tunesmith.fast.attending.options import AttentionOptions, gpt2_options, gpt_neo_options, llama_options
+from tunesmith.fast.batches.layout import FlatBatch
 from tunesmith.fast.layers import FlatLayer, gpt2_layer, gpt_neo_layer, gptj_layer, llama_layer
-from tunesmith.fast.layout import FlatBatch
-from tunesmith.fast.options import AttentionOptions, gpt2_options, gpt_neo_options, llama_options
 from tunesmith.fast.pointwise import Kernels, rotate
 
 FlatAttention = Callable[[Any, Tensor, FlatBatch, dict[str, Any], Kernels], Tensor]

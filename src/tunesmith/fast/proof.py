@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunesmith import fast
+from tunesmith.fast.batches.layout import FlatBatch, flatten
 from tunesmith.fast.device import Device
-from tunesmith.fast.layout import FlatBatch, flatten
 
 LENGTHS = (96, 40, 33, 7)
 """Tokens of the documents that are tried."""

@@ -12,7 +12,7 @@ import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tunesmith.forecast.trace import Event
+from tunesmith.forecast.tracing.trace import Event
 
 MIN_BLOCK = 512
 SMALL_SIZE = 1 << 20

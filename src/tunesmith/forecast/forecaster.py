@@ -9,9 +9,9 @@ from typing import Any, Literal
 from tunesmith.forecast.exchange import Exchange, Exchanged, exchange_of, with_buckets
 from tunesmith.forecast.memory import MemoryForecast, forecast_memory, sharded
 from tunesmith.forecast.shapes import ModelShape
-from tunesmith.forecast.simulate import NF4_BYTES
-from tunesmith.forecast.step import Step, trace_step, with_8bit_state, with_places
-from tunesmith.forecast.trace import Log
+from tunesmith.forecast.tracing.simulate import NF4_BYTES
+from tunesmith.forecast.tracing.step import Step, trace_step, with_8bit_state, with_places
+from tunesmith.forecast.tracing.trace import Log
 from tunesmith.forecast.workload import Steps, Workload, reference_rows
 from tunesmith.forecast.workspaces import workspace_bytes
 from tunesmith.machine.detect import Machine

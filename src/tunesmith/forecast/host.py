@@ -15,10 +15,10 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from tunesmith.forecast.launches import clipping_launches, launches_of, many_launches
 from tunesmith.forecast.roofline import Rates
-from tunesmith.forecast.step import Step
-from tunesmith.forecast.trace import Log, Work
+from tunesmith.forecast.tracing.launches import clipping_launches, launches_of, many_launches
+from tunesmith.forecast.tracing.step import Step
+from tunesmith.forecast.tracing.trace import Log, Work
 
 LAUNCH_SECONDS = 34e-6
 """To start one kernel, through torch's autograd and optimizer."""
@@ -33,7 +33,7 @@ RECORDED_STEP_SECONDS = 2.5e-3
 RECORDING_SECONDS = 0.2
 """To record a size, once. Assumed."""
 SIZES = 2
-"""Sizes that a run has, mostly one to three: fast/sizes.py."""
+"""Sizes that a run has, mostly one to three: fast/batches/sizes.py."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 import psutil
 
 from tunesmith.forecast.allocator import CachingAllocator
-from tunesmith.forecast.trace import Log
+from tunesmith.forecast.tracing.trace import Log
 from tunesmith.forecast.workspaces import NEW_BYTES, with_workspaces
 from tunesmith.machine.driver import CONTEXT_BYTES
 from tunesmith.run.artefacts import PredictedMemory

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import torch
 
-from tunesmith.forecast.launches import num_kernels
-from tunesmith.forecast.trace import Work
+from tunesmith.forecast.tracing.launches import num_kernels
+from tunesmith.forecast.tracing.trace import Work
 from tunesmith.machine.detect import best_seconds
 from tunesmith.machine.gpus import Gpu
 

@@ -9,7 +9,6 @@ from tunesmith.forecast.disk import DiskForecast, forecast_disk
 from tunesmith.forecast.forecaster import WEIGHT_BYTES, Fit, Forecaster, Found, Target
 from tunesmith.forecast.memory import MemoryForecast
 from tunesmith.forecast.roofline import CpuRates, GpuRates, Rates, measure_gpu
-from tunesmith.forecast.step import Step
 from tunesmith.forecast.time import (
     WRITE_BYTES_PER_SECOND,
     Amounts,
@@ -19,7 +18,8 @@ from tunesmith.forecast.time import (
     time_of_run,
     time_of_step,
 )
-from tunesmith.forecast.trace import Log
+from tunesmith.forecast.tracing.step import Step
+from tunesmith.forecast.tracing.trace import Log
 from tunesmith.run.artefacts import Predicted
 
 TOKEN_BYTES = 5

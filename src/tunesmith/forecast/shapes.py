@@ -122,7 +122,7 @@ def _shape(name: str, values: dict[str, Any], origin: str) -> ModelShape:
     from transformers import AutoConfig
 
     from tunesmith.fast.families import family_of
-    from tunesmith.forecast.simulate import build_on_meta
+    from tunesmith.forecast.tracing.simulate import build_on_meta
 
     values = dict(values)
     model_type = values.pop("model_type", None)
@@ -143,6 +143,6 @@ def _shape(name: str, values: dict[str, Any], origin: str) -> ModelShape:
 def _count(config: PretrainedConfig) -> int:
     import torch
 
-    from tunesmith.forecast.simulate import build_on_meta
+    from tunesmith.forecast.tracing.simulate import build_on_meta
 
     return sum(parameter.numel() for parameter in build_on_meta(config, dtype=torch.float32).parameters())

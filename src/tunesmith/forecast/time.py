@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple
 
 from tunesmith.forecast.exchange import Exchange
 from tunesmith.forecast.host import LAUNCH_SECONDS, HostTime, host_time
-from tunesmith.forecast.launches import launches_of
 from tunesmith.forecast.roofline import Rates
-from tunesmith.forecast.step import Step
-from tunesmith.forecast.trace import Log
+from tunesmith.forecast.tracing.launches import launches_of
+from tunesmith.forecast.tracing.step import Step
+from tunesmith.forecast.tracing.trace import Log
 from tunesmith.run.artefacts import PredictedTime
 
 DISK_BYTES_PER_SECOND = {"cpu": 4e8, "cuda": 8e8}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tunesmith.data.tokens.steps import micro_batches, rank_share, rank_shares, run_steps
 from tunesmith.errors import PlanError
-from tunesmith.fast.layout import buckets_of
+from tunesmith.fast.batches.layout import buckets_of
 from tunesmith.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ than its tensors, where two workspaces are 67.1 MB.
 
 from __future__ import annotations
 
-from tunesmith.forecast.trace import Event, Log, Segment
+from tunesmith.forecast.tracing.trace import Event, Log, Segment
 
 NEW_BYTES = 32 << 20
 """From Hopper (compute capability 9.0) on: parseChosenWorkspaceSize of CUDABlas.cpp. Releases of torch before 2.10 give

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from tunesmith import fast
 from tunesmith.errors import ModelError
-from tunesmith.fast.attention import FlatMask
-from tunesmith.fast.cached import CachedBatch
+from tunesmith.fast.attending.attention import FlatMask
+from tunesmith.fast.attending.cached import CachedBatch
 
 MIN_STEPS = 16
 """Recording takes as long as a few steps."""

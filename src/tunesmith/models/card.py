@@ -90,7 +90,12 @@ def _use(recipe: Recipe, plan: Plan, source: ModelSource) -> str:
         return (
             f"The folder is an adapter of {source.title}, a model in a folder that is not part of it. Loading it needs "
             f"`pip install peft` and that folder; tunesmith finds it beside this one.\n\n"
-            f"{snippet(prompt, source.title)}"
+            f"{snippet(prompt, f'path/to/{source.title}', grown=source.rows is not None)}"
+        )
+    if source.rows is not None:
+        return (
+            f"The folder is an adapter of {source.title} with embedding rows for added tokens. Loading it needs "
+            f"`pip install peft`, and a base that has room for them.\n\n{snippet(prompt, source.title, grown=True)}"
         )
     return (
         f"The folder is an adapter: transformers loads {source.title} under it, which needs `pip install peft`. Its "
@@ -98,14 +103,15 @@ def _use(recipe: Recipe, plan: Plan, source: ModelSource) -> str:
     )
 
 
-def snippet(prompt: str, base: str | None = None) -> str:
-    """base: the folder of the model to put under an adapter, where its name does not say where it is."""
+def snippet(prompt: str, base: str | None = None, *, grown: bool = False) -> str:
+    """base: the model to put under an adapter, where that has to be said. grown: rows are added to it first."""
+    room = "base.resize_token_embeddings(len(AutoTokenizer.from_pretrained(model)))\n" * grown
     under = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 model = "path/to/model"
-base = AutoModelForCausalLM.from_pretrained({f"path/to/{base}"!r})
-tuned = PeftModel.from_pretrained(base, model).merge_and_unload()
+base = AutoModelForCausalLM.from_pretrained({base!r})
+{room}tuned = PeftModel.from_pretrained(base, model).merge_and_unload()
 write = pipeline("text-generation", tuned, tokenizer=AutoTokenizer.from_pretrained(model))"""
     whole = """from transformers import pipeline
 

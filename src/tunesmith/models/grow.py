@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.compat import quiet_transformers
 from tunesmith.models.find import ModelSource, find_model
-from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer
+from tunesmith.models.tokenizer import TextTokenizer, load_tokenizer, rows_of_files
 from tunesmith.recipe import ModelSection
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def find_asked(asked: ModelSection, *, weights: bool = True) -> ModelSource:
     if not asked.grow:
         return source
     grown = replace(source, rows=2**31)  # whatever the tokenizer holds
-    return replace(source, rows=num_tokens(load_tokenizer(grown)))
+    needed, held = num_tokens(load_tokenizer(grown)), rows_of_files(source)
+    return source if held is None or needed <= held else replace(source, rows=needed)
 
 
 def num_tokens(tokenizer: TextTokenizer) -> int:

@@ -190,12 +190,8 @@ def _check_vocabulary(source: ModelSource, plain: Any, largest_id: int) -> int |
 
     Added tokens beyond the rows are allowed here: what reads data checks that no row holds one.
     """
-    try:
-        config = json.loads((Path(source.path) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # find_model reports it
-    num_rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
-    if not isinstance(num_rows, int):
+    num_rows = rows_of_files(source)
+    if num_rows is None:
         return None
     num_rows = max(num_rows, source.rows or 0)
     own = plain.get_vocab_size(with_added_tokens=False)
@@ -205,6 +201,16 @@ def _check_vocabulary(source: ModelSource, plain: Any, largest_id: int) -> int |
             raise ModelError(f"{what}Where a text starts or ends is an added token; {ADD_ROWS}.")
         raise ModelError(f"{what}They belong to different models; copy the model's own tokenizer beside it.")
     return num_rows
+
+
+def rows_of_files(source: ModelSource) -> int | None:
+    """Embedding rows that a model's files hold, where its config says so."""
+    try:
+        config = json.loads((Path(source.path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # find_model reports it
+    num_rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
+    return num_rows if isinstance(num_rows, int) else None
 
 
 def _fingerprint(plain: Any, start_id: int, end_id: int) -> str:

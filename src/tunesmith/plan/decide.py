@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from tunesmith.errors import PlanError
-from tunesmith.fast.eight_bit import has_bitsandbytes
+from tunesmith.fast.optimizers.eight_bit import has_bitsandbytes
 from tunesmith.forecast.forecaster import Choice, Dtype, Forecaster, Found, Target
 from tunesmith.forecast.run import Forecast, forecast_run
 from tunesmith.forecast.shapes import find_shape, shape_of

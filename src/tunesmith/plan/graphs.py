@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tunesmith.errors import PlanError
-from tunesmith.fast.rope import BY_LENGTH
+from tunesmith.fast.attending.rope import BY_LENGTH
 from tunesmith.forecast.forecaster import Choice, Forecaster, Target
 from tunesmith.run.artefacts import ASKED
 from tunesmith.step import has_dropout

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tunesmith.fast.eight_bit import has_bitsandbytes
+from tunesmith.fast.optimizers.eight_bit import has_bitsandbytes
 from tunesmith.forecast.forecaster import (
     FITS,
     TIGHT,

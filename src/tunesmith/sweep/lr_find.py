@@ -38,7 +38,7 @@ def find_rate(recipe: Recipe, prepared: Prepared, stop: StopRequest, observer: O
     """Run the test on the recipe's model and data. Raises SweepError where the loss fell nowhere."""
     from tunesmith.plan import detect_machine, make_plan
     from tunesmith.training import Job, range_test
-    from tunesmith.training.resume import model_fingerprint
+    from tunesmith.training.checkpoints.resume import model_fingerprint
 
     plan = make_plan(recipe, prepared.data, detect_machine(), source=prepared.source)
     fingerprints = {"data": prepared.data.fingerprint, "model": model_fingerprint(prepared.source)}

@@ -1,19 +1,15 @@
 """Training: the only path from a Plan to a tuned model, whatever the method, the device or the number of processes.
 
 loop.py         the loop: one turn is one optimizer step, retried after out of memory
-batches.py      documents -> steps -> flat batches; first_batch.py: the first in words
-stepper.py      forward, backward, clipping and update; graphs.py: started as a whole, recorded by capture.py
-clock.py        seconds, and what is due; late.py: numbers of the device, read when they are there
-base.py         what several runs of one process share
-recovery.py numbers.py    what is survived, and what ends a run at once
-held_out.py     scores of the held-out documents; samples.py: texts written beside them; best.py: the best weights
-saving.py       the tuned model written, in the type of its base where that loses nothing
-saves.py        what a checkpoint holds; checkpoint.py: whole or absent; state.py: bit for bit
-resume.py       whether a run may go on, and from which checkpoint
-rate_range.py   the loss while the learning rate grows
-sharding.py     weights, gradients and optimizer split over processes
+steps/          what a step is made of; first_batch.py: the first batch in words
+clock.py        seconds, and what is due
+recovery.py     what is survived
+checkpoints/    what a run keeps, and how it goes on
+processes/      those that train together
+held_out.py     scores of the held-out documents; samples.py: texts written beside them
 rehearsal.py    the largest batch tried before step 1, then rolled back
-distributed.py  the processes that train together; together.py: whether all were asked for the same
+rate_range.py   the loss while the learning rate grows
+base.py         what several runs of one process share
 trackers.py     who else is told
 """
 
@@ -41,9 +37,9 @@ if TYPE_CHECKING:
     from tunesmith.models.tokenizer import TextTokenizer
     from tunesmith.plan import Measured
     from tunesmith.training.base import Base
-    from tunesmith.training.checkpoint import Checkpoint
-    from tunesmith.training.distributed import Team
+    from tunesmith.training.checkpoints.checkpoint import Checkpoint
     from tunesmith.training.loop import Loop
+    from tunesmith.training.processes.distributed import Team
     from tunesmith.training.samples import Samples
 
 
@@ -71,9 +67,9 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
 
     Raises Stopped when a signal ended the run early (a checkpoint was saved), TrainingError when it cannot go on.
     """
+    from tunesmith.training.checkpoints.saving import save_tuned
     from tunesmith.training.first_batch import describe_first_batch
-    from tunesmith.training.saving import save_tuned
-    from tunesmith.training.together import agree_on
+    from tunesmith.training.processes.together import agree_on
 
     with stop.at_once():
         job = agree_on(job)
@@ -166,14 +162,14 @@ def _loop(job: Job, model: Any, stop: StopRequest, recorder: Recorder) -> Loop:
 
     from tunesmith.evaluate import batch_tokens
     from tunesmith.step import StepSettings, autocast, make_optimizer
-    from tunesmith.training.batches import Batches
-    from tunesmith.training.capture import capture_on
+    from tunesmith.training.checkpoints.saves import Saves
     from tunesmith.training.clock import Clock
-    from tunesmith.training.distributed import Team
     from tunesmith.training.held_out import HeldOut
     from tunesmith.training.loop import Loop
+    from tunesmith.training.processes.distributed import Team
     from tunesmith.training.recovery import Recovery
-    from tunesmith.training.saves import Saves
+    from tunesmith.training.steps.batches import Batches
+    from tunesmith.training.steps.capture import capture_on
     from tunesmith.training.trackers import Trackers
 
     plan = job.plan

@@ -13,7 +13,7 @@ from tunesmith.data.tokens.long import vocabulary_bytes
 if TYPE_CHECKING:
     from tunesmith.data.tokens.documents import TokenizedDocuments
     from tunesmith.models.tokenizer import TextTokenizer
-    from tunesmith.training.batches import Batches
+    from tunesmith.training.steps.batches import Batches
 
 OPEN, CLOSE = "«", "»"
 FIRST_SHOWN, LAST_SHOWN = 150, 40

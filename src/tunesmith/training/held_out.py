@@ -11,7 +11,7 @@ from tunesmith.data import TokenizedDocuments
 from tunesmith.evaluate import Scores, Together, evaluate
 from tunesmith.machine.memory import release_memory
 from tunesmith.run.artefacts import EvalScores
-from tunesmith.training.state import rng_state, set_rng_state
+from tunesmith.training.checkpoints.state import rng_state, set_rng_state
 
 
 @dataclass

@@ -18,27 +18,27 @@ import torch
 from tunesmith.data.tokens.steps import Indices
 from tunesmith.errors import Stopped
 from tunesmith.evaluate import Scores
-from tunesmith.fast.in_backward import InBackward
-from tunesmith.fast.rounding import RoundingAdamW
+from tunesmith.fast.optimizers.in_backward import InBackward
+from tunesmith.fast.optimizers.rounding import RoundingAdamW
 from tunesmith.machine.memory import is_out_of_memory, peak_bytes, release_memory
 from tunesmith.run.artefacts import MetricsLine, Plan, SamplesLine
 from tunesmith.run.recorder import Recorder
 from tunesmith.run.signals import StopRequest
 from tunesmith.step import clip_norm
-from tunesmith.training.batches import Batches
-from tunesmith.training.capture import CallAgain, CudaCapture
+from tunesmith.training.checkpoints.saves import Saves
+from tunesmith.training.checkpoints.state import load_trainable, rng_state, set_rng_state
 from tunesmith.training.clock import ENERGY_SECONDS, Clock, Window
-from tunesmith.training.distributed import Team
-from tunesmith.training.graphs import Graphs
 from tunesmith.training.held_out import HeldOut
-from tunesmith.training.late import Late
-from tunesmith.training.numbers import check_finite, check_weights
+from tunesmith.training.processes.distributed import Team
+from tunesmith.training.processes.sharding import gathered, settle, trained
 from tunesmith.training.recovery import Recovery
 from tunesmith.training.samples import Samples
-from tunesmith.training.saves import Saves
-from tunesmith.training.sharding import gathered, settle, trained
-from tunesmith.training.state import load_trainable, rng_state, set_rng_state
-from tunesmith.training.stepper import Stepper
+from tunesmith.training.steps.batches import Batches
+from tunesmith.training.steps.capture import CallAgain, CudaCapture
+from tunesmith.training.steps.graphs import Graphs
+from tunesmith.training.steps.late import Late
+from tunesmith.training.steps.numbers import check_finite, check_weights
+from tunesmith.training.steps.stepper import Stepper
 from tunesmith.training.trackers import Trackers
 
 

@@ -16,8 +16,8 @@ from tunesmith.data.tokens.steps import Indices
 from tunesmith.errors import TrainingError
 from tunesmith.run.artefacts import Event
 from tunesmith.run.spikes import Spikes
-from tunesmith.training.batches import Batches
-from tunesmith.training.checkpoint import last_good
+from tunesmith.training.checkpoints.checkpoint import last_good
+from tunesmith.training.steps.batches import Batches
 
 MAX_SPIKES = 20
 """Loss spikes that are written down; a run with more is told by its first ones."""

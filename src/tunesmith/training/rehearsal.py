@@ -20,9 +20,9 @@ from tunesmith.data.tokens.steps import Indices
 from tunesmith.disk import NO_ROOM
 from tunesmith.errors import RunError
 from tunesmith.plan import Measured, measure_steps
-from tunesmith.training.checkpoint import check_room
+from tunesmith.training.checkpoints.checkpoint import check_room
+from tunesmith.training.checkpoints.state import rng_state, set_rng_state
 from tunesmith.training.loop import Loop
-from tunesmith.training.state import rng_state, set_rng_state
 from tunesmith.units import format_bytes
 
 MAX_SHARE = 0.05

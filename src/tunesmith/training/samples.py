@@ -16,7 +16,7 @@ from tunesmith.models.tokenizer import TextTokenizer
 from tunesmith.recipe import CompareSection
 from tunesmith.redact import first_line, redact
 from tunesmith.run.artefacts import WrittenText
-from tunesmith.training.state import rng_state, set_rng_state
+from tunesmith.training.checkpoints.state import rng_state, set_rng_state
 
 MAX_TOKENS = 24
 """Of one text: enough to see a style, and short beside an evaluation."""

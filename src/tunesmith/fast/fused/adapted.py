@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.fast.attending.varlen import SMALL_WIDTH
 from tunesmith.fast.device import Device
 from tunesmith.fast.fused.products import Product, wide_product
 from tunesmith.fast.fused.thin import MAX_ADAPTERS, MAX_INNER, adapter_gradients, add_adapters, inner_gradient
 from tunesmith.fast.shadow import Copy, Shadow
-from tunesmith.fast.varlen import SMALL_WIDTH
 
 FEW_ROWS = 4096
 """Up to so many tokens fewer launches are worth more than less reading and writing. Assumed."""

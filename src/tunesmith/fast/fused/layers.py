@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.fast.adapters import can_fuse
-from tunesmith.fast.attention import attend
+from tunesmith.fast.attending.attention import attend
+from tunesmith.fast.attending.options import AttentionOptions, gpt2_options, gpt_neo_options, llama_options
+from tunesmith.fast.attending.varlen import repeats_for
+from tunesmith.fast.batches.layout import FlatBatch
 from tunesmith.fast.device import Device
 from tunesmith.fast.fused.adapted import AdaptedProduct, adapted_product
 from tunesmith.fast.fused.gates import Activation
@@ -23,10 +26,7 @@ from tunesmith.fast.fused.norm import Norm, add_norm
 from tunesmith.fast.fused.products import Product, activated_linear, linear, product_of
 from tunesmith.fast.fused.rotary import Heads, plain_heads, turned_heads
 from tunesmith.fast.layers import SILU, TANH_GELU
-from tunesmith.fast.layout import FlatBatch
-from tunesmith.fast.options import AttentionOptions, gpt2_options, gpt_neo_options, llama_options
 from tunesmith.fast.shadow import Shadow
-from tunesmith.fast.varlen import repeats_for
 
 AnyProduct = Product | AdaptedProduct
 

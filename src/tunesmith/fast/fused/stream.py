@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.compat import has_forward_hooks
-from tunesmith.fast.attention import FlatMask
+from tunesmith.fast.attending.attention import FlatMask
 from tunesmith.fast.device import Device
 from tunesmith.fast.fused.layers import FINAL_NORMS, PLANNERS, Layer, Waiting, is_adapted, norm_of
 from tunesmith.fast.fused.norm import Norm, add_norm
