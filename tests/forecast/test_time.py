@@ -128,13 +128,15 @@ def test_a_spent_budget_leaves_the_rest_to_the_mean_rate() -> None:
 def test_parts_of_a_run_are_priced_apart() -> None:
     amounts = Amounts(
         num_steps=100, num_tokens=100_000, target_fraction=0.5, eval_tokens=5_000, num_evaluations=4,
-        checkpoint_bytes=400_000_000, save_interval=60.0, weights_bytes=10**9, device="cpu",
+        checkpoint_bytes=400_000_000, trained_bytes=100_000_000, save_interval=60.0, weights_bytes=10**9, device="cpu",
     )  # fmt: skip
     run = time_of_run(FORECAST, amounts)
     assert run.train_seconds == pytest.approx(100 * 0.1 + 100_000 * 0.002)
     assert run.eval_seconds == pytest.approx(4 * 5_000 * 0.0006)
     assert run.num_saves == 1 + 210 // 60
     assert run.save_seconds == pytest.approx(4.0)
+    best = time_of_run(FORECAST, replace(amounts, keeps_best=True))
+    assert best.save_seconds == pytest.approx(4.0 + 3 * 0.1), "at each evaluation but that of the base"
     assert run.tokens_per_second == pytest.approx(50_000 / 210)
     assert run.run_seconds == pytest.approx(run.train_seconds + run.eval_seconds + run.save_seconds)
     assert run.total_seconds == pytest.approx(run.run_seconds + run.load_seconds)
