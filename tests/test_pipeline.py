@@ -229,7 +229,7 @@ def test_nothing_is_done_twice_at_a_start(
         monkeypatch.setattr(module, name, counting)
 
     for where, name in (
-        ("tunesmith.models.find", "find_model"),
+        ("tunesmith.models.grow", "find_model"),
         ("tunesmith.forecast.shapes", "find_model"),
         ("tunesmith.models.tokenizer", "load_tokenizer"),
         ("tunesmith.data.prepare", "near_duplicate_groups"),

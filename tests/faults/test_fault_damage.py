@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FILES = (
     "MANIFEST.json",
+    "best.safetensors",
     "model.safetensors",
     "optimizer.safetensors",
     "progress.safetensors",

@@ -343,6 +343,6 @@ def test_an_optimizer_that_looks_at_whole_matrices_is_not_sharded(recipe: NewRec
     forecaster = Forecaster(asked, find_shape(asked.model.name), Workload.assume(asked, "made here", 64))
     two = replace(Target.of_gpu(find_gpu("l4")), num_processes=2)
     with pytest.raises(
-        PlanError, match=rf"train\.sharding: full: train\.optimizer: {optimizer} looks at whole matrices"
+        PlanError, match=rf"train\.sharding: full: {optimizer}, which looks at whole matrices, cannot be sharded"
     ):
         decide(forecaster, two)

@@ -137,5 +137,5 @@ def test_packed_rows_lose_what_each_loses_alone(tmp_path, tiny_llama):
         rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(path)
-    rows = Path(__file__).parents[1] / "cases" / "rope_dynamic_packed" / "e.jsonl"
+    rows = Path(__file__).parents[2] / "cases" / "rope_dynamic_packed" / "e.jsonl"
     assert evaluate_file(str(path), str(rows), text="text")["loss"] == pytest.approx(7.72497, abs=1e-5)
