@@ -3,10 +3,10 @@
 Kernels are started one after another while the GPU works; small ones end before the next is there. Measured beside one
 H200 (torch 2.11, 16 cores; torch's profiler): steps of 1,056 tokens took 39.7 ms in GPT-Neo-125M (918 kernels, the GPU
 busy for 9.5 ms) and 124.7 ms in SmolLM2-135M (3,615 kernels, 17.4 ms). By the kernels that are counted here that is 34
-microseconds each, and 10.4 ms that no kernel explains. Where layers are fused there are fewer and each does more, in
-Python: 41.0, 86.2 and 79.4 ms for 409, 957 and 793 kernels (the second model, then GPT-Neo-1.3B), 88 microseconds each
-and 3.3 ms. Recorded, the host's part of those steps was 2.5 ms, and 0.6 and 2.3 ms in the driver. Other hosts were not
-measured: half or twice as much is likely.
+microseconds each, and 10.4 ms that no kernel explains. Where layers are fused there are fewer, and each takes
+more Python: 41.0, 86.2 and 79.4 ms (GPT-Neo-125M, SmolLM2-135M, GPT-Neo-1.3B) for 409, 957 and 793 kernels of a pass,
+88 microseconds each and 3.3 ms. Recorded, the host's part of those steps was 2.5 ms, and 0.6 and 2.3 ms in the driver.
+Other hosts were not measured: half or twice as much is likely.
 """
 
 from __future__ import annotations

@@ -130,10 +130,8 @@ class Loop:
 
     def forward_backward(self, documents: Indices) -> torch.Tensor:
         """The gradients of one step, tried in smaller parts when memory runs out. Returns the step's loss."""
-        if not (
-            self.wrapped.training and self.model.training
-        ):  # each module is told, which takes as long as to start a recorded step
-            self.wrapped.train()
+        if not (self.wrapped.training and self.model.training):
+            self.wrapped.train()  # tells each module, which takes as long as to start a recorded step
         random_state = rng_state()
         while True:
             try:
