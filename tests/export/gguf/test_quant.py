@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,18 @@ def stand_in(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_no_quantizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     with pytest.raises(
-        ModelError, match=r"llama-quantize, which is not on the path. It comes with llama.cpp: brew install"
+        ModelError, match=r"neither on the path nor in .*bin. It comes with llama.cpp: brew install .*--quant q4_0"
     ):
         find_quantizer()
+
+
+def test_a_quantizer_beside_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, "exit 0", monkeypatch)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert find_quantizer() == str(tmp_path / "llama-quantize")
 
 
 def test_a_quantizer_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
