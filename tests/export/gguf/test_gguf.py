@@ -46,18 +46,11 @@ def test_an_adapter_merged_and_quantised(lora_run: RunDir, leave: Leave) -> None
     assert fields["general.file_type"].contents() == 7
 
 
-def quantizer_that(does: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = folder / "llama-quantize"
-    path.write_text(f"#!/bin/sh\n{does}\n")
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-
 def test_what_a_quantizer_wrote_is_read_from_its_file(
-    lora_run: RunDir, leave: Leave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lora_run: RunDir, leave: Leave, quantizer_that: Callable[[str], Path]
 ) -> None:
     """By a stand-in that copies the file that it is given, in f16."""
-    quantizer_that('cp "$1" "$2"', tmp_path, monkeypatch)
+    quantizer_that('cp "$1" "$2"')
     done = leave(lora_run, "gguf", quant="q4_k_m")
     (trip,), cost = done.record.round_trips, done.record.cost
     assert trip.against == "the tuned model with its weights rounded to q4_k_m"
@@ -71,12 +64,12 @@ def test_what_a_quantizer_wrote_is_read_from_its_file(
 
 
 def test_one_that_writes_another_model_is_noticed(
-    lora_run: RunDir, leave: Leave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lora_run: RunDir, leave: Leave, quantizer_that: Callable[[str], Path]
 ) -> None:
     # the bytes of the tensors, which lie last, the other way round
     swap = "import sys, pathlib; b = pathlib.Path(sys.argv[1]).read_bytes(); n = len(b) // 4 * 2; "
     swap += "pathlib.Path(sys.argv[2]).write_bytes(b[:-n] + b[-n:][::-1])"
-    quantizer_that(f'{sys.executable} -c \'{swap}\' "$1" "$2"', tmp_path, monkeypatch)
+    quantizer_that(f'{sys.executable} -c \'{swap}\' "$1" "$2"')
     with pytest.raises(ModelError, match=r"away from the weights that were given to the quantizer"):
         leave(lora_run, "gguf", quant="q4_k_m")
 
