@@ -6,6 +6,7 @@ A reader takes only a folder whose manifest lists every file with the size and s
 or not a checkpoint. What the files hold is in state.py: safetensors and JSON, never a pickle.
 
     checkpoints/step-40/MANIFEST.json  model.safetensors  optimizer.safetensors  ...
+    checkpoints/step-50/MANIFEST.json  model/shard-00001-model-00001-of-00001.safetensors  ...    of a sharded run
     checkpoints/.step-60.4711.tmp/     a save that did not end; the next save removes it
     checkpoints/step-60.broken/        was in the way of a new step-60 and held no manifest of ours; never removed
 """
@@ -318,7 +319,16 @@ def _problems(folder: Path, *, hashes: bool) -> list[str]:
         return _file_problem(folder, *item, hashes=hashes)
 
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return [found for found in pool.map(problem, manifest.files.items()) if found]
+        problems = [found for found in pool.map(problem, manifest.files.items()) if found]
+    return problems or _strangers(folder, manifest)
+
+
+def _strangers(folder: Path, manifest: Manifest) -> list[str]:
+    """What the manifest does not list in the folders of shards, which are read whole."""
+    below = {name.rpartition("/")[0] for name in manifest.files} - {""}
+    found = {f"{sub}/{path.name}" for sub in below if (folder / sub).is_dir() for path in (folder / sub).iterdir()}
+    strangers = sorted(found - manifest.files.keys() - below)
+    return [f"{name} is not of this checkpoint: remove it" for name in strangers]
 
 
 def _file_problem(folder: Path, name: str, expected: FileEntry, *, hashes: bool) -> str | None:
