@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import http.server
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -85,6 +86,33 @@ def test_a_file_is_copied_once_and_again_when_it_changed(bucket: Any, cache: Pat
     (changed,) = find_inputs("memory://bucket/a.csv", SECTION)
     assert changed.key not in (first.key, again.key)
     assert len(list(cache.iterdir())) == 2
+
+
+def test_of_processes_that_start_together_one_fetches(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket.pipe("/bucket/a.csv", CSV)
+    context = multiprocessing.get_context("fork")
+    start, fetched, told = context.Barrier(3), context.Value("i", 0), context.SimpleQueue()
+    get_file = type(bucket).get_file
+
+    def counting(*arguments: Any, **options: Any) -> None:
+        with fetched.get_lock():
+            fetched.value += 1
+        get_file(*arguments, **options)
+
+    monkeypatch.setattr(type(bucket), "get_file", counting)
+
+    def one() -> None:
+        start.wait()
+        told.put([found.key for found in find_inputs("memory://bucket/a.csv", SECTION)])
+
+    children = [context.Process(target=one) for _ in range(3)]
+    for child in children:
+        child.start()
+    keys = [told.get() for _ in children]
+    for child in children:
+        child.join()
+    assert fetched.value == 1
+    assert keys[0] == keys[1] == keys[2]
 
 
 def test_copies_that_nobody_asked_for_in_a_week_go(bucket: Any, cache: Path) -> None:
