@@ -12,6 +12,7 @@ from tunesmith.run.artefacts import CheckpointInfo, EvalScores, Event, JsonObjec
 from tunesmith.run.directory import RunDir
 from tunesmith.training.checkpoints.best import BEST_STATE, TEMPORARY, BestWeights
 from tunesmith.training.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from tunesmith.training.checkpoints.mirror import Mirror
 from tunesmith.training.checkpoints.shards import parted
 from tunesmith.training.checkpoints.state import (
     environment,
@@ -43,6 +44,8 @@ class Saves:
     run_dir: RunDir
     plan: Plan
     info: CheckpointInfo
+    mirror: Mirror | None = None
+    """Of the process that writes."""
 
     @property
     def best(self) -> BestWeights:
@@ -68,7 +71,7 @@ class Saves:
 
     def _save(self, loop: Loop, writers: Writers, optimizer: JsonObject) -> None:
         so_far = loop.held_out.so_far
-        save_checkpoint(
+        checkpoint = save_checkpoint(
             self.run_dir.checkpoints,
             loop.step,
             lambda folder: self.write_state(loop, writers, optimizer, folder),
@@ -77,6 +80,8 @@ class Saves:
             best_step=so_far.best_step,
             required_bytes=self.num_bytes(loop.model),
         )
+        if self.mirror is not None:
+            self.mirror.push(checkpoint)
 
     def write_state(self, loop: Loop, writers: Writers, optimizer: JsonObject, folder: Path) -> None:
         """Weights, optimizer, random numbers, and where the run stands."""
