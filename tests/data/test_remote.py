@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.server
-import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -88,31 +88,22 @@ def test_a_file_is_copied_once_and_again_when_it_changed(bucket: Any, cache: Pat
     assert len(list(cache.iterdir())) == 2
 
 
-def test_of_processes_that_start_together_one_fetches(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_process_fetched_meanwhile_is_not_fetched_again(
+    bucket: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket.pipe("/bucket/a.csv", CSV)
-    context = multiprocessing.get_context("fork")
-    start, fetched, told = context.Barrier(3), context.Value("i", 0), context.SimpleQueue()
-    get_file = type(bucket).get_file
 
-    def counting(*arguments: Any, **options: Any) -> None:
-        with fetched.get_lock():
-            fetched.value += 1
-        get_file(*arguments, **options)
+    @contextlib.contextmanager
+    def waited(path: Path, **options: Any) -> Iterator[None]:
+        (cache / path.name).write_bytes(CSV)
+        yield
 
-    monkeypatch.setattr(type(bucket), "get_file", counting)
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("fetched again")
 
-    def one() -> None:
-        start.wait()
-        told.put([found.key for found in find_inputs("memory://bucket/a.csv", SECTION)])
-
-    children = [context.Process(target=one) for _ in range(3)]
-    for child in children:
-        child.start()
-    keys = [told.get() for _ in children]
-    for child in children:
-        child.join()
-    assert fetched.value == 1
-    assert keys[0] == keys[1] == keys[2]
+    monkeypatch.setattr("tunesmith.data.read.remote.cache_lock", waited)
+    monkeypatch.setattr(type(bucket), "get_file", refuse)
+    assert names("memory://bucket/a.csv") == ["memory:///bucket/a.csv"]
 
 
 def test_copies_that_nobody_asked_for_in_a_week_go(bucket: Any, cache: Path) -> None:

@@ -111,6 +111,23 @@ def test_a_place_that_cannot_be_written_ends_no_run(
     assert told.startswith(f"save.mirror: step-1 could not be copied to {ADDRESS} (403); the run goes on")
 
 
+def test_half_a_copy_is_none(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed(tmp_path / "one", 1)
+    opened = type(bucket).open
+
+    def fail(self: Any, path: str, mode: str = "rb", **options: Any) -> Any:
+        if mode == "wb" and path.endswith("rng.safetensors"):
+            raise ConnectionError("the machine is gone")
+        return opened(self, path, mode, **options)
+
+    monkeypatch.setattr(type(bucket), "open", fail)
+    pushed(tmp_path / "one", 2)
+    assert copies(bucket) == ["step-1", "step-2"]
+    said: list[str] = []
+    Mirror(ADDRESS, print).pull(tmp_path / "two", said.append)
+    assert said == [f"step-1 was taken from {ADDRESS}"]
+
+
 def test_what_cannot_be_a_mirror_is_said(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RunError, match=r"save\.mirror: https://host/a: expected an address that can be written: s3://"):
         Mirror("https://host/a", print).check()
