@@ -278,6 +278,9 @@ class SaveSection(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The type in which the tuned weights are written. auto: that of the base model's files where the held-out loss
     stays what it was, float32 where not; an adapter is written as it was trained."""
+    mirror: str | None = None
+    """An address (s3://, gs://, file:///) to which checkpoints are copied in the background, for machines that go away
+    with their disks. A run without a checkpoint of its own goes on from the newest one there."""
 
 
 class CompareSection(_Section):

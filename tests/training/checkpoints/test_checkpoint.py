@@ -87,6 +87,17 @@ def test_a_file_that_the_manifest_does_not_list_is_never_given_out(root: Path) -
         checkpoint.file("training_args.bin")
 
 
+def test_a_file_among_shards_that_the_manifest_does_not_list_is_refused(root: Path) -> None:
+    """A folder of shards is read whole."""
+    save(root, 5)
+    path = save(root, 10)
+    (path / "deep" / "more.safetensors").write_bytes(b"another share")
+    checkpoint, problems = newest_valid_checkpoint(root)
+    assert checkpoint is not None
+    assert checkpoint.step == 5
+    assert problems == [f"{path}: deep/more.safetensors is not of this checkpoint: remove it"]
+
+
 def test_no_folder_and_an_unfinished_save_mean_step_0(root: Path) -> None:
     assert newest_valid_checkpoint(root) == (None, [])
     (root / ".step-2.4711.tmp").mkdir(parents=True)
