@@ -54,6 +54,8 @@ class PredictedTime(Record):
 
 
 class PredictedDisk(Record):
+    """What the run will take on its disk, in bytes."""
+
     checkpoint_bytes: int
     num_checkpoints: int
     model_bytes: int
