@@ -62,6 +62,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+	$(BIN)/mypy --implicit-reexport --cache-dir .mypy_cache/tests tests examples
 
 docs: $(SITE)
 	$(BIN)/zensical build --strict --clean

@@ -15,9 +15,7 @@ OPTIONS = ("--out", "--fresh", "--resume")
 
 def test_each_of_our_names_exists() -> None:
     keys = {
-        f"{section}.{name}"
-        for section, field in Recipe.model_fields.items()
-        for name in field.annotation.model_fields  # type: ignore[union-attr]
+        f"{section}.{name}" for section, field in Recipe.model_fields.items() for name in field.annotation.model_fields
     }
     assert {entry.ours for entry in FOREIGN} - {""} <= keys | set(OPTIONS)
 
@@ -25,7 +23,7 @@ def test_each_of_our_names_exists() -> None:
 def test_no_name_is_one_of_ours_or_stands_twice() -> None:
     names = [name for entry in FOREIGN for name in entry.names]
     assert len(names) == len(set(names))
-    ours = {name for field in Recipe.model_fields.values() for name in field.annotation.model_fields}  # type: ignore[union-attr]
+    ours = {name for field in Recipe.model_fields.values() for name in field.annotation.model_fields}
     assert not ours & set(names)
 
 
