@@ -1,7 +1,9 @@
-"""Make README.md stand alone, as a package index shows it: python .ci/readme.py README.md TAG [ADDRESS]
+"""Make a README stand alone, as a package index shows it.
 
-Links and pictures of the repository get its ADDRESS (https://...), at TAG; without one they become their words. Nothing on
-the page then leads nowhere.
+    python .ci/readme.py README.md TAG [ADDRESS]
+
+Links and pictures of the repository get its ADDRESS (https://...), at TAG; without one they become their words. Nothing
+on the page then leads nowhere.
 """
 
 from __future__ import annotations
