@@ -68,8 +68,8 @@ def test_a_folder_stays_as_it_was_when_the_block_raises(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").touch()
     (tmp_path / ".model.killed.staging").mkdir()
-    with pytest.raises(FileNotFoundError), replace_directory(tmp_path / "model") as staging:
-        (staging / "new").rename(staging / "newer")
+    with pytest.raises(ZeroDivisionError), replace_directory(tmp_path / "model") as staging:
+        (staging / "new").write_bytes(bytes(1 // 0))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["old"]
 
