@@ -18,17 +18,49 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "tunesmith"
 FLOORS: dict[str, int] = {
     "audit": 93,
+    "cache": 95,
+    "compat": 89,
+    "disk": 96,
     "doctor": 85,
+    "errors": 98,
+    "evaluate": 97,
+    "foreign": 96,
     "init": 88,
+    "launch": 84,
     "machine": 70,
+    "models": 89,
     "recipe": 93,
     "redact": 86,
     "report": 93,
     "schema": 98,
     "show": 43,  # most of it is shown by the tests of those who call it
+    "step": 93,
+    "units": 98,
+    "watch": 86,
     "web": 90,
 }
-"""Per cent of lines and branches, of every room of src/tunesmith."""
+"""Per cent of lines and branches."""
+WITHOUT: frozenset[str] = frozenset(
+    {
+        "api",
+        "cli",
+        "compare",
+        "data",
+        "demo",
+        "export",
+        "fast",
+        "forecast",
+        "generate",
+        "pipeline",
+        "plan",
+        "run",
+        "selftest",
+        "serve",
+        "sweep",
+        "training",
+    }
+)
+"""Rooms whose tests take minutes each, and that were not measured yet: shown, and held to nothing."""
 
 
 def tests_of(room: str) -> list[Path]:
@@ -49,7 +81,9 @@ def measure(room: str) -> float:
     """Per cent. Raises SystemExit with what pytest said when a test fails."""
     source = SOURCE / room if (SOURCE / room).is_dir() else SOURCE / f"{room}.py"
     if not source.exists() or not tests_of(room):
-        raise SystemExit(f"{room}: no such room, or no tests of its own. Expected one of: {', '.join(FLOORS)}")
+        raise SystemExit(
+            f"{room}: no such room, or no tests of its own. Expected one of: {', '.join(sorted({*FLOORS, *WITHOUT}))}"
+        )
     with tempfile.TemporaryDirectory(prefix="tunesmith-coverage-") as folder:
         report = Path(folder) / "report.json"
         run_tests(room, Path(folder) / "data", source)
@@ -76,7 +110,7 @@ def coverage(*arguments: str, check: bool = False) -> subprocess.CompletedProces
 def main(rooms: list[str]) -> int:
     low = False
     print("| room | reached | floor |\n|---|---|---|")
-    for room in rooms or sorted(FLOORS):
+    for room in rooms or sorted({*FLOORS, *WITHOUT}):
         reached, floor = measure(room), FLOORS.get(room)
         low |= floor is not None and reached < floor
         print(f"| {room} | {reached:.1f}% | {'not set' if floor is None else f'{floor}%'} |", flush=True)
