@@ -11,6 +11,9 @@ from tunesmith.units import format_bytes, format_seconds
     ("num_bytes", "text"),
     [
         (0, "0 MB"),
+        (12_345, "12 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
         (850e6, "850 MB"),
         (999.4e6, "999 MB"),
         (1e9, "1.0 GB"),

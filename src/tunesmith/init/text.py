@@ -121,12 +121,12 @@ def _data(looked: Looked, num_rows: int | None) -> Section:
     if looked.slice is not None:
         lines.append(Line("slice", looked.slice, "also report the held-out loss by it", is_other=True))
     few = num_rows is not None and num_rows < FEW_ROWS
-    share = _held_out_share(num_rows) if num_rows else 0.1
+    share = held_out_share(num_rows) if num_rows else 0.1
     lines.append(Line("eval_fraction", share, "rows held out for scores, never trained on" + ("; few rows" * few)))
     return Section("data", lines)
 
 
-def _held_out_share(num_rows: int) -> float:
+def held_out_share(num_rows: int) -> float:
     """A tenth; of few rows as much as holds 25, below which a loss says little, and at most three tenths."""
     return min(0.3, max(0.1, math.ceil(HELD_OUT_ROWS / num_rows * 20) / 20))
 
