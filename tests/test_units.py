@@ -11,6 +11,7 @@ from tunesmith.units import format_bytes, format_seconds
     ("num_bytes", "text"),
     [
         (0, "0 MB"),
+        (186, "186 B"),
         (12_345, "12 kB"),
         (999_499, "999 kB"),
         (999_500, "1 MB"),
