@@ -106,7 +106,7 @@ def test_saves_are_decided_in_the_plan_alone(recipe: Recipe, data: Data) -> None
 def test_how_long_a_lower_loss_is_waited_for(
     recipe: Recipe, data: Data, prepared: Callable[..., Data], shows_csv: Path
 ) -> None:
-    def planned(using: Data = data, **changes: object) -> Plan:
+    def planned(using: Data = data, /, **changes: Any) -> Plan:
         return make_plan(recipe.with_values(**{"train.epochs": 4, "eval.every": 1, **changes}), using, detect_machine())
 
     usual = planned()
@@ -204,5 +204,6 @@ def test_weights_that_take_long_to_write_are_kept_once(prepared: Callable[..., D
     using = prepared(shows_csv, text="description", max_rows=110, eval_fraction=0.1)
     kept = make_plan(recipe, using, detect_machine())
     free = make_plan(recipe.with_values(**{"train.early_stopping": False}), using, detect_machine())
+    assert isinstance(free.eval_every, int)
     assert kept.eval_every == kept.num_steps > free.eval_every
     assert "to keep the best weights takes 2% of it each time" in kept.reasons["eval_every"]

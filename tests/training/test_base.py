@@ -48,7 +48,7 @@ def test_the_base_is_scored_once_for_each_arithmetic(job: Job) -> None:
 
     def score() -> Scores:
         asked.append("scored")
-        return Scores(1.0, 2.7, 1.0, 0.1, 10, 1, 0.1, document_loss=None)  # type: ignore[arg-type]
+        return Scores(1.0, 2.7, 1.0, 0.1, 10, 1, 0.1, document_loss=None)
 
     assert job.base.scores(job, score) is job.base.scores(job, score)
     assert len(asked) == 1
