@@ -36,16 +36,42 @@ def sweep(
     lr_find: Annotated[
         bool, typer.Option("--lr-find", help="Only find a learning rate, by one short run in which it grows.")
     ] = False,
+    data_curve: Annotated[
+        bool,
+        typer.Option("--data-curve", help="Train on shares of the rows, and forecast the loss with more of them."),
+    ] = False,
+    shares: Annotated[
+        str | None, typer.Option(help="Of --data-curve, increasing; default 0.05,0.1,0.2.", metavar="S,S,S")
+    ] = None,
+    bigger: Annotated[
+        str | None, typer.Option(help="Of --data-curve: also train this model, at the smallest share.", metavar="MODEL")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search over recipe values; the same command goes on where it stopped. Writes FOLDER/best.yaml and trials.json.
 
+    With --data-curve: what more rows or a bigger model would bring. Writes FOLDER/curve.json and curve.html.
+
     Example: tunesmith sweep recipes/shows-smollm2.yaml --over train.learning_rate=1e-5..1e-3:log --trials 12
+
+    Example: tunesmith sweep recipes/netflix-smollm2.yaml --data-curve --shares 0.05,0.1,0.2
     """
     from tunesmith.recipe import Recipe
     from tunesmith.sweep.stage import read_budget
     from tunesmith.sweep.stage import sweep as search
 
+    if data_curve or shares or bigger:
+        searches = {"--over": over, "--trials": trials, "--budget": budget, "--lr-find": lr_find}
+        _draw_curve(
+            Recipe.load(recipe, set_ or ()),
+            out or Path("runs") / f"{recipe.stem}-curve",
+            shares=shares,
+            bigger=bigger,
+            others=[name for name, given in searches.items() if given] + ["--workers"] * (workers > 1),
+            is_asked=data_curve,
+            as_json=as_json,
+        )
+        return
     asked, limit = Recipe.load(recipe, set_ or ()), read_budget(trials, budget)
     folder = out or Path("runs") / f"{recipe.stem}-sweep"
     prepared = _prepared(asked)
@@ -53,7 +79,7 @@ def sweep(
         _find_rate(asked, prepared, as_json=as_json)
         return
     with _helping(workers):
-        study = search(asked, folder, prepared, over=over or (), budget=limit, joins=joins, say=console().print)
+        study = search(asked, folder, prepared, over=over or (), budget=limit, joins=joins, say=_say)
     if joins:
         return
     from tunesmith.sweep.outcome import ALL, BEST, PAGE
@@ -67,12 +93,46 @@ def sweep(
     typer.echo(f"Next: tunesmith train {folder / BEST} --out runs/{recipe.stem}-best")
 
 
+def _say(line: str) -> None:
+    console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _prepared(recipe: Recipe) -> Prepared:
     from tunesmith.pipeline import check_inputs, prepare_inputs
     from tunesmith.show.doing import Doing
 
     with Doing(console()) as doing:
         return prepare_inputs(recipe, doing, small=False, source=check_inputs(recipe, doing))
+
+
+def _draw_curve(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    shares: str | None,
+    bigger: str | None,
+    others: list[str],
+    is_asked: bool,
+    as_json: bool,
+) -> None:
+    from tunesmith.errors import SweepError
+    from tunesmith.sweep.curve.asked import DEFAULT_SHARES, Asked, read_shares
+
+    if not is_asked:
+        raise SweepError("sweep: --shares and --bigger are of --data-curve. Add it.")
+    if others:
+        raise SweepError(f"sweep: {others[0]} searches, and --data-curve does not. Give one of them.")
+    asked = Asked(DEFAULT_SHARES if shares is None else read_shares(shares), bigger)
+    from tunesmith.sweep.curve.outcome import PAGE
+    from tunesmith.sweep.curve.stage import draw_curve
+    from tunesmith.sweep.curve.table import print_curve
+
+    curve = draw_curve(recipe, folder, _prepared(recipe), asked, prepare=_prepared, say=_say)
+    if as_json:
+        print_json(curve.to_json())
+        return
+    print_curve(output(), curve)
+    typer.echo(f"{folder / curve.FILE}  {folder / PAGE}")
 
 
 def _find_rate(recipe: Recipe, prepared: Prepared, *, as_json: bool) -> None:

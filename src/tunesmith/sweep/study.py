@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.disk import write_text
 from tunesmith.errors import SweepError
+from tunesmith.sweep.begun import check_same
 from tunesmith.sweep.space import Space
 
 if TYPE_CHECKING:
@@ -49,7 +47,7 @@ class Study:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         folder.mkdir(parents=True, exist_ok=True)
-        _check_same(folder, {"space": [str(one) for one in space], **asked})
+        check_same(folder / SPACE, {"space": [str(one) for one in space], **asked})
         study = optuna.create_study(
             storage=f"sqlite:///{folder / STUDY}",
             study_name="sweep",
@@ -111,28 +109,3 @@ class Study:
 
 def _value(trial: optuna.trial.FrozenTrial) -> float:
     return float(trial.value)
-
-
-def _check_same(folder: Path, asked: dict[str, Any]) -> None:
-    path = folder / SPACE
-    text = json.dumps(asked, indent=2, ensure_ascii=False) + "\n"
-    if not path.exists():
-        write_text(path, text)
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    now = json.loads(text)
-    changed = ", ".join(_changes(before, now))
-    if changed:
-        raise SweepError(
-            f"{folder}: holds a sweep that differs in {changed}. Its trials cannot be compared with new ones: give "
-            "another --out, or what it began with."
-        )
-
-
-def _changes(before: dict[str, Any], now: dict[str, Any], above: str = "") -> Iterator[str]:
-    for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _changes(old, new, f"{above}{key}.")
-        elif old != new:
-            yield f"{above}{key}"
