@@ -139,15 +139,17 @@ def _find_rate(recipe: Recipe, prepared: Prepared, *, as_json: bool) -> None:
     from tunesmith.run.signals import StopRequest
     from tunesmith.show.progress import Progress
     from tunesmith.sweep.lr_find import find_rate
+    from tunesmith.sweep.table import rate_lines
 
     with StopRequest("the same command") as stop, Progress(console()) as progress:
         found = find_rate(recipe, prepared, stop, progress)
     if as_json:
-        print_json({"suggestion": found.suggestion, "rates": found.rates, "losses": found.losses})
+        print_json(
+            {"suggestion": found.suggestion, "rates": found.rates, "losses": found.losses, "smooth": found.smooth}
+        )
         return
-    for rate, loss in list(zip(found.rates, found.smooth, strict=True))[::4]:
-        typer.echo(f"rate {rate:8.1e}  loss {loss:.3f}")
-    typer.echo(f"train.learning_rate: {found.suggestion:g}   (a tenth of the rate with the lowest loss)")
+    for line in rate_lines(found):
+        typer.echo(line)
 
 
 @contextmanager

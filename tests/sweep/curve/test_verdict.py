@@ -74,8 +74,8 @@ def test_the_forecasts_stand_at_multiples_of_the_rows_with_their_minutes() -> No
 @pytest.mark.parametrize(
     ("loss", "told"),
     [
-        (2.8, "worth it."),
-        (3.3, "probably worth it; larger --shares would tell."),
+        (3.1, "worth it."),
+        (3.47, "probably worth it; larger --shares would tell."),
         (3.61, "not worth it."),
         (3.9, "leave it."),
     ],

@@ -77,8 +77,7 @@ def _bigger(curve: Curve, law: PowerLaw, name: str | None) -> Bigger | None:
     """The recipe's curve moved to where the bigger model ended on the same rows.
 
     Published curves of two sizes keep either their distance or, where sizes multiply (Zhang et al., 2024), the ratio of
-    what lies above the floor: half of the draws do the one, half the other where it
-    did not end below the floor.
+    what lies above the floor. Half of the draws do the one; half the other, where it did not end below the floor.
     """
     if name is None:
         return None
