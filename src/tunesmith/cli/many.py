@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,6 +55,7 @@ def sweep(
     from tunesmith.recipe import Recipe
     from tunesmith.sweep.stage import read_budget
     from tunesmith.sweep.stage import sweep as search
+    from tunesmith.sweep.workers import choose_devices, helping
 
     if data_curve or shares or bigger:
         searches = {"--over": over, "--trials": trials, "--budget": budget, "--lr-find": lr_find}
@@ -78,8 +75,9 @@ def sweep(
     if lr_find:
         _find_rate(asked, prepared, as_json=as_json)
         return
-    with _helping(workers):
-        study = search(asked, folder, prepared, over=over or (), budget=limit, joins=joins, say=_say)
+    devices = choose_devices(workers)
+    with helping(devices, [argument for argument in sys.argv[1:] if argument != "--json"]) as start:
+        study = search(asked, folder, prepared, over=over or (), budget=limit, joins=joins, opened=start, say=_say)
     if joins:
         return
     from tunesmith.sweep.outcome import ALL, BEST, PAGE
@@ -150,26 +148,6 @@ def _find_rate(recipe: Recipe, prepared: Prepared, *, as_json: bool) -> None:
         return
     for line in rate_lines(found):
         typer.echo(line)
-
-
-@contextmanager
-def _helping(workers: int) -> Iterator[None]:
-    """The same sweep in other processes, each on a GPU of its own, until this one has ended."""
-    others = []
-    for number in range(1, workers):
-        arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
-        others.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tunesmith", *arguments, "--workers", "1", "--joins"],
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": str(number)},
-                stdout=subprocess.DEVNULL,
-            )
-        )
-    try:
-        yield
-    finally:
-        for process in others:
-            process.wait()
 
 
 def launch(

@@ -1,8 +1,8 @@
 """The trials as optuna keeps them (Akiba et al., 2019), in an SQLite file that outlives every process.
 
 A process that is killed leaves a trial that says it is running. When the sweep goes on, such a trial is marked as
-failed and its values are tried again first. A trial has one number at each of its evaluations, which stand at equal
-shares of the data, so that trials with steps of different sizes are compared at equal tokens.
+failed and its values are tried again first. What a trial reports stands at a number of tokens (marks.py), so that
+trials with steps of different sizes are compared at equal tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ STUDY, SPACE = "study.db", "space.json"
 STARTUP_TRIALS = 5
 """Trials at random before the search learns from them, and before any is ended early."""
 RUN = "run"
-"""What a trial remembers: the name of its run directory."""
+"""What a trial remembers: the name of its run directory,"""
+SCORES = "scores"
+"""and the held-out loss of each of its evaluations."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,18 @@ class Study:
 
         ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
         return list(self.kept.get_trials(deepcopy=False, states=ended))
+
+    @property
+    def num_begun(self) -> int:
+        """Those, and the ones that other workers are making."""
+        import optuna
+
+        return self.num_made + len(self.kept.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)))
+
+    @property
+    def ended(self) -> list[optuna.trial.FrozenTrial]:
+        """Trials that ended, those that failed too."""
+        return [trial for trial in self.kept.get_trials(deepcopy=False) if trial.state.is_finished()]
 
     @property
     def best(self) -> optuna.trial.FrozenTrial | None:

@@ -71,7 +71,8 @@ def _chart(curve: Curve) -> Markup:
     ]
     if curve.bigger is not None:
         ahead = [(math.log10(one.num_rows), one.eval_loss.value) for one in curve.bigger.forecasts]
-        lines += [Series("bigger", ahead, "tuned"), Series("", seen(curve.bigger.name), "tuned", joined=False)]
+        begun = seen(curve.bigger.name)
+        lines += [Series("bigger", [*begun, *ahead], "base"), Series("", begun, "base", joined=False)]
     return line_chart(
         lines,
         title="Held-out loss over training rows",
@@ -79,5 +80,4 @@ def _chart(curve: Curve) -> Markup:
         y_format=lambda value: f"{value:.2f}",
         x_label="training rows (logarithmic)",
         x_format=lambda power: short(float(f"{10**power:.1e}")),
-        size=(640, 320),
     )
