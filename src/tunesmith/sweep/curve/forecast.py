@@ -81,7 +81,7 @@ def _bigger(curve: Curve, law: PowerLaw, name: str | None) -> Bigger | None:
     """
     if name is None:
         return None
-    (found,) = curve.points_of(name)
+    found = max(curve.points_of(name), key=lambda point: point.num_rows)
     beside = next(point for point in curve.points_of(curve.model) if point.num_rows == found.num_rows)
     there = law.at(found.num_rows)
     moved = found.eval_loss - beside.eval_loss + np.sqrt(2) * law.luck(len(FACTORS))
