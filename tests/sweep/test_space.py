@@ -75,3 +75,10 @@ def test_a_budget_is_trials_or_time() -> None:
         read_budget(3, "30m")
     with pytest.raises(SweepError, match="not a duration"):
         read_budget(None, "soon")
+
+
+def test_a_space_knows_which_values_it_holds() -> None:
+    assert Range("train.learning_rate", 1e-5, 1e-3, log=True).holds(1e-4)
+    assert not Range("train.learning_rate", 1e-5, 1e-3).holds(2e-3)
+    assert Choice("train.tokens_per_step", (256, 512)).holds(512)
+    assert not Choice("train.tokens_per_step", (256, 512)).holds(200)
