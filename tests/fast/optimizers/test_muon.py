@@ -1,6 +1,7 @@
 """Muon: as torch has it in the layers, AdamW around them; bfloat16 weights follow float32; runs go on bit for bit."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ def test_which_matrices_are_its_own():
         (False, 2),
         (False, 2),
     ]
-    held = {len(state): [] for state in optimizer.state.values()}
+    held: dict[int, list[Any]] = {len(state): [] for state in optimizer.state.values()}
     for parameter, state in optimizer.state.items():
         held[len(state)].append(parameter.ndim)
     assert held == {1: [2, 2], 2: [2, 2, 1, 1]}

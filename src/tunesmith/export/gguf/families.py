@@ -24,7 +24,7 @@ class Family:
     arch: str
     describe: Callable[[Any, Any], None]
     """describe(writer, config): the hyperparameters."""
-    rows: Rows = lambda name, tensor, config: tensor
+    rows: Rows = lambda _name, tensor, _config: tensor
     joins_qkv: bool = False
     """Query, key and value weights lie in one tensor there."""
     norm_plus_one: bool = False
@@ -101,6 +101,7 @@ def placed(model: Any, family: Family, weights: Mapping[str, Any]) -> Iterator[t
 
 
 def head_name(model: Any) -> str:
+    """The name of the output head's weight among the model's tensors."""
     head = model.get_output_embeddings()
     return next(f"{name}.weight" for name, module in model.named_modules() if module is head)
 
@@ -229,7 +230,7 @@ def _llama_rows(name: str, tensor: Any, config: Any) -> Any:
 
 
 def _neox_rows(name: str, tensor: Any, config: Any) -> Any:
-    """[head, qkv] -> [qkv, head]"""
+    """[head, qkv] -> [qkv, head]."""
     if ".query_key_value." not in name:
         return tensor
     heads = config.num_attention_heads
