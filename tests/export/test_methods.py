@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,22 +27,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "qlora": {},
 }
 MODELS = ("tiny_llama", "tiny_gpt2", "tiny_gpt_neo")
-
-
-@pytest.fixture(scope="session")
-def tiny_gpt2(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer GPT-2 with the tiny tokenizer: its matrices lie the other way round."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    path = tmp_path_factory.mktemp("gpt2") / "model"
-    shutil.copytree(tiny_llama, path, ignore=shutil.ignore_patterns("*.safetensors"))
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=512, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=0,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-    )  # fmt: skip
-    GPT2LMHeadModel(config).save_pretrained(path)
-    return path
+"""GPT-2's matrices lie the other way round."""
+QUICK = (("pissa", "tiny_llama"), ("qlora", "tiny_llama"))
+CASES = [
+    pytest.param(method, model, marks=() if (method, model) in QUICK else pytest.mark.slow, id=f"{method}-{model}")
+    for method in METHODS
+    for model in MODELS
+]
 
 
 def recipe_of(model: Path, method: str, shows_csv: Path) -> tunesmith.Recipe:
@@ -71,8 +61,16 @@ def logits(model: Any) -> torch.Tensor:
         return torch.as_tensor(model(input_ids=torch.arange(1, 60)[None]).logits)
 
 
-def check(method: str, model: Path, shows_csv: Path, tmp_path: Path, leave: Callable[..., Exported]) -> None:
-    recipe, quiet = recipe_of(model, method, shows_csv), Console(quiet=True)
+@pytest.mark.parametrize(("method", "model"), CASES)
+def test_every_method_and_model(
+    method: str,
+    model: str,
+    shows_csv: Path,
+    tmp_path: Path,
+    leave: Callable[..., Exported],
+    request: pytest.FixtureRequest,
+) -> None:
+    recipe, quiet = recipe_of(request.getfixturevalue(model), method, shows_csv), Console(quiet=True)
     whole = tunesmith.train(recipe, out=tmp_path / "whole", console=quiet).dir
     steps = iter(range(99))
     with pytest.raises(Stopped):
@@ -97,27 +95,6 @@ def tunesmith_load(path: Path) -> Any:
     from tunesmith.models.load import load_for_generation
 
     return load_for_generation(str(path))
-
-
-@pytest.mark.parametrize("method", ["pissa", "qlora"])
-def test_a_llama(
-    method: str, tiny_llama: Path, shows_csv: Path, tmp_path: Path, leave: Callable[..., Exported]
-) -> None:
-    check(method, tiny_llama, shows_csv, tmp_path, leave)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_and_model(
-    method: str,
-    model: str,
-    shows_csv: Path,
-    tmp_path: Path,
-    leave: Callable[..., Exported],
-    request: pytest.FixtureRequest,
-) -> None:
-    check(method, request.getfixturevalue(model), shows_csv, tmp_path, leave)
 
 
 def test_pissa_is_saved_as_an_ordinary_adapter_of_the_untouched_base(

@@ -280,7 +280,7 @@ def test_every_architecture(name: str, tiny_llama: Path, tune: Tune, tmp_path: P
             weight.mul_(3).add_(0 if weight.dim() > 1 else 0.05 * torch.randn_like(weight))
     model.save_pretrained(path)
     run_dir = tune(path)
-    for quant, most in (("f32", 5e-3), ("q8_0", 0.3)):
+    for quant, most in (("f32", 5e-3), ("q8_0", 1.0)):  # activations of loud weights, rounded to 8 bits
         (trip,) = leave(run_dir, "gguf", quant=quant, force=True).record.round_trips
         assert trip.passed
         assert trip.largest_difference < most
