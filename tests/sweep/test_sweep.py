@@ -67,6 +67,55 @@ def test_a_sweep_leaves_the_best_recipe_and_goes_on(recipe: Recipe, prepared: Pr
     assert rows[3]["values"][RATE] == value
 
 
+def test_trials_with_steps_of_other_sizes_are_compared_at_equal_tokens(
+    recipe: Recipe, prepared: Prepared, tmp_path: Path
+) -> None:
+    """What the search compares, of trials that were trained: the same numbers of tokens, and never the ends."""
+    asked = recipe.with_values(**{"train.max_steps": None, "train.rehearse": False})
+    over = ["train.tokens_per_step=60,130"]
+    study, _ = search(asked, tmp_path, prepared, 1, over=over)
+    (made,) = study.kept.get_trials()
+    study.kept.enqueue_trial({"train.tokens_per_step": {60: 130, 130: 60}[made.params["train.tokens_per_step"]]})
+    study, _ = search(asked, tmp_path, prepared, 2, over=over)
+    trials = {trial.params["train.tokens_per_step"]: trial for trial in study.kept.get_trials()}
+    first, second = trials[60], trials[130]
+    num_tokens = int((prepared.data.train.lengths - 1).sum())
+    marks = [round(num_tokens * number / 4) for number in (1, 2, 3)]
+    assert list(first.intermediate_values) == list(second.intermediate_values) == marks
+    rows = json.loads((tmp_path / "trials.json").read_text())["trials"]
+    for trial in (first, second):
+        row = rows[trial.number]
+        lines = (tmp_path / "trials" / f"{trial.number:04d}" / "metrics.jsonl").read_text().splitlines()
+        losses = [line["eval_loss"] for line in map(json.loads, lines) if "eval_loss" in line]
+        assert row["evaluations"] == losses[1:], "the first is the base's"
+        assert trial.intermediate_values[marks[0]] == losses[1]
+
+
+def test_a_trial_that_is_behind_at_equal_tokens_is_ended_there(
+    recipe: Recipe, prepared: Prepared, tmp_path: Path
+) -> None:
+    """Five good ones are known; one with a hopeless rate is ended at its first mark, whatever its steps."""
+    asked = recipe.with_values(**{"train.max_steps": None, "train.rehearse": False, "train.tokens_per_step": 60})
+    over = [f"{RATE}=1e-7..1e-1:log"]
+    study, _ = search(asked, tmp_path, prepared, 1, over=over)
+    (made,) = study.kept.get_trials()
+    for _ in range(5):
+        study.kept.add_trial(
+            optuna.trial.create_trial(
+                params={RATE: 1e-2},
+                distributions=made.distributions,
+                value=2.0,
+                intermediate_values=dict.fromkeys(made.intermediate_values, 2.0),
+            )
+        )
+    study.kept.enqueue_trial({RATE: 1e-7})
+    study, said = search(asked, tmp_path, prepared, 7, over=over)
+    last = study.kept.get_trials()[-1]
+    assert last.state == optuna.trial.TrialState.PRUNED
+    assert len(last.intermediate_values) == 1
+    assert "ended early, behind the others at equal tokens" in said[-1]
+
+
 def test_the_plan_s_own_choice_is_tried_first(recipe: Recipe, prepared: Prepared, tmp_path: Path) -> None:
     _, said = search(recipe, tmp_path, prepared, 1, over=())
     values = json.loads((tmp_path / "trials.json").read_text())["trials"][0]["values"]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,24 +32,52 @@ def sweep(
     lr_find: Annotated[
         bool, typer.Option("--lr-find", help="Only find a learning rate, by one short run in which it grows.")
     ] = False,
+    data_curve: Annotated[
+        bool,
+        typer.Option("--data-curve", help="Train on shares of the rows, and forecast the loss with more of them."),
+    ] = False,
+    shares: Annotated[
+        str | None, typer.Option(help="Of --data-curve, increasing; default 0.05,0.1,0.2.", metavar="S,S,S")
+    ] = None,
+    bigger: Annotated[
+        str | None, typer.Option(help="Of --data-curve: also train this model, at the smallest share.", metavar="MODEL")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search over recipe values; the same command goes on where it stopped. Writes FOLDER/best.yaml and trials.json.
 
+    With --data-curve: what more rows or a bigger model would bring. Writes FOLDER/curve.json and curve.html.
+
     Example: tunesmith sweep recipes/shows-smollm2.yaml --over train.learning_rate=1e-5..1e-3:log --trials 12
+
+    Example: tunesmith sweep recipes/netflix-smollm2.yaml --data-curve --shares 0.05,0.1,0.2
     """
     from tunesmith.recipe import Recipe
     from tunesmith.sweep.stage import read_budget
     from tunesmith.sweep.stage import sweep as search
+    from tunesmith.sweep.workers import choose_devices, helping
 
+    if data_curve or shares or bigger:
+        searches = {"--over": over, "--trials": trials, "--budget": budget, "--lr-find": lr_find}
+        _draw_curve(
+            Recipe.load(recipe, set_ or ()),
+            out or Path("runs") / f"{recipe.stem}-curve",
+            shares=shares,
+            bigger=bigger,
+            others=[name for name, given in searches.items() if given] + ["--workers"] * (workers > 1),
+            is_asked=data_curve,
+            as_json=as_json,
+        )
+        return
     asked, limit = Recipe.load(recipe, set_ or ()), read_budget(trials, budget)
     folder = out or Path("runs") / f"{recipe.stem}-sweep"
     prepared = _prepared(asked)
     if lr_find:
         _find_rate(asked, prepared, as_json=as_json)
         return
-    with _helping(workers):
-        study = search(asked, folder, prepared, over=over or (), budget=limit, joins=joins, say=console().print)
+    devices = choose_devices(workers)
+    with helping(devices, [argument for argument in sys.argv[1:] if argument != "--json"]) as start:
+        study = search(asked, folder, prepared, over=over or (), budget=limit, joins=joins, opened=start, say=_say)
     if joins:
         return
     from tunesmith.sweep.outcome import ALL, BEST, PAGE
@@ -67,6 +91,10 @@ def sweep(
     typer.echo(f"Next: tunesmith train {folder / BEST} --out runs/{recipe.stem}-best")
 
 
+def _say(line: str) -> None:
+    console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _prepared(recipe: Recipe) -> Prepared:
     from tunesmith.pipeline import check_inputs, prepare_inputs
     from tunesmith.show.doing import Doing
@@ -75,39 +103,51 @@ def _prepared(recipe: Recipe) -> Prepared:
         return prepare_inputs(recipe, doing, small=False, source=check_inputs(recipe, doing))
 
 
+def _draw_curve(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    shares: str | None,
+    bigger: str | None,
+    others: list[str],
+    is_asked: bool,
+    as_json: bool,
+) -> None:
+    from tunesmith.errors import SweepError
+    from tunesmith.sweep.curve.asked import DEFAULT_SHARES, Asked, read_shares
+
+    if not is_asked:
+        raise SweepError("sweep: --shares and --bigger are of --data-curve. Add it.")
+    if others:
+        raise SweepError(f"sweep: {others[0]} searches, and --data-curve does not. Give one of them.")
+    asked = Asked(DEFAULT_SHARES if shares is None else read_shares(shares), bigger)
+    from tunesmith.sweep.curve.outcome import PAGE
+    from tunesmith.sweep.curve.stage import draw_curve
+    from tunesmith.sweep.curve.table import print_curve
+
+    curve = draw_curve(recipe, folder, _prepared(recipe), asked, prepare=_prepared, say=_say)
+    if as_json:
+        print_json(curve.to_json())
+        return
+    print_curve(output(), curve)
+    typer.echo(f"{folder / curve.FILE}  {folder / PAGE}")
+
+
 def _find_rate(recipe: Recipe, prepared: Prepared, *, as_json: bool) -> None:
     from tunesmith.run.signals import StopRequest
     from tunesmith.show.progress import Progress
     from tunesmith.sweep.lr_find import find_rate
+    from tunesmith.sweep.table import rate_lines
 
     with StopRequest("the same command") as stop, Progress(console()) as progress:
         found = find_rate(recipe, prepared, stop, progress)
     if as_json:
-        print_json({"suggestion": found.suggestion, "rates": found.rates, "losses": found.losses})
-        return
-    for rate, loss in list(zip(found.rates, found.smooth, strict=True))[::4]:
-        typer.echo(f"rate {rate:8.1e}  loss {loss:.3f}")
-    typer.echo(f"train.learning_rate: {found.suggestion:g}   (a tenth of the rate with the lowest loss)")
-
-
-@contextmanager
-def _helping(workers: int) -> Iterator[None]:
-    """The same sweep in other processes, each on a GPU of its own, until this one has ended."""
-    others = []
-    for number in range(1, workers):
-        arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
-        others.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tunesmith", *arguments, "--workers", "1", "--joins"],
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": str(number)},
-                stdout=subprocess.DEVNULL,
-            )
+        print_json(
+            {"suggestion": found.suggestion, "rates": found.rates, "losses": found.losses, "smooth": found.smooth}
         )
-    try:
-        yield
-    finally:
-        for process in others:
-            process.wait()
+        return
+    for line in rate_lines(found):
+        typer.echo(line)
 
 
 def launch(

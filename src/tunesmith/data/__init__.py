@@ -6,6 +6,7 @@ split/        train, eval or test, by content; rows that are almost the same
 tokens/       rows -> ids and masks -> documents -> optimizer steps
 
 prepare.py    the stage: prepare(recipe.data, tokenizer, max_length) -> Data; again.py: for a run that exists
+shares.py     a share of the training rows, nested
 account.py    data.json: counts, fingerprints, what became of every row
 cache.py      entries by the content of the files; arrays.py: the arrays in them
 """

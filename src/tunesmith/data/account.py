@@ -51,7 +51,7 @@ def account(
     documents, by split. read: what reading found. Raises DataError when nothing would be trained.
     """
     text = load_array(folder / "text.npy")
-    splits = {name: _describe(_finish_split(folder / name, read, text)) for name in SPLITS}
+    splits = {name: describe(_finish_split(folder / name, read, text)) for name in SPLITS}
     if splits["train"].targets == 0:
         raise DataError(f"{read.files[0].path}: 0 tokens would be trained ({read.how}). {_why_nothing(counts[0])}")
     total = sum(counts[1:], counts[0])
@@ -93,7 +93,8 @@ def say_split(section: DataSection, parts: Sequence[Part]) -> str:
     return ", ".join(keys)
 
 
-def _describe(documents: TokenizedDocuments) -> SplitAccount:
+def describe(documents: TokenizedDocuments) -> SplitAccount:
+    """A split in numbers."""
     return SplitAccount(
         documents=len(documents),
         tokens=len(documents.tokens),

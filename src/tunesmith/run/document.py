@@ -110,7 +110,7 @@ def _meanings(record: type[BaseModel]) -> dict[str, str]:
 
 @functools.cache
 def _in_source(module: str) -> dict[str, dict[str, str]]:
-    """{class: {field: docstring}}"""
+    """{class: {field: docstring}}."""
     tree = ast.parse(inspect.getsource(sys.modules[module]))
     return {node.name: dict(_below_fields(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
 

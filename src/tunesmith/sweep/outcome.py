@@ -13,11 +13,11 @@ from markupsafe import Markup
 
 from tunesmith.disk import write_text
 from tunesmith.recipe import Recipe
-from tunesmith.report.charts import Series, line_chart
+from tunesmith.report.charts import Dot, Series, dot_chart, line_chart
 from tunesmith.report.numbers import short
 from tunesmith.report.page import content_policy
 from tunesmith.sweep.space import Choice, Range, Space, overrides
-from tunesmith.sweep.study import RUN, Study
+from tunesmith.sweep.study import RUN, SCORES, Study
 from tunesmith.sweep.trial import TRIALS
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "state": _STATES[trial.state.name],
         "values": trial.params,
         "eval_loss": trial.value if trial.state.name == "COMPLETE" else None,
-        "evaluations": [trial.intermediate_values[key] for key in sorted(trial.intermediate_values)],
+        "evaluations": trial.user_attrs.get(SCORES, []),
         "seconds": seconds,
         "why": trial.user_attrs.get("why"),
         "run": f"{TRIALS}/{run}" if run else None,
@@ -76,33 +76,67 @@ def _page(study: Study, rows: list[dict[str, Any]], importances: dict[str, float
         space=[str(one) for one in study.space],
         rows=ranked(rows),
         best=study.best,
-        importances=importances,
+        importances=_importances(importances),
         charts=_charts(study.space, rows, None if study.best is None else study.best.number),
         style=Markup(style),
         policy=content_policy(style),
     )
 
 
-def _charts(space: Space, rows: list[dict[str, Any]], best: int | None) -> list[tuple[str, Markup]]:
-    """The loss over each key whose values are numbers, and each trial's way; what was ended early shows how far it
-    came, the best stands out."""
-    charts = [("The trials on their way", _ways(rows, best))]
-    for one in space:
-        is_log = isinstance(one, Range) and one.log
-        if isinstance(one, Choice) and not all(type(value) in (int, float) for value in one.values):
-            continue
-        place = math.log10 if is_log else float
-        groups = _grouped(rows, one.key, place, best)
-        chart = line_chart(
-            [Series("", groups[look], look, joined=False) for look in ("faint", "plain", "eval") if look in groups],
-            title=one.key,
-            description=f"Held-out loss of each trial over {one.key}",
-            y_format=lambda value: f"{value:.3f}",
-            x_label=f"{one.key} (logarithmic)" if is_log else one.key,
-            x_format=(lambda power: short(float(f"{10**power:.0e}"))) if is_log else short,
-        )
-        charts.append((one.key, chart))
-    return charts
+def _importances(shares: dict[str, float]) -> Markup:
+    """A line a key, as long as what it explains."""
+    return dot_chart(
+        [(key.removeprefix("train."), [Dot(share, 0.0, share, "eval")]) for key, share in shares.items()],
+        title="What mattered",
+        description="Share of the spread of losses that each key explains",
+        x_format=lambda share: f"{share:.0%}",
+        x_label="share explained",
+        zero=True,
+    )
+
+
+Chart = tuple[str, Markup, str]
+"""Title, picture and what it shows."""
+
+
+def _charts(space: Space, rows: list[dict[str, Any]], best: int | None) -> list[Chart]:
+    """Each trial's way, and the loss over each key; what was ended early shows how far it came, the best stands out."""
+    charts = [("The trials on their way", _ways(rows, best), "Blue: the best. Faint: ended early, or failed.")]
+    return charts + [_over_words(one, rows) if _is_words(one) else _over_numbers(one, rows, best) for one in space]
+
+
+def _is_words(one: Range | Choice) -> bool:
+    return isinstance(one, Choice) and not all(type(value) in (int, float) for value in one.values)
+
+
+def _over_words(one: Range | Choice, rows: list[dict[str, Any]]) -> Chart:
+    """The best trial with each value, and how far the others reach."""
+    losses: dict[str, list[float]] = {}
+    for row in rows:
+        if one.key in row["values"] and row["eval_loss"] is not None:
+            losses.setdefault(str(row["values"][one.key]), []).append(row["eval_loss"])
+    chart = dot_chart(
+        [(value, [Dot(min(found), min(found), max(found), "eval")]) for value, found in sorted(losses.items())],
+        title=one.key,
+        description=f"Held-out loss of the trials with each {one.key}",
+        x_format=lambda value: f"{value:.2f}",
+        x_label="held-out loss",
+    )
+    return one.key, chart, "The lowest loss with each value; the line reaches to the highest."
+
+
+def _over_numbers(one: Range | Choice, rows: list[dict[str, Any]], best: int | None) -> Chart:
+    is_log = isinstance(one, Range) and one.log
+    groups = _grouped(rows, one.key, math.log10 if is_log else float, best)
+    chart = line_chart(
+        [Series("", groups[look], look, joined=False) for look in ("faint", "plain", "eval") if look in groups],
+        title=one.key,
+        description=f"Held-out loss of each trial over {one.key}",
+        y_format=lambda value: f"{value:.3f}",
+        x_label=f"{one.key} (logarithmic)" if is_log else one.key,
+        x_format=(lambda power: short(float(f"{10**power:.0e}"))) if is_log else short,
+    )
+    return one.key, chart, "Blue: the best. Faint: the last loss of what was ended early."
 
 
 def _ways(rows: list[dict[str, Any]], best: int | None) -> Markup:

@@ -44,6 +44,10 @@ class Range:
             return int(trial.suggest_int(self.key, int(self.low), int(self.high), log=self.log))
         return float(trial.suggest_float(self.key, self.low, self.high, log=self.log))
 
+    def holds(self, value: float) -> bool:
+        """Whether a trial could have this value."""
+        return self.low <= value <= self.high
+
     def __str__(self) -> str:
         return f"{self.key}={self.low:g}..{self.high:g}{':log' if self.log else ''}"
 
@@ -58,6 +62,10 @@ class Choice:
     def suggest(self, trial: optuna.Trial) -> Value:
         chosen: Value = trial.suggest_categorical(self.key, list(self.values))
         return chosen
+
+    def holds(self, value: float) -> bool:
+        """Whether a trial could have this value."""
+        return value in self.values
 
     def __str__(self) -> str:
         return f"{self.key}={','.join(map(str, self.values))}"

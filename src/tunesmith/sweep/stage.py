@@ -54,13 +54,15 @@ def sweep(
     over: Sequence[str] = (),
     budget: Budget,
     joins: bool = False,
+    opened: Callable[[], None] = lambda: None,
     say: Say,
 ) -> Study:
     """Search; writes best.yaml, trials.json and sweep.html in `folder` after each trial.
 
     over: as --over has it; without it the learning rate and the size of a step are searched. joins: another process
-    leads this sweep. Raises SweepError for a space that is none, Stopped for a stop that was asked for: the same
-    command goes on.
+    leads this sweep. opened: called once others may join.
+
+    Raises SweepError for a space that is none, Stopped for a stop that was asked for: the same command goes on.
     """
     from tunesmith.plan import detect_machine, make_plan
     from tunesmith.training.base import Base
@@ -76,10 +78,10 @@ def sweep(
     if mended or study.num_made:
         say(f"{folder}: going on after {study.num_made} trials" + (f", {mended} of them cut off" if mended else ""))
     usual = {RATE: plan.learning_rate, STEP: plan.tokens_per_step}
-    if all(one.key in usual for one in space):
+    if all(one.key in usual and one.holds(usual[one.key]) for one in space):
         study.try_first({one.key: usual[one.key] for one in space})
-    num_tokens = int(prepared.data.train.lengths.sum()) - len(prepared.data.train)
-    _search(study, recipe, replace(prepared, base=Base()), num_tokens, budget, say)
+    opened()
+    _search(study, recipe, replace(prepared, base=Base()), budget, say)
     return study
 
 
@@ -90,11 +92,11 @@ def check_space(space: Space) -> None:
             raise SweepError(f"--over {one.key}: trials are compared on the same rows and tokens, which this changes.")
 
 
-def _search(study: Study, recipe: Recipe, prepared: Prepared, num_tokens: int, budget: Budget, say: Say) -> None:
+def _search(study: Study, recipe: Recipe, prepared: Prepared, budget: Budget, say: Say) -> None:
     began, failed = time.monotonic(), 0
     while not _is_spent(study, budget, time.monotonic() - began):
         trial = study.kept.ask()
-        outcome = _one(study, trial, recipe, prepared, num_tokens)
+        outcome = _one(study, trial, recipe, prepared)
         failed = failed + 1 if outcome.startswith("failed") else 0
         write_outcome(study, recipe)
         keep_best(study)
@@ -104,13 +106,13 @@ def _search(study: Study, recipe: Recipe, prepared: Prepared, num_tokens: int, b
         gc.collect()
 
 
-def _one(study: Study, trial: Any, recipe: Recipe, prepared: Prepared, num_tokens: int) -> str:
+def _one(study: Study, trial: Any, recipe: Recipe, prepared: Prepared) -> str:
     """Make a trial and write down how it ended; returns that in words."""
     import optuna
 
     state, value, told = optuna.trial.TrialState.COMPLETE, None, ""
     try:
-        value = run_trial(study, trial, recipe, prepared, num_tokens)
+        value = run_trial(study, trial, recipe, prepared)
         told = f"held-out loss {value:.4f}"
     except optuna.TrialPruned:
         state, told = optuna.trial.TrialState.PRUNED, "ended early, behind the others at equal tokens"
@@ -126,7 +128,7 @@ def _one(study: Study, trial: Any, recipe: Recipe, prepared: Prepared, num_token
 def _is_spent(study: Study, budget: Budget, seconds: float) -> bool:
     if budget.seconds is not None:
         return seconds >= budget.seconds
-    return budget.trials is not None and study.num_made >= budget.trials
+    return budget.trials is not None and study.num_begun >= budget.trials
 
 
 def _values(values: dict[str, Any]) -> str:

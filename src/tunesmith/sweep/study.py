@@ -1,22 +1,20 @@
 """The trials as optuna keeps them (Akiba et al., 2019), in an SQLite file that outlives every process.
 
 A process that is killed leaves a trial that says it is running. When the sweep goes on, such a trial is marked as
-failed and its values are tried again first. A trial has one number at each of its evaluations, which stand at equal
-shares of the data, so that trials with steps of different sizes are compared at equal tokens.
+failed and its values are tried again first. What a trial reports stands at a number of tokens (marks.py), so that
+trials with steps of different sizes are compared at equal tokens.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.disk import write_text
 from tunesmith.errors import SweepError
+from tunesmith.sweep.begun import check_same
 from tunesmith.sweep.space import Space
 
 if TYPE_CHECKING:
@@ -26,7 +24,9 @@ STUDY, SPACE = "study.db", "space.json"
 STARTUP_TRIALS = 5
 """Trials at random before the search learns from them, and before any is ended early."""
 RUN = "run"
-"""What a trial remembers: the name of its run directory."""
+"""What a trial remembers: the name of its run directory,"""
+SCORES = "scores"
+"""and the held-out loss of each of its evaluations."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Study:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         folder.mkdir(parents=True, exist_ok=True)
-        _check_same(folder, {"space": [str(one) for one in space], **asked})
+        check_same(folder / SPACE, {"space": [str(one) for one in space], **asked})
         study = optuna.create_study(
             storage=f"sqlite:///{folder / STUDY}",
             study_name="sweep",
@@ -90,6 +90,18 @@ class Study:
         return list(self.kept.get_trials(deepcopy=False, states=ended))
 
     @property
+    def num_begun(self) -> int:
+        """Those, and the ones that other workers are making."""
+        import optuna
+
+        return self.num_made + len(self.kept.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)))
+
+    @property
+    def ended(self) -> list[optuna.trial.FrozenTrial]:
+        """Trials that ended, those that failed too."""
+        return [trial for trial in self.kept.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+    @property
     def best(self) -> optuna.trial.FrozenTrial | None:
         """The complete trial with the lowest held-out loss."""
         import optuna
@@ -111,28 +123,3 @@ class Study:
 
 def _value(trial: optuna.trial.FrozenTrial) -> float:
     return float(trial.value)
-
-
-def _check_same(folder: Path, asked: dict[str, Any]) -> None:
-    path = folder / SPACE
-    text = json.dumps(asked, indent=2, ensure_ascii=False) + "\n"
-    if not path.exists():
-        write_text(path, text)
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    now = json.loads(text)
-    changed = ", ".join(_changes(before, now))
-    if changed:
-        raise SweepError(
-            f"{folder}: holds a sweep that differs in {changed}. Its trials cannot be compared with new ones: give "
-            "another --out, or what it began with."
-        )
-
-
-def _changes(before: dict[str, Any], now: dict[str, Any], above: str = "") -> Iterator[str]:
-    for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _changes(old, new, f"{above}{key}.")
-        elif old != new:
-            yield f"{above}{key}"

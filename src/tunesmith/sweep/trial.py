@@ -13,8 +13,9 @@ from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import EvalScores, Result
 from tunesmith.run.directory import CHECKPOINTS, MODEL
 from tunesmith.run.observer import Callbacks
+from tunesmith.sweep.marks import Marks
 from tunesmith.sweep.space import Value, overrides
-from tunesmith.sweep.study import RUN, Study
+from tunesmith.sweep.study import RUN, SCORES, Study
 
 if TYPE_CHECKING:
     import optuna
@@ -22,16 +23,14 @@ if TYPE_CHECKING:
     from tunesmith.pipeline import Prepared
 
 TRIALS = "trials"
-EVALUATIONS = 4
-"""Of each trial: after equal shares of its tokens."""
 NEVER = "10000h"
 """Checkpoints between would cost more than a trial that is cut off."""
 
 
-def run_trial(study: Study, trial: optuna.Trial, recipe: Recipe, prepared: Prepared, num_tokens: int) -> float:
+def run_trial(study: Study, trial: optuna.Trial, recipe: Recipe, prepared: Prepared) -> float:
     """The held-out loss of the recipe with the values that `trial` suggests.
 
-    num_tokens: fed in an epoch. Raises optuna.TrialPruned for one that is behind the others, TunesmithError for values
+    Raises optuna.TrialPruned for one that is behind the others, TunesmithError for values
     that cannot be trained with, Stopped for a stop that was asked for.
     """
     import optuna
@@ -39,18 +38,22 @@ def run_trial(study: Study, trial: optuna.Trial, recipe: Recipe, prepared: Prepa
     from tunesmith import pipeline
 
     values = {one.key: one.suggest(trial) for one in study.space}
-    asked = _recipe(recipe, values, num_tokens, prepared)
+    asked, marks = _recipe(recipe, values, prepared)
     path = study.folder / TRIALS / f"{trial.number:04d}"
     trial.set_user_attr(RUN, path.name)
-    seen: list[EvalScores] = []
+    seen: list[tuple[int, float]] = []
 
     def score(step: int, scores: EvalScores) -> None:
-        if step > 0:
-            seen.append(scores)
-            trial.report(scores.eval_loss, len(seen))
+        if step == 0:
+            return
+        seen.append((step, scores.eval_loss))
+        trial.set_user_attr(SCORES, [loss for _, loss in seen])
+        number = marks.number(step)
+        if number is not None:
+            trial.report(marks.loss_at(number, seen), marks.tokens(number))
 
     def behind() -> bool:
-        return 0 < len(seen) < EVALUATIONS and trial.should_prune()
+        return bool(seen) and marks.number(seen[-1][0]) is not None and trial.should_prune()
 
     try:
         run_dir = pipeline.train(
@@ -73,26 +76,31 @@ def run_trial(study: Study, trial: optuna.Trial, recipe: Recipe, prepared: Prepa
 
 
 def keep_best(study: Study) -> None:
-    """Delete the models of all trials but the best."""
+    """Delete the models of all trials that ended but the best; another worker may be writing its own."""
     best = study.best
-    for path in sorted((study.folder / TRIALS).glob("*")):
-        if best is None or path.name != best.user_attrs[RUN]:
-            shutil.rmtree(path / MODEL, ignore_errors=True)
+    for trial in study.ended:
+        run = trial.user_attrs.get(RUN)
+        if run is not None and (best is None or trial.number != best.number):
+            shutil.rmtree(study.folder / TRIALS / run / MODEL, ignore_errors=True)
 
 
-def _recipe(recipe: Recipe, values: dict[str, Value], num_tokens: int, prepared: Prepared) -> Recipe:
-    """The recipe of a trial: its evaluations stand at equal shares of the run, and nothing of it is exported."""
+def _recipe(recipe: Recipe, values: dict[str, Value], prepared: Prepared) -> tuple[Recipe, Marks]:
+    """The recipe of a trial: its evaluations stand at its marks, and nothing of it is exported."""
     from tunesmith.plan import detect_machine, make_plan
 
     asked = Recipe.parse(recipe.model_dump(mode="json"), "sweep", overrides=overrides(values))
-    changes: dict[str, object] = {"save.every": NEVER, "save.keep": 1, "eval.samples": 0, "export.format": None}
-    per_step, steps = asked.train.tokens_per_step, asked.train.max_steps
-    if steps is None:
-        if per_step == "auto":
-            per_step = make_plan(asked, prepared.data, detect_machine(), source=prepared.source).tokens_per_step
-        steps = max(1, round(num_tokens * asked.train.epochs / per_step))
-    changes["eval.every"] = max(1, -(-steps // EVALUATIONS))
-    return asked.with_values(**changes)
+    per_step = asked.train.tokens_per_step
+    if per_step == "auto":
+        per_step = make_plan(asked, prepared.data, detect_machine(), source=prepared.source).tokens_per_step
+    marks = Marks.of(asked, per_step, prepared.data.train.lengths)
+    changes: dict[str, object] = {
+        "save.every": NEVER,
+        "save.keep": 1,
+        "eval.samples": 0,
+        "eval.every": marks.every,
+        "export.format": None,
+    }
+    return asked.with_values(**changes), marks
 
 
 def _forget_states(path: Path) -> None:

@@ -137,7 +137,7 @@ def range_test(job: Job, rates: Sequence[float], stop: StopRequest, observer: Ob
         return losses_at(loop, rates)
 
 
-def build_model(job: Job, note: Callable[[str], None] = lambda message: None) -> Any:
+def build_model(job: Job, note: Callable[[str], None] = lambda _: None) -> Any:
     """The model on its device, made fast, with its adapter; in training mode. Told: where kernels cannot be used."""
     import torch
 

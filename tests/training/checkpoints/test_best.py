@@ -121,7 +121,7 @@ def test_a_run_that_was_stopped_after_its_best_goes_on_bitwise(
 ) -> None:
     best = ended.dir.read(Result).best_step
     assert best is not None
-    seen = []
+    seen: list[Any] = []
     with pytest.raises(Stopped):
         tunesmith.train(
             overfitting, out=tmp_path, console=QUIET, on_step=seen.append, stop=lambda: seen[-1].step >= best + after

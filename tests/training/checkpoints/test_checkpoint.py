@@ -11,6 +11,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -319,7 +320,7 @@ def test_a_kill_before_any_change_of_a_save_leaves_a_valid_checkpoint(root: Path
         for step in (1, 2, 3):
             save(here, step)
         (here / "step-3" / FILES[0]).write_bytes(b"broken")
-        killed = run_and_kill(lambda here=here: save(here, 3), at)
+        killed = run_and_kill(partial(save, here, 3), at)
         checkpoint, _ = newest_valid_checkpoint(here)
         assert checkpoint is not None
         seen.append(checkpoint.step)

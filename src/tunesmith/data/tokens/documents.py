@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -145,6 +145,24 @@ class TokenizedDocuments:
             return f"row {row + 1}"
         file = int(self.origins.file_of[index])
         return f"{self.origins.files[file]}:{row + self.origins.first_rows[file]}"
+
+    def take(self, indices: NDArray[np.int64]) -> TokenizedDocuments:
+        """Some of the documents, in this order, held in memory; their original text stays where it is."""
+        begins, lengths = self.offsets[indices], self.lengths[indices]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        at = np.repeat(begins - offsets[:-1], lengths) + np.arange(offsets[-1])
+        origins = self.origins
+        if origins is not None:
+            origins = replace(origins, file_of=origins.file_of[indices], spans=origins.spans[indices])
+        return TokenizedDocuments(
+            tokens=self.tokens[at],
+            offsets=offsets,
+            supervised=None if self.supervised is None else self.supervised[at],
+            rows=self.rows[indices],
+            num_bytes=self.num_bytes[indices],
+            slices=None if self.slices is None else [self.slices[index] for index in indices.tolist()],
+            origins=origins,
+        )
 
     @classmethod
     def from_lists(cls, documents: Sequence[tuple[Sequence[int], Sequence[bool] | None]]) -> TokenizedDocuments:
