@@ -19,6 +19,7 @@ SOURCE = ROOT / "src" / "tunesmith"
 FLOORS: dict[str, int] = {
     "audit": 93,
     "cache": 95,
+    "cli": 43,  # most commands are run in processes of their own
     "compat": 89,
     "disk": 96,
     "doctor": 85,
@@ -46,7 +47,6 @@ FLOORS: dict[str, int] = {
 WITHOUT: frozenset[str] = frozenset(
     {
         "api",
-        "cli",
         "compare",
         "data",
         "demo",
