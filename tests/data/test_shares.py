@@ -67,5 +67,5 @@ def test_a_row_of_several_documents_is_taken_whole() -> None:
     assert parted.supervised is None
     masked = TokenizedDocuments.from_lists([([1, 5, 2], [False, number % 2 == 0, True]) for number in range(4)])
     assert masked.take(np.array([1, 2])).targets_per_document.tolist() == [1, 2]
-    data = Data(parted, documents, documents, account=None, fingerprint="", near=None)  # type: ignore[arg-type]
+    data = Data(parted, documents, documents, account=None, fingerprint="", near=None)
     assert count_rows(data) == 4

@@ -241,7 +241,8 @@ def test_a_process_that_is_killed_while_all_write_leaves_the_checkpoint_before(
     sharded = ["--set", "train.sharding=full", "--set", "train.max_steps=20", "--set", "save.keep=4"]
     run([*long_run("undisturbed"), *sharded])
     for rank in ("0", "1"):
-        arguments, said = [*long_run(f"lost-{rank}"), *sharded], []
+        arguments = [*long_run(f"lost-{rank}"), *sharded]
+        said: list[str] = []
         script = WRITING.format(rank=rank, arguments=arguments)
         code = run_together([sys.executable, "-c", script], Group.of(2, {}), said.append)
         assert code not in (0, 75)

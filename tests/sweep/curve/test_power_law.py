@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -52,9 +53,9 @@ def true_curves() -> list[Curve]:
     curves: list[Curve] = []
     for exponent in (0.1, 0.18, 0.28, 0.45, 0.7):
         for floor in (2.2, 2.9, 3.3):
-            curves.append(lambda size, e=exponent, f=floor: power_with_floor(size, e, f))
-            curves.append(lambda size, e=exponent, f=floor: rectified(size, e, f, 10.0 / e))
-            curves.append(lambda size, e=exponent, f=floor: shifted_power(size, e, f, 5.0 / e))
+            curves.append(partial(power_with_floor, exponent=exponent, floor=floor))
+            curves.append(partial(rectified, exponent=exponent, floor=floor, half=10.0 / exponent))
+            curves.append(partial(shifted_power, exponent=exponent, floor=floor, half=5.0 / exponent))
     return curves
 
 
