@@ -59,9 +59,15 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/deptry .
 	$(BIN)/vulture
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema -q --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
 
 types: $(READY)
 	$(BIN)/mypy
+	$(BIN)/mypy --implicit-reexport --cache-dir .mypy_cache/tests tests examples
 
 docs: $(SITE)
 	$(BIN)/zensical build --strict --clean

@@ -48,7 +48,7 @@ class PolarsLike:
 
 def test_every_kind_of_table_gives_the_same_rows() -> None:
     datasets, pandas, pyarrow = map(pytest.importorskip, ("datasets", "pandas", "pyarrow"))
-    columns = {"text": TEXTS, "n": list(range(20))}
+    columns: dict[str, list[Any]] = {"text": TEXTS, "n": list(range(20))}
     dicts = [{"text": text, "n": number} for number, text in enumerate(TEXTS)]
     tables = [
         pandas.DataFrame(columns),
@@ -192,7 +192,7 @@ def test_overrides_go_before_a_dict_and_leave_it(recipe: dict[str, Any], tmp_pat
 def test_callbacks_follow_a_run_and_end_it(recipe: dict[str, Any], tmp_path: Path) -> None:
     lines: list[Any] = []
     scores: list[int] = []
-    call = {
+    call: dict[str, Any] = {
         "data": TEXTS,
         "out": tmp_path / "x",
         "on_step": lines.append,

@@ -50,7 +50,7 @@ def test_an_error_ends_the_hold(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_locked_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoLocks(FileLock):
-        def acquire(self, *args: object, **kwargs: object) -> None:  # type: ignore[override]
+        def acquire(self, *args: object, **kwargs: object) -> None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(module, "FileLock", NoLocks)

@@ -52,9 +52,10 @@ def private_uses(path: Path, own: set[str]) -> Iterator[str]:
         elif isinstance(node, ast.Attribute) and ast.unparse(node) not in STANDARD and node.attr not in STANDARD:
             found = [node.attr] if not _is_self(node.value) and node.attr not in own else []
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr", "delattr"):
-            name = node.args[1]
-            found = [name.value] if isinstance(name, ast.Constant) and name.value not in own else []
-        yield from (f"{path.relative_to(SRC)}:{node.lineno}: {name}" for name in found if is_private(name))
+            name = node.args[1].value if isinstance(node.args[1], ast.Constant) else None
+            found = [name] if isinstance(name, str) and name not in own else []
+        line = getattr(node, "lineno", 0)
+        yield from (f"{path.relative_to(SRC)}:{line}: {name}" for name in found if is_private(name))
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)

@@ -17,9 +17,8 @@ from tunesmith.run.directory import RunDir
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is worth seconds, each time it is done."""
-    import tunesmith.audit.stage
-    import tunesmith.plan.decide
-    import tunesmith.plan.quote
+    from tunesmith.audit import stage
+    from tunesmith.plan import decide, quote
 
     made: list[str] = []
 
@@ -32,9 +31,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(where, name, counting)
 
-    for where in (tunesmith.plan.decide, tunesmith.plan.quote):
+    for where in (decide, quote):
         count(where, "decide")
-    count(tunesmith.audit.stage, "audit")
+    count(stage, "audit")
     return made
 
 

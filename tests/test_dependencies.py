@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 import tunesmith
 
@@ -59,7 +59,7 @@ def _modules(node: ast.AST) -> list[str]:
     return []
 
 
-def requirements(*extras: str) -> dict[str, Requirement]:
+def requirements(*extras: str) -> dict[NormalizedName, Requirement]:
     """The required packages and those of `extras`, by canonical name."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     lines = [*project["dependencies"], *(line for name in extras for line in project["optional-dependencies"][name])]

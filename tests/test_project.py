@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -42,3 +43,20 @@ def test_the_version_stands_in_one_place() -> None:
     assert project["project"]["dynamic"] == ["version"]
     assert project["tool"]["hatch"]["version"]["path"] == "src/tunesmith/__init__.py"
     assert re.fullmatch(r"\d+\.\d+\.\d+", tunesmith.__version__)
+
+
+@pytest.mark.parametrize("address", ["https://host.example/owner/tunesmith", None])
+def test_the_readme_of_a_release_leads_nowhere_that_an_index_lacks(address: str | None) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    stand_alone = runpy.run_path(str(ROOT / ".ci" / "readme.py"))["stand_alone"]
+    alone = stand_alone(text, ROOT, "v1.2.3", address)
+    targets = re.findall(r"\]\(([^)]+)\)", alone)
+    if address is None:
+        assert not targets
+        assert "docs/quickstart.md" in alone
+    else:
+        assert len(targets) == len(re.findall(r"\]\(([^)]+)\)", text))
+        assert all(target.startswith(f"{address}/") for target in targets)
+        assert f"]({address}/raw/v1.2.3/docs/images/report-desktop.png)" in alone
+        assert f"]({address}/tree/v1.2.3/examples)" in alone
+        assert f"]({address}/blob/v1.2.3/docs/fast.md#supported)" in alone

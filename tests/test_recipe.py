@@ -43,7 +43,7 @@ def test_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
 def test_a_recipe_cannot_be_changed() -> None:
     recipe = Recipe(model={"name": "m"}, data={"path": "a.csv"})
     with pytest.raises(ValidationError):
-        recipe.train.epochs = 2  # type: ignore[misc]
+        recipe.train.epochs = 2
 
 
 def test_overrides(tmp_path: Path) -> None:

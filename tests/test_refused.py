@@ -122,12 +122,10 @@ def test_a_folder_with_other_things_is_refused_before_the_data_is_read(tmp_path:
 
 
 def test_the_errors_are_those_of_the_stage(tmp_path: Path, shows_csv: Path) -> None:
-    for values, kind in (
-        ({"model": "./gone", "data": {"path": str(shows_csv), "text": "description"}}, ModelError),
-        ({"model": "./gone", "data": {"path": str(shows_csv), "text": "x"}}, DataError),
-    ):
+    for text, kind in (("description", ModelError), ("x", DataError)):
+        recipe = tunesmith.Recipe(model="./gone", data={"path": str(shows_csv), "text": text})
         with pytest.raises(TunesmithError) as caught:
-            tunesmith.train(tunesmith.Recipe(**values), out=tmp_path / "a", console=Console(quiet=True))
+            tunesmith.train(recipe, out=tmp_path / "a", console=Console(quiet=True))
         assert type(caught.value) is kind, "the data first: a model may have to be fetched"
 
 

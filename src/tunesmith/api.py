@@ -45,10 +45,12 @@ class Run:
 
     @property
     def dir(self) -> RunDir:
+        """Its directory: names, readers and writers of every artefact. Raises RunError when it is gone."""
         return RunDir.open(self.path)
 
     @property
     def recipe(self) -> Recipe:
+        """recipe.yaml: what was asked, every key with its value."""
         return self.dir.recipe()
 
     @property

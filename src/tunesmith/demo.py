@@ -21,9 +21,7 @@ def demo_recipe(*, fast: bool = False) -> Recipe:
     compare: dict[str, Any] = {"num_samples": 64}
     if fast:
         data["max_rows"], compare = 320, {"num_samples": 16, "max_new_tokens": 60}
-    return Recipe(
-        model={"name": EMBEDDED}, data=data, train={"learning_rate": 2.0e-4}, compare=compare, save={"keep": 1}
-    )
+    return Recipe(model={"name": EMBEDDED}, data=data, compare=compare, save={"keep": 1})
 
 
 def demo(out: Path, *, fast: bool, console: Console) -> Path:

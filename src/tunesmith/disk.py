@@ -25,6 +25,7 @@ PLAIN_FILE: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 @contextlib.contextmanager
 def open_private(path: Path, flags: int) -> Iterator[Any]:
+    """Open a file for writing that its owner alone may read; `flags` of os.open. Raises RunError as `disk_errors`."""
     with disk_errors(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | PLAIN_FILE | flags, 0o600)
         with os.fdopen(descriptor, "a" if flags & os.O_APPEND else "w", encoding="utf-8") as file:

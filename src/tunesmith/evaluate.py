@@ -123,7 +123,6 @@ def _share(
     order: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int, together: Together
 ) -> tuple[NDArray[np.int64], int]:
     """This process's documents, longest first, and passes that it must make beside those of its own."""
-
     shares = rank_shares(order, lengths - 1, together.size)
     passes = [sum(1 for _ in _batches(share, lengths, max_tokens)) if len(share) else 0 for share in shares]
     idle = max(passes) - passes[together.rank] if together.shards else 0

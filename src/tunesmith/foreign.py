@@ -31,7 +31,7 @@ class Foreign(NamedTuple):
 
 
 def _never(why: str) -> Callable[[object], object]:
-    def convert(value: object) -> object:
+    def convert(_: object) -> object:
         raise NoCounterpart(why)
 
     return convert

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tunesmith.training import Job
     from tunesmith.training.base import Base
     from tunesmith.training.checkpoints.checkpoint import Checkpoint
+    from tunesmith.training.checkpoints.mirror import Mirror
 
 Say = Callable[[str], None]
 SMALL_SUFFIX = "-small"
@@ -97,6 +98,7 @@ def train(
                 from tunesmith import training
                 from tunesmith.training.trackers import check_trackers
             check_trackers(recipe.train.report_to)
+            mirror = _mirror(recipe, say)
             if recipe.export.format is not None:
                 from tunesmith.export.stage import check_recipe
 
@@ -112,6 +114,8 @@ def train(
             if fresh:
                 run_dir.clear()
             run_dir.remove_leftovers()
+            if mirror is not None:
+                _take_from(mirror, run_dir, recipe, say, fresh=fresh)
             stop.resume = resume_command(path, (" --small" if small else "") + (" --force" if force else ""))
             if after is not None:
                 wait_for(RunDir.open(after), run_dir, stop, say)
@@ -255,6 +259,27 @@ def _job(recipe: Recipe, prepared: Prepared, run_dir: RunDir, say: Say, *, force
     plan = planned or _plan(recipe, prepared, checkpoint, run_dir.path)
     base = prepared.base
     return Job(recipe, plan, source, prepared.tokenizer, data, run_dir, fingerprints, checkpoint, base)
+
+
+def _mirror(recipe: Recipe, say: Say) -> Mirror | None:
+    """Where checkpoints are copied to; it is known that they can be."""
+    if recipe.save.mirror is None:
+        return None
+    from tunesmith.training.checkpoints.mirror import Mirror
+
+    mirror = Mirror(recipe.save.mirror, say)
+    mirror.check()
+    return mirror
+
+
+def _take_from(mirror: Mirror, run_dir: RunDir, recipe: Recipe, say: Say, *, fresh: bool) -> None:
+    """The checkpoint to go on from, where the run has none; or make place for those of a run that starts over."""
+    if not fresh:
+        if not run_dir.has(RECIPE):  # a kill from here on leaves a run
+            run_dir.write_recipe(recipe)
+        mirror.pull(run_dir.checkpoints, say)
+    elif run_dir.writes:
+        mirror.clear()
 
 
 def _speaker(console: Console) -> Say:

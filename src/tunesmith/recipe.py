@@ -191,8 +191,9 @@ class TrainSection(_Section):
     """Highest rate of the schedule."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the rate falls after the warm-up. linear: to nearly nothing at the end, so that the last steps settle."""
-    warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
-    """Share of the steps over which the rate rises, while AdamW's moments are still guesses."""
+    warmup_fraction: AutoOr | Annotated[float, Field(ge=0, lt=1)] = "auto"
+    """Share of the steps over which the rate rises, while AdamW's moments are still guesses. auto: 0.03; where all
+    weights train, at least 8 steps, or a fifth of a run of fewer than 40."""
     weight_decay: float = Field(default=0.0, ge=0)
     """On matrices only. 0: a short run has little to forget by."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
@@ -277,6 +278,9 @@ class SaveSection(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The type in which the tuned weights are written. auto: that of the base model's files where the held-out loss
     stays what it was, float32 where not; an adapter is written as it was trained."""
+    mirror: str | None = None
+    """An address (s3://, gs://, file:///) to which checkpoints are copied in the background, for machines that go away
+    with their disks. A run without a checkpoint of its own goes on from the newest one there."""
 
 
 class CompareSection(_Section):

@@ -228,7 +228,7 @@ class ReadyAdamW(ReadyState, torch.optim.AdamW):
         self._rates = [torch.zeros((), device=device) for device in devices if device.type == "cuda"]
         self.begin()
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, _closure: Any = None) -> None:  # type: ignore[override]
         self.load_rates()
         self.launch()
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 
 def format_bytes(num_bytes: float) -> str:
-    """`17.3 GB`, `850 MB`."""
+    """`17.3 GB`, `850 MB`, `12 kB`, `186 B`."""
     if abs(num_bytes) >= 1e9:
         return f"{num_bytes / 1e9:,.1f} GB"
+    if 0 < abs(num_bytes) < 999_500:
+        return f"{num_bytes / 1e3:,.0f} kB" if abs(num_bytes) >= 1e3 else f"{num_bytes:.0f} B"
     return f"{num_bytes / 1e6:,.0f} MB"
 
 

@@ -152,7 +152,7 @@ class Guard:
     answer gets the headers that keep a browser narrow; those that the app set itself stay.
     """
 
-    def __init__(self, app: App, rules: Rules, failed: Callable[[Exception], None] = lambda error: None) -> None:
+    def __init__(self, app: App, rules: Rules, failed: Callable[[Exception], None] = lambda _: None) -> None:
         self.app, self.rules, self.failed = app, rules, failed
         self._session = secrets.token_urlsafe(32)
         self._cookie = f"tunesmith-{secrets.token_hex(4)}"  # cookies know no ports: two servers must not share one

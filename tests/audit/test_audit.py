@@ -89,7 +89,7 @@ def test_few_rows_and_few_held_out_rows(audited: Auditor, lines: list[str]) -> N
 def test_nothing_held_out(audited: Auditor, lines: list[str]) -> None:
     report = audited(lines, eval_fraction=0)
     assert named(report, "held out").status == "warns"
-    assert "0" in named(report, "held out").option  # type: ignore[operator]
+    assert "0" in named(report, "held out").option
     assert named(report, "leakage").status == "fine"
 
 
@@ -211,7 +211,7 @@ def test_text_that_is_always_cut_never_teaches_the_end(audited: Auditor, lines: 
 def test_documents_that_are_cut_teach_no_end(audited: Auditor, lines: list[str]) -> None:
     finding = named(audited([*lines, " ".join(lines[:10])], long="truncate"), "end")
     assert finding.status == "warns"
-    assert finding.value == finding.limit - 1  # type: ignore[operator]
+    assert finding.value == finding.limit - 1
 
 
 def test_inner_pieces_rightly_have_no_end(audited: Auditor, lines: list[str]) -> None:

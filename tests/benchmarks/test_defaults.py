@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def trials(benchmarks: Path) -> Any:
-    from harness import trials  # type: ignore[import-not-found]
+    from harness import trials
 
     return trials
 
@@ -64,7 +64,7 @@ def test_values_are_tried_with_each_other(benchmarks: Path) -> None:
 
 
 def test_a_table_is_written_where_the_page_says_so(trials: Any, bench: Any, tmp_path: Path) -> None:
-    from harness.defaults_page import rewritten  # type: ignore[import-not-found]
+    from harness.defaults_page import rewritten
 
     lines = [bench.run(trials.Setting(text="shows", rows=40, **more), 1) for more in ({}, {"rank": 8, "ema": 0.5})]
     (tmp_path / "one.jsonl").write_text("".join(line.text() + "\n" for line in lines), encoding="utf-8")
@@ -80,7 +80,7 @@ def test_a_table_is_written_where_the_page_says_so(trials: Any, bench: Any, tmp_
 
 
 def test_the_tables_of_the_page_are_what_the_trials_left(benchmarks: Path) -> None:
-    from harness.defaults_page import rewritten  # type: ignore[import-not-found]
+    from harness.defaults_page import rewritten
 
     page = (ROOT / "docs" / "defaults.md").read_text(encoding="utf-8")
     assert rewritten(page, ROOT / "docs" / "defaults") == page, "python benchmarks/defaults.py --tables"

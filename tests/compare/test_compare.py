@@ -149,6 +149,7 @@ def test_a_part_of_the_held_out_rows_keeps_bytes_and_slices(tiny_run: RunDir, ti
     from tunesmith.models.tokenizer import load_tokenizer
 
     recipe = tiny_run.recipe()
+    assert recipe.train.max_length != "auto"
     documents = prepare(recipe.data, load_tokenizer(find_model(str(tiny_llama))), recipe.train.max_length).eval
     assert some_documents(documents, 10**6, 0) is documents
     part = some_documents(documents, int(documents.lengths.sum()) // 2, 0)

@@ -6,7 +6,7 @@ import io
 import random
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ SECTION = DataSection(path="unused", text="text")
 CSV = "text\n" + "".join(f"row {i} of it\n" for i in range(5))
 
 
-def write_zip(path: Path, members: dict[str, str | bytes]) -> Path:
+def write_zip(path: Path, members: Mapping[str, str | bytes]) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +93,7 @@ def test_a_bounded_dictionary_gives_the_same(tokenizer: TextTokenizer, monkeypat
     assert encoder.words.keys().isdisjoint({"z" * 100, "words", "later"})
 
 
-def sentencepiece_like(texts: list[str]) -> list[list[int]]:
+def sentencepiece_like(texts: Sequence[str]) -> list[list[int]]:
     """A space before every text, one id a character: pieces encoded apart do not add up."""
     return [[ord(character) for character in " " + text] for text in texts]
 

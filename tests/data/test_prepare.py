@@ -50,7 +50,7 @@ def test_documents_are_start_text_end(prepared: Prepared, shows_csv: Path, token
             assert ids[-1] == tokenizer.end_id
             assert not supervised[0]
             assert supervised[1:].all()
-            assert tokenizer.decode(ids[1:-1]) == documents.text(index)
+            assert tokenizer.decode(ids[1:-1].tolist()) == documents.text(index)
             assert documents.num_bytes[index] == len((documents.text(index) or "").encode())
     assert data.train.supervised is None
     assert data.train.num_targets == len(data.train.tokens) - len(data.train)

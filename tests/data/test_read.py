@@ -35,7 +35,7 @@ def read(table: Table) -> list[dict[str, Any]]:
     rows = []
     for _, values in table.read(None):
         assert not isinstance(values, BadRow), values
-        rows.append(values)
+        rows.append(dict(values))
     return rows
 
 

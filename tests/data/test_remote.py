@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.server
 import os
@@ -85,6 +86,24 @@ def test_a_file_is_copied_once_and_again_when_it_changed(bucket: Any, cache: Pat
     (changed,) = find_inputs("memory://bucket/a.csv", SECTION)
     assert changed.key not in (first.key, again.key)
     assert len(list(cache.iterdir())) == 2
+
+
+def test_what_another_process_fetched_meanwhile_is_not_fetched_again(
+    bucket: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.pipe("/bucket/a.csv", CSV)
+
+    @contextlib.contextmanager
+    def waited(path: Path, **options: Any) -> Iterator[None]:
+        (cache / path.name).write_bytes(CSV)
+        yield
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("fetched again")
+
+    monkeypatch.setattr("tunesmith.data.read.remote.cache_lock", waited)
+    monkeypatch.setattr(type(bucket), "get_file", refuse)
+    assert names("memory://bucket/a.csv") == ["memory:///bucket/a.csv"]
 
 
 def test_copies_that_nobody_asked_for_in_a_week_go(bucket: Any, cache: Path) -> None:

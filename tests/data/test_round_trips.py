@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tunesmith.data.read.inputs import open_table
 from tunesmith.data.read.table import BadRow
 from tunesmith.recipe import DataSection
 
-PACKED = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+PACKED: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
 ENCODINGS = {  # as it is written: as the recipe asks for it; the others need no asking
     "utf-8": "auto",
     "utf-8-sig": "auto",
@@ -64,7 +65,7 @@ def read(folder: Path, name: str, content: bytes, **section: Any) -> list[dict[s
     rows = []
     for _, values in open_table(InputFile(path, name, asked.encoding), asked).read(None):
         assert not isinstance(values, BadRow), values
-        rows.append(values)
+        rows.append(dict(values))
     return rows
 
 

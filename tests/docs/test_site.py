@@ -31,3 +31,12 @@ def test_every_picture_is_shown_somewhere() -> None:
     texts = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("docs/*.md"), ROOT / "README.md"])
     shown = set(re.findall(r"images/([\w.-]+)\)", texts))
     assert shown == {path.name for path in (ROOT / "docs" / "images").iterdir()}
+
+
+def test_files_that_are_named_are_there() -> None:
+    texts = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")])
+    named = set(
+        re.findall(r"\b(?:src/tunesmith|tests|benchmarks|recipes|examples)/[\w/-]+\.(?:py|yaml|ipynb|md)\b", texts)
+    )
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

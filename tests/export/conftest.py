@@ -20,7 +20,7 @@ from tunesmith.run.directory import RunDir
 def tune(shows_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDir]:
     """tune(model, **values by section): 48 training and 12 held-out shows, 4 steps."""
 
-    def call(model: Path, **sections: dict[str, Any]) -> RunDir:
+    def call(model: Path, **sections: Any) -> RunDir:
         data = {"path": str(shows_csv), "text": "description", "max_rows": 60, "eval_fraction": 0.2}
         train = {
             "method": "lora",

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -283,7 +284,7 @@ def test_training_reduces_the_loss_without_the_logits(build, documents_of, monke
     monkeypatch.setattr(fast.cross_entropy, "CPU_CHUNK_BYTES", 0)
     model, documents = build("llama", vocab_size=4096), documents_of((40,) * 20)
     fast.apply(model)
-    sizes = []
+    sizes: list[Any] = []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tunesmith import fast
 
@@ -107,6 +108,22 @@ def test_bfloat16_products_stay_near_float32(held, architecture, build, document
         assert gradient.dtype == held
         close = torch.nn.functional.cosine_similarity(gradient.float().flatten(), expected[name].flatten(), dim=0)
         assert close > 0.98 or expected[name].abs().max() < 1e-6, name
+
+
+def test_the_sum_of_the_layers_is_float32_whatever_the_weights_are_held_in(architecture, build, documents_of):
+    """Under autocast; the same weights, all of them numbers of bfloat16."""
+    model, batch = build(architecture).to(torch.bfloat16), fast.flatten(documents_of())
+    fast.apply(model)
+    seen = []
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers[-1].register_forward_hook(lambda module, args, output: seen.append(output))
+    losses = []
+    for held in (torch.bfloat16, torch.float32):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses.append(model.to(held)(flat=batch, denominator=batch.num_targets).loss)
+        losses[-1].backward()
+    assert {(out if torch.is_tensor(out) else out[0]).dtype for out in seen} == {torch.float32}
+    assert abs(losses[0] - losses[1]) < 1e-3 * losses[1]
 
 
 def test_gradient_checkpointing_changes_nothing(

@@ -101,7 +101,7 @@ def test_frozen_head_gets_no_gradient():
     hidden, weight, _, targets = make()
     weight.requires_grad_(False)
     loss = linear_cross_entropy(hidden, Head(weight), targets, 5.0, Workspace())
-    totals = loss.grad_fn.totals
+    totals = loss.grad_fn.totals  # type: ignore[attr-defined]
     assert totals.weight is None
     loss.backward()
     assert weight.grad is None

@@ -21,7 +21,7 @@ def tables(rows, size):
 
 
 def compare(function, other, *leaves, tolerance=1e-5):
-    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+    leaves = tuple(leaf.detach().requires_grad_() for leaf in leaves)
     found, expected = function(*leaves), other(*leaves)
     assert found.dtype == expected.dtype
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)

@@ -20,7 +20,7 @@ def import_everything() -> None:
     """All that a case needs, before the first fork. No thread may be alive when forks begin."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.fsync = lambda descriptor: None  # what it adds, order after a power cut, no kill can show; it takes long
+    os.fsync = lambda fd: None  # what it adds, order after a power cut, no kill can show; it takes long
     import torch
 
     torch.set_num_threads(1)

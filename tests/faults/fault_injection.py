@@ -117,7 +117,7 @@ def kill_in_end(at: int | None = None, count_to: str | None = None) -> None:
         countdown.arm()
         return original(*args)
 
-    saving.save_tuned = save
+    saving.save_tuned = save  # type: ignore[assignment]
     _on_exit(countdown.disarm)
 
 
@@ -140,7 +140,7 @@ def kill_in_file(save: int, file: int, share: float) -> None:
                 os.truncate(path, int(Path(path).stat().st_size * share))
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    module.save_checkpoint, state.save_file = save_checkpoint, write
+    module.save_checkpoint, state.save_file = save_checkpoint, write  # type: ignore[assignment]
 
 
 def send(number: int, at: str, nth: int = 1, again: bool = False) -> None:
@@ -152,7 +152,7 @@ def send(number: int, at: str, nth: int = 1, again: bool = False) -> None:
             from tunesmith.run import signals
 
             now = signals.time.monotonic() + 1
-            signals.time = _Clock(now)  # type: ignore[attr-defined]
+            signals.time = _Clock(now)  # type: ignore[assignment]
             os.kill(os.getpid(), number)
 
     _at_place(at, nth, ring)
@@ -291,7 +291,7 @@ def out_of_memory(
 
         Batches.flat = flat  # type: ignore[method-assign]
         Loop._forward_backward = forward_backward  # type: ignore[method-assign]
-        torch.Tensor.backward = fail_after_backward  # type: ignore[method-assign]
+        torch.Tensor.backward = fail_after_backward  # type: ignore[assignment, method-assign]
 
 
 def _allocation_error(host: bool) -> BaseException:
@@ -347,7 +347,7 @@ def _fail_in_evaluation(nth: int, limit: int | None, host: bool) -> None:
             raise _allocation_error(host)
         return batch
 
-    held_out.evaluate, module.flatten = evaluate, failing
+    held_out.evaluate, module.flatten = evaluate, failing  # type: ignore[assignment]
 
 
 def _training_flag() -> list[bool]:
@@ -423,7 +423,7 @@ def _at_place(at: str, nth: int, ring: Callable[[], None]) -> None:
 
             return inner(*args, progress=in_the_middle, **kwargs)
 
-        held_out.evaluate = evaluate
+        held_out.evaluate = evaluate  # type: ignore[assignment]
     elif at == "generate":
         from tunesmith.generate import text as generate
 

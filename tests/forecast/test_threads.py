@@ -93,7 +93,7 @@ def test_building_a_model_leaves_torchs_default_type_alone(
     short_llama_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds for every thread, and a config may name another one than float32."""
-    asked = []
+    asked: list[torch.dtype] = []
     monkeypatch.setattr(torch, "set_default_dtype", asked.append)
     config = copy.deepcopy(short_llama_config)
     config.dtype = torch.bfloat16

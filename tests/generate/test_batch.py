@@ -99,7 +99,8 @@ def test_prompts_of_json_lines(tmp_path: Path) -> None:
 
 
 def test_base_and_raw(tiny_run: Any) -> None:
-    name, options = str(tiny_run.path), {"max_new_tokens": 12, "temperature": 0.8, "top_p": 1.0, "seed": 7}
+    name = str(tiny_run.path)
+    options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 0.8, "top_p": 1.0, "seed": 7}
     base = load_for_generation(tiny_run.recipe().model.name, device="cpu")
     [line] = Writer(name, base=True).lines(["A boy"])
     assert line.text == generate(*base, ["A boy"], **options)[0].text

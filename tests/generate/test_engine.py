@@ -195,7 +195,7 @@ def test_an_adapter_is_switched_by_row(lora_run: Path) -> None:
     assert alone == [found[0::2], found[1::2]]
     merged = load_for_generation(str(lora_run), device="cpu")
     plain = load_for_generation(speakers.sources["base"].path, device="cpu")
-    options = {"max_new_tokens": 24, "temperature": 0.8, "top_p": 0.9, "seed": 7}
+    options: dict[str, Any] = {"max_new_tokens": 24, "temperature": 0.8, "top_p": 0.9, "seed": 7}
     assert found[0::2] == generate(*merged, PROMPTS, **options)
     assert found[1::2] == generate(*plain, PROMPTS, **options)
     assert found[0::2] != found[1::2]
@@ -207,7 +207,7 @@ def test_two_whole_models_where_all_weights_were_tuned(tiny_run: Any) -> None:
     speakers = open_speakers(str(tiny_run.path), device="cpu")
     with speakers.engine as engine:
         found = engine.write([Request(p, SAMPLED, 7, voice) for p in PROMPTS for voice in ("tuned", "base")])
-    options = {"max_new_tokens": 24, "temperature": 0.8, "top_p": 0.9, "seed": 7}
+    options: dict[str, Any] = {"max_new_tokens": 24, "temperature": 0.8, "top_p": 0.9, "seed": 7}
     assert found[0::2] == generate(*load_for_generation(str(tiny_run.path), device="cpu"), PROMPTS, **options)
     base = load_for_generation(tiny_run.recipe().model.name, device="cpu")
     assert found[1::2] == generate(*base, PROMPTS, **options)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tunesmith.audit.findings import describe
 from tunesmith.audit.stage import audit_recipe
 from tunesmith.errors import DataError, RecipeError
 from tunesmith.init import stage, suggest
 from tunesmith.init.stage import from_data, from_nothing
 from tunesmith.init.suggest import Suggestion, for_gpu, for_processor
-from tunesmith.init.text import _held_out_share
+from tunesmith.init.text import held_out_share
 from tunesmith.recipe import Recipe
 
 
@@ -110,11 +111,19 @@ def test_of_few_rows_more_are_held_out(tmp_path: Path) -> None:
     assert not any("Set a larger data.eval_fraction" in line for line in written.said)
 
 
+def test_of_few_rows_it_says_what_the_recipe_will_find(tmp_path: Path) -> None:
+    written = from_data(rows(tmp_path / "data.jsonl", CASES["text"][0]), None, said)  # type: ignore[arg-type]
+    found = audit_recipe(Recipe.load(written.path))
+    expected = [describe(finding) for finding in (*found.blocks, *found.warnings) if finding.name != "held out"]
+    assert expected
+    assert list(written.said[-len(expected) :]) == expected
+
+
 @pytest.mark.parametrize(
     ("num_rows", "share"), [(40, 0.3), (90, 0.3), (150, 0.2), (249, 0.15), (250, 0.1), (5000, 0.1)]
 )
 def test_as_much_is_held_out_as_a_loss_needs(num_rows: int, share: float) -> None:
-    assert _held_out_share(num_rows) == pytest.approx(share)
+    assert held_out_share(num_rows) == pytest.approx(share)
 
 
 def test_prompts_are_the_datas_own_and_nothing_private(tmp_path: Path) -> None:

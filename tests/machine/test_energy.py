@@ -30,9 +30,14 @@ def test_without_a_gpu_there_is_no_number() -> None:
 
 def test_the_library_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
+
+    def handle(uuid: str) -> str:
+        opened.append(uuid)
+        return uuid
+
     library = SimpleNamespace(
         nvmlInit=lambda: opened.append("library"),
-        nvmlDeviceGetHandleByUUID=lambda uuid: opened.append(uuid) or uuid,
+        nvmlDeviceGetHandleByUUID=handle,
         nvmlDeviceGetTotalEnergyConsumption={"GPU-a": 3, "GPU-b": 4}.__getitem__,
     )
     monkeypatch.setitem(sys.modules, "pynvml", library)

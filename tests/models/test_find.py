@@ -276,9 +276,14 @@ def test_a_gguf_file_becomes_safetensors_with_the_same_weights(gguf_file: Path, 
 def test_the_cache_is_written_once_and_again_when_broken(
     gguf_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = []
+    written: list[Path] = []
     real = module._write_dequantised
-    monkeypatch.setattr(module, "_write_dequantised", lambda file, folder: (written.append(file), real(file, folder)))
+
+    def write(file: Path, folder: Path) -> None:
+        written.append(file)
+        real(file, folder)
+
+    monkeypatch.setattr(module, "_write_dequantised", write)
     folder = Path(find_model(str(gguf_file)).path)
     find_model(str(gguf_file))
     assert len(written) == 1

@@ -161,7 +161,7 @@ def test_qlora_wants_quantised_weights(tiny_llama: Path) -> None:
 
 def test_a_weight_that_is_packed_into_four_bits_counts_in_full() -> None:
     packed = torch.nn.Parameter(torch.zeros(64, 1, dtype=torch.uint8), requires_grad=False)
-    packed.quant_state = SimpleNamespace(shape=torch.Size([16, 8]))  # as bitsandbytes keeps what it packed
+    packed.quant_state = SimpleNamespace(shape=torch.Size([16, 8]))  # type: ignore[attr-defined]  # as bitsandbytes does
     model = torch.nn.Module()
     model.register_parameter("packed", packed)
     model.register_parameter("adapter", torch.nn.Parameter(torch.zeros(4, 8)))

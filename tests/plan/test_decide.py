@@ -14,7 +14,7 @@ from tunesmith.data import Data
 from tunesmith.machine.detect import detect_machine
 from tunesmith.models.find import find_model
 from tunesmith.plan import continue_plan, make_plan
-from tunesmith.plan.schedule import adapter_rate
+from tunesmith.plan.schedule import adapter_rate, choose_warmup_steps
 from tunesmith.recipe import Recipe
 from tunesmith.run.artefacts import ASKED, CheckpointInfo, Plan
 
@@ -47,14 +47,41 @@ def test_auto_learning_rate_is_decided_and_an_asked_one_is_kept(recipe: Recipe, 
 
 def test_an_adapter_that_begins_at_zero_gets_a_higher_rate(recipe: Recipe, data: Data) -> None:
     lora = make_plan(recipe.with_values(**{"train.method": "lora"}), data, detect_machine())
-    assert lora.learning_rate == 2e-3, "the highest that is chosen"
+    assert lora.learning_rate == 2.6e-3, "the highest that is chosen"
     assert "docs/defaults.md" in lora.reasons["learning_rate"]
     pissa = make_plan(recipe.with_values(**{"train.method": "lora", "lora.init": "pissa"}), data, detect_machine())
     assert pissa.learning_rate == 2e-4
 
 
 def test_an_adapter_of_a_wider_model_gets_a_lower_rate() -> None:
-    assert [adapter_rate(width) for width in (32, 576, 2000, 4096)] == [2e-3, 1.3e-3, 5e-4, 2.9e-4]
+    assert [adapter_rate(width, 100) for width in (32, 576, 2000, 4096)] == [2.6e-3, 1.3e-3, 5e-4, 2.9e-4]
+
+
+def test_an_adapter_gets_a_higher_rate_in_few_steps() -> None:
+    assert [adapter_rate(width, 99) for width in (32, 576, 2000, 4096)] == [2.6e-3, 2.6e-3, 1e-3, 5.7e-4]
+
+
+def warmup_of(num_steps: int, reasons: dict[str, str], method: str = "full", **train: float) -> int:
+    recipe = Recipe(model={"name": "smollm2-135m"}, data={"path": "rows.csv"}, train=train)
+    return choose_warmup_steps(recipe, method, num_steps, reasons)
+
+
+@pytest.mark.parametrize(("num_steps", "warmup"), [(1, 0), (4, 1), (16, 3), (30, 6), (82, 8), (250, 8), (1000, 30)])
+def test_a_short_run_warms_up_over_more_than_one_step(num_steps: int, warmup: int) -> None:
+    reasons: dict[str, str] = {}
+    assert warmup_of(num_steps, reasons) == warmup
+    assert f"{num_steps:,}" in reasons["warmup_steps"]
+
+
+def test_an_adapter_needs_no_longer_warm_up() -> None:
+    assert [warmup_of(number, {}, "lora") for number in (16, 82, 1000)] == [1, 2, 30]
+
+
+def test_a_share_of_the_steps_that_was_asked_for_is_kept() -> None:
+    reasons: dict[str, str] = {}
+    assert warmup_of(16, reasons, warmup_fraction=0.03) == 1
+    assert warmup_of(16, reasons, warmup_fraction=0) == 0
+    assert "train.warmup_fraction" in reasons["warmup_steps"]
 
 
 def test_the_disk_of_the_run_is_priced(
@@ -79,7 +106,7 @@ def test_saves_are_decided_in_the_plan_alone(recipe: Recipe, data: Data) -> None
 def test_how_long_a_lower_loss_is_waited_for(
     recipe: Recipe, data: Data, prepared: Callable[..., Data], shows_csv: Path
 ) -> None:
-    def planned(using: Data = data, **changes: object) -> Plan:
+    def planned(using: Data = data, /, **changes: Any) -> Plan:
         return make_plan(recipe.with_values(**{"train.epochs": 4, "eval.every": 1, **changes}), using, detect_machine())
 
     usual = planned()
@@ -177,5 +204,6 @@ def test_weights_that_take_long_to_write_are_kept_once(prepared: Callable[..., D
     using = prepared(shows_csv, text="description", max_rows=110, eval_fraction=0.1)
     kept = make_plan(recipe, using, detect_machine())
     free = make_plan(recipe.with_values(**{"train.early_stopping": False}), using, detect_machine())
+    assert isinstance(free.eval_every, int)
     assert kept.eval_every == kept.num_steps > free.eval_every
     assert "to keep the best weights takes 2% of it each time" in kept.reasons["eval_every"]

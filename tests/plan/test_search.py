@@ -155,9 +155,14 @@ def test_a_step_is_traced_once_for_many_devices(
 ) -> None:
     from tunesmith.forecast import forecaster as module
 
-    traced = []
+    traced: list[Any] = []
     trace_step = module.trace_step
-    monkeypatch.setattr(module, "trace_step", lambda config, step: traced.append(step) or trace_step(config, step))
+
+    def counted(config: Any, step: Any) -> Any:
+        traced.append(step)
+        return trace_step(config, step)
+
+    monkeypatch.setattr(module, "trace_step", counted)
     forecaster = Forecaster(new_recipe(), shape, workload)
     choice = Choice("full", "bf16", "float32", "adamw", False, 512, 600)
     for target in (new_target(10), new_target(20)):

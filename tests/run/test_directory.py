@@ -24,6 +24,16 @@ def test_files_are_private(tmp_path: Path) -> None:
         assert stat.S_IMODE(run.file(name).stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("out", ["s3://bucket/run", Path("gs://bucket/run"), "hf://buckets/me/run", "memory://run"])
+def test_an_address_is_no_folder(out: str | Path) -> None:
+    with pytest.raises(RunError, match=r"is an address; expected a folder"):
+        check_run_path(out)
+
+
+def test_a_drive_of_windows_is_no_address() -> None:
+    assert check_run_path("C:/runs/one").name == "one"
+
+
 @pytest.mark.parametrize("name", ["a b", "a;b", "x" * 65, "ü", "..", "a\nb", "$(x)"])
 def test_hostile_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(RunError):

@@ -79,7 +79,7 @@ def test_a_second_writer_is_told_who_the_first_is(run_dir: RunDir, fork: Callabl
     child = fork(lambda: hold(run_dir))
     with pytest.raises(RunError, match=rf"written by process {child} on .*, started 20.*`kill {child}`"):
         RunLock(run_dir).__enter__()
-    assert read_lock(run_dir).pid == child  # type: ignore[union-attr]
+    assert read_lock(run_dir).pid == child
 
 
 def test_a_name_that_is_not_utf8_does_not_make_a_lock_unreadable(
@@ -88,7 +88,7 @@ def test_a_name_that_is_not_utf8_does_not_make_a_lock_unreadable(
     monkeypatch.setattr(sys, "argv", ["tunesmith", "train", os.fsdecode(b"caf\xe9.yaml")])
     with RunLock(run_dir):
         assert is_held(run_dir)
-        assert "caf?.yaml" in read_lock(run_dir).command  # type: ignore[union-attr]
+        assert "caf?.yaml" in read_lock(run_dir).command
 
 
 def test_the_same_process_cannot_hold_it_twice(run_dir: RunDir) -> None:
@@ -107,7 +107,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_with_a_note(run_dir: RunDir) -
     os.waitpid(child, 0)
     notes: list[str] = []
     with RunLock(run_dir, notes.append):
-        assert read_lock(run_dir).pid == os.getpid()  # type: ignore[union-attr]
+        assert read_lock(run_dir).pid == os.getpid()
     assert len(notes) == 1
     assert f"taken over from process {child}" in notes[0]
 
@@ -219,7 +219,7 @@ def test_the_guard_leaves_nothing_and_a_left_one_is_no_hindrance(tmp_path: Path)
 def test_a_file_system_without_locks_still_has_one_writer(
     run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, fork: Callable[..., int]
 ) -> None:
-    class NoLocks(module.FileLock):  # type: ignore[misc, valid-type]
+    class NoLocks(module.FileLock):
         def acquire(self, *args: object, **kwargs: object) -> None:
             raise OSError(errno.ENOLCK, "No locks available")
 

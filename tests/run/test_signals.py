@@ -53,7 +53,7 @@ def exit_status(numbers: list[signal.Signals], pause: float) -> int:
     child = os.fork()
     if child == 0:
         now = [100.0]
-        module.time.monotonic = lambda: now[0]  # type: ignore[attr-defined]
+        module.time.monotonic = lambda: now[0]
         with StopRequest("x"):
             for number in numbers:
                 os.kill(os.getpid(), number)

@@ -24,7 +24,7 @@ def test_schemathesis_finds_nothing(served: Any, tmp_path: Path) -> None:
     if importlib.util.find_spec("schemathesis") is None:
         pytest.skip("needs schemathesis: pip install schemathesis")
     command = [
-        Path(sys.executable).parent / "schemathesis",
+        str(Path(sys.executable).parent / "schemathesis"),
         "run",
         f"{served.url}/openapi.json",
         "--max-examples=15",

@@ -20,7 +20,7 @@ from tunesmith.show.doing import Doing
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     return now
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tunesmith.errors import SweepError
@@ -60,7 +62,7 @@ def test_what_changes_the_rows_that_are_scored_is_not_searched(key: str) -> None
 
 
 def test_values_go_back_into_a_recipe_unchanged() -> None:
-    values = {"train.learning_rate": 1.5e-5, "train.tokens_per_step": 512, "train.schedule": "cosine"}
+    values: dict[str, Any] = {"train.learning_rate": 1.5e-5, "train.tokens_per_step": 512, "train.schedule": "cosine"}
     changed = Recipe.parse(RECIPE.model_dump(mode="json"), overrides=overrides(values))
     assert changed.train.learning_rate == 1.5e-5
     assert (changed.train.tokens_per_step, changed.train.schedule) == (512, "cosine")

@@ -9,15 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tunesmith import Recipe
 from tunesmith.errors import TrainingError
-from tunesmith.pipeline import prepare_inputs
-from tunesmith.plan import detect_machine, make_plan
-from tunesmith.run.directory import RunDir
-from tunesmith.run.observer import Silent
-from tunesmith.run.recorder import Recorder
-from tunesmith.run.signals import StopRequest
-from tunesmith.training import Job, _loop, build_model, rehearsal
+from tunesmith.training import rehearsal
 from tunesmith.training.checkpoints.checkpoint import newest_valid_checkpoint
 from tunesmith.training.loop import Loop
 from tunesmith.training.rehearsal import rehearse, time_usual_steps
@@ -29,30 +22,14 @@ LEAN: dict[str, Any] = {
     "precision": "bf16",
     "dtype": "bfloat16",
     "optimizer": "adamw",
-    "cuda_graphs": False,
     "update_in_backward": True,
 }
 
 
 @pytest.fixture(scope="module")
-def new_loop(tiny_gpt_neo: Path, shows_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> NewLoop:
-    recipe = Recipe(
-        model={"name": str(tiny_gpt_neo)},
-        data={"path": str(shows_csv), "text": "description", "max_rows": 60, "eval_fraction": 0},
-        train={"tokens_per_step": 400, "max_length": 64, "learning_rate": 5e-3, "max_steps": 4},
-        save={"every": 2},
-    )
-    inputs = prepare_inputs(recipe, lambda *doing: None, small=False)
-    decided = make_plan(recipe, inputs.data, detect_machine(), source=inputs.source)
-
-    def make(run_dir: RunDir | None = None, **plan: Any) -> Loop:
-        run_dir = run_dir or RunDir.create(tmp_path_factory.mktemp("run") / "run")
-        values = decided.model_copy(update={**LEAN, **plan})
-        prints = {"data": inputs.data.fingerprint, "model": "m"}
-        job = Job(recipe, values, inputs.source, inputs.tokenizer, inputs.data, run_dir, prints, None)
-        return _loop(job, build_model(job), StopRequest("again"), Recorder(run_dir, values.num_steps, Silent()))
-
-    return make
+def new_loop(loops_of: Callable[[Path], NewLoop], tiny_gpt_neo: Path) -> NewLoop:
+    make = loops_of(tiny_gpt_neo)
+    return lambda run_dir=None, **plan: make(run_dir, **{**LEAN, **plan})
 
 
 def weights(loop: Loop) -> dict[str, torch.Tensor]:

@@ -10,15 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from tunesmith import Recipe
 from tunesmith.fast.optimizers.rounding import RoundingAdamW
-from tunesmith.pipeline import prepare_inputs
-from tunesmith.plan import detect_machine, make_plan
 from tunesmith.run.directory import RunDir
-from tunesmith.run.observer import Silent
-from tunesmith.run.recorder import Recorder
-from tunesmith.run.signals import StopRequest
-from tunesmith.training import Job, _loop, build_model, rehearsal
+from tunesmith.training import rehearsal
 from tunesmith.training.checkpoints.checkpoint import newest_valid_checkpoint
 from tunesmith.training.loop import Loop
 from tunesmith.training.rehearsal import rehearse
@@ -42,30 +36,18 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def new_loop(tiny_llama: Path, shows_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> NewLoop:
-    recipe = Recipe(
-        model={"name": str(tiny_llama)},
-        data={"path": str(shows_csv), "text": "description", "max_rows": 60, "eval_fraction": 0},
-        train={"tokens_per_step": 400, "max_length": 64, "learning_rate": 5e-3, "max_steps": 4},
-        save={"every": 2},
-    )
-    inputs = prepare_inputs(recipe, lambda *doing: None, small=False)
-    decided = make_plan(recipe, inputs.data, detect_machine(), source=inputs.source)
+def new_loop(loops_of: Callable[[Path], NewLoop], tiny_llama: Path) -> NewLoop:
+    """new_loop(case, run_dir=None, **values of the plan)"""
+    make = loops_of(tiny_llama)
 
-    def make(case: str, run_dir: RunDir | None = None, **plan: Any) -> Loop:
-        changes = {"precision": "fp32", "cuda_graphs": False, **CASES[case], **plan}
+    def of(case: str, run_dir: RunDir | None = None, **plan: Any) -> Loop:
+        changes = {"precision": "fp32", **CASES[case], **plan}
         needs = "adamw8bit" in changes.values() or "qlora" in changes.values()
         if needs and importlib.util.find_spec("bitsandbytes") is None:
             pytest.skip("bitsandbytes is not installed: pip install 'tunesmith[qlora]'")
-        if "method" in changes:
-            changes["lora"] = recipe.lora
-        run_dir = run_dir or RunDir.create(tmp_path_factory.mktemp("run") / "run")
-        values = decided.model_copy(update=changes)
-        prints = {"data": inputs.data.fingerprint, "model": "m"}
-        job = Job(recipe, values, inputs.source, inputs.tokenizer, inputs.data, run_dir, prints, None)
-        return _loop(job, build_model(job), StopRequest("again"), Recorder(run_dir, values.num_steps, Silent()))
+        return make(run_dir, **changes)
 
-    return make
+    return of
 
 
 def trained(loop: Loop) -> dict[str, torch.Tensor]:

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 import tunesmith
 from tunesmith import Recipe
 from tunesmith.api import Run
-from tunesmith.launch.processes import Group
+from tunesmith.launch.processes import Group, run_together
+from tunesmith.training.checkpoints.checkpoint import newest_valid_checkpoint
 
 
 def losses(run: Run, key: str) -> list[float]:
@@ -203,10 +204,51 @@ def test_a_sharded_run_goes_on_with_any_number_of_processes(
     )
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     one = tunesmith.train(recipe, out=tmp_path / "one", console=Console(quiet=True))
-    for steps, more in ((2, ["--procs", "2", "--set", "train.sharding=full"]), (4, []), (6, ["--procs", "3"])):
+    sharded = ["--set", "train.sharding=full"]
+    for steps, more in ((2, ["--procs", "2", *sharded]), (4, []), (6, ["--procs", "4", *sharded])):
         command = [sys.executable, "-m", "tunesmith", "train", str(tmp_path / "recipe.yaml")]
         command += ["--out", str(tmp_path / "many"), "--force", "--set", f"train.max_steps={steps}", *more]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     many = Run(tmp_path / "many")
     assert losses(many, "loss") == pytest.approx(losses(one, "loss"), abs=2e-3)
+    assert {path.name for path in many.path.glob("checkpoints/step-4/*")} >= {"model.safetensors"}
+    assert len(list(many.path.glob("checkpoints/step-6/model/shard-*"))) == 4
+
+
+WRITING = """
+import os, signal, sys
+from tunesmith.training.checkpoints import writers
+write = writers.write_shards
+
+def killed(tensors, folder):
+    if os.environ["RANK"] == {rank!r} and "step-10." in str(folder) and folder.name == "optimizer":
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(tensors, folder)
+
+writers.write_shards = killed
+sys.argv[1:] = {arguments!r}
+from tunesmith.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_all_write_leaves_the_checkpoint_before(
+    long_run: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    """And with as many processes the run ends bitwise as an undisturbed one."""
+    sharded = ["--set", "train.sharding=full", "--set", "train.max_steps=20", "--set", "save.keep=4"]
+    run([*long_run("undisturbed"), *sharded])
+    for rank in ("0", "1"):
+        arguments, said = [*long_run(f"lost-{rank}"), *sharded], []
+        script = WRITING.format(rank=rank, arguments=arguments)
+        code = run_together([sys.executable, "-c", script], Group.of(2, {}), said.append)
+        assert code not in (0, 75)
+        assert f"process {rank} of 2 was ended by SIGKILL" in " ".join(said)
+        found, problems = newest_valid_checkpoint(tmp_path / f"lost-{rank}" / "checkpoints")
+        assert found is not None
+        assert (found.step, problems) == (5, [])
+        assert sum(name.startswith("optimizer/shard-") for name in found.manifest.files) == 2
+        run(arguments)
+        assert same_weights(tmp_path / "undisturbed", tmp_path / f"lost-{rank}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def recipe_for(model: Path, shows_csv: Path, samples: int, **more: Any) -> Recip
         "save": {"every": 2},
         "compare": {"prompts": PROMPTS, "max_new_tokens": 8},
     }
-    return Recipe(**{name: {**values.get(name, {}), **more.get(name, {})} for name in {**values, **more}})
+    return Recipe.parse({name: {**values.get(name, {}), **more.get(name, {})} for name in {**values, **more}})
 
 
 def learned(run_dir: RunDir) -> tuple[str, list[tuple[int, float | None, float | None, float | None]]]:
@@ -81,7 +82,7 @@ def test_a_run_that_is_stopped_and_goes_on_writes_each_text_once(
                 out=tmp_path / "run",
                 console=QUIET,
                 on_step=lambda line: seen.append(line.step),
-                stop=lambda last=last: step_is(last),
+                stop=partial(step_is, last),
             )
     run_dir = tunesmith.train(recipe, out=tmp_path / "run", console=QUIET).dir
     assert run_dir.samples() == sampled.samples()

@@ -37,6 +37,7 @@ class Text:
 
 
 def check_rows(data: Data) -> Finding:
+    """How many rows were read, from how many files, and how they were understood."""
     account = data.account
     num_files = len(account.files)
     files = f" in {num_files:,} files" if num_files > 1 else ""
@@ -50,6 +51,7 @@ def check_rows(data: Data) -> Finding:
 
 
 def check_held_out(data: Data) -> Finding:
+    """Whether enough documents are held out for a loss that means something."""
     num = len(data.eval)
     if num == 0:
         found = "no row is held out: there is no held-out loss and no comparison with the base model's."
@@ -94,6 +96,7 @@ def check_language(texts: Sequence[Text], control_tokens: Sequence[str]) -> Find
 
 
 def check_empty(data: Data, section: DataSection) -> Finding:
+    """Rows that hold no text, and rows that could not be read."""
     account = data.account
     lost = account.empty + account.bad_rows
     if not lost:
@@ -114,6 +117,7 @@ def check_empty(data: Data, section: DataSection) -> Finding:
 
 
 def check_duplicates(data: Data, texts: Sequence[Text]) -> Finding:
+    """Rows whose text stands in an earlier row too; `texts` are looked at for examples."""
     account = data.account
     num = account.duplicates
     share = num / max(1, account.rows_read - account.empty - account.bad_rows)

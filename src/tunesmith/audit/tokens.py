@@ -49,6 +49,7 @@ def check_lengths(data: Data, max_length: int, positions: int | None = None) -> 
 
 
 def check_long(data: Data, section: DataSection, max_length: int) -> Finding:
+    """Documents longer than `max_length` tokens, and what data.long does with them."""
     long = data.account.long
     if not long.num_long:
         return Finding(
@@ -87,6 +88,7 @@ def _num_targets(data: Data) -> int:
 
 
 def check_supervised(data: Data) -> Finding:
+    """The share of the tokens that is learned, and documents of which nothing is."""
     train = data.train
     share = train.num_targets / max(1, len(train.tokens))
     without = np.flatnonzero(train.targets_per_document == 0)

@@ -77,9 +77,7 @@ def _main(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors and results only.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Also what the libraries log.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
-    ] = False,
+    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
 ) -> None:
     asked.quiet, asked.verbose, asked.debug, asked.commands = quiet, verbose, debug, tuple(COMMANDS)
 

@@ -103,7 +103,7 @@ class BlindTest:
 
 
 def summarise(result: BlindResult) -> str:
-    """`Tuned was preferred in 14 of 20 (70%, 95% interval 48% to 85%): ...`"""
+    """`Tuned was preferred in 14 of 20 (70%, 95% interval 48% to 85%): ...`."""
     total = result.num_choices
     if not total:
         return "No choice was made."

@@ -18,6 +18,8 @@ PASSAGES = Path(__file__).parents[1] / "assets" / "general" / "passages.jsonl"
 
 @dataclass(frozen=True)
 class Passage:
+    """A text of general English that no run trains on; its loss tells what was forgotten."""
+
     kind: str
     text: str
 

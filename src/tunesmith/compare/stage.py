@@ -56,7 +56,7 @@ def compare(
     prompts: Sequence[str] | None = None,
     *,
     data: Data | None = None,
-    say: Say = lambda stage, done=0, total=None: None,
+    say: Say = lambda *_: None,
 ) -> Comparison:
     """Let base and tuned write for the same prompts with the same seeds and decoding, and score both.
 

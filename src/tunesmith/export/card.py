@@ -40,8 +40,9 @@ def describe_cost(record: Export) -> str | None:
     cost = record.cost
     if cost is None:
         return None
+    more = round(cost.loss - cost.tuned_loss, 4) + 0.0  # no -0.0000
     return (
-        f"{record.quant} costs {cost.loss - cost.tuned_loss:+.4f} nats a token: loss {cost.loss:.4f} on "
+        f"{record.quant} costs {more:+.4f} nats a token: loss {cost.loss:.4f} on "
         f"{cost.num_tokens:,} tokens of {record.rows}, {cost.tuned_loss:.4f} as trained ({cost.measured_by})"
     )
 

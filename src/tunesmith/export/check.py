@@ -57,10 +57,9 @@ TOLERANCES: dict[Quant, Tolerance] = {
     "q8_0": Tolerance(0.03, 0.3, 0.96),
     "q5_1": Tolerance(0.05, 0.4, 0.95),
     "q4_0": Tolerance(0.05, 0.4, 0.95),
-    "q4_k_m": Tolerance(0.3, 1.0, 0.85),
+    "q4_k_m": Tolerance(0.05, 0.4, 0.95),
 }
-"""Of q8_0, q5_1 and q4_0 against the rounded weights: what is left is that llama.cpp rounds activations to 8 bits. Of
-q4_k_m, whose rounding is the quantizer's own, against the weights before."""
+"""From q8_0 on against the rounded weights: what is left is that llama.cpp rounds activations to 8 bits."""
 
 
 @dataclass(frozen=True)

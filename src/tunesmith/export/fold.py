@@ -19,6 +19,7 @@ FOLDED = {"GPTNeoForCausalLM": "GPT2LMHeadModel", "GPTJForCausalLM": "PhiForCaus
 
 
 def is_foldable(architecture: str) -> bool:
+    """Whether `fold` knows this architecture."""
     return architecture in FOLDED
 
 

@@ -20,6 +20,7 @@ from tunesmith.run.directory import RECIPE, REPORT, RunDir
 
 
 def address(repo: str) -> str:
+    """The web address of a repository on the hub that is set."""
     return f"{endpoint()}/{repo}"
 
 

@@ -48,7 +48,7 @@ class Exported:
     record: Export
 
 
-def export(run_dir: RunDir, asked: Asked, say: Say = lambda stage, done=0, total=None: None) -> Exported:
+def export(run_dir: RunDir, asked: Asked, say: Say = lambda *_: None) -> Exported:
     """Write, load again, compare. Raises TunesmithError with what differed, or what the user can do."""
     from tunesmith.export import hub
     from tunesmith.export.tuned import find_weights, load_own_tokenizer, load_tuned

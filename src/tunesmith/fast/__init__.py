@@ -127,6 +127,10 @@ def apply(model: PreTrainedModel, *, compile: bool = False, device: Device | Non
         for part, module in layer.named_modules():
             if type(module) is nn.Linear:
                 _replace(applied, f"{name}.{part}", module, functools.partial(linear_forward, module, device))
+    if not device.is_cuda:
+        for name, module in model.named_modules():
+            if type(module) is nn.LayerNorm:
+                _replace(applied, name, module, functools.partial(_layer_norm_forward, module))
     rope = DocumentRope()
     for name, module in rotary_modules(model):
         _replace(applied, name, module, functools.partial(rope.forward, module))
@@ -202,6 +206,14 @@ def _norm_forward(norm: Any, stream: Stream, original: Any, x_1TE: Tensor) -> Te
     return stream.last_norm(original, x_1TE)
 
 
+def _layer_norm_forward(norm: nn.LayerNorm, original: Any, x: Tensor) -> Tensor:
+    """torch has none on a CPU of a float32 sum with a weight in bfloat16; on a GPU autocast widens the weight."""
+    if norm.weight is None or norm.weight.dtype == x.dtype:
+        return original(x)  # type: ignore[no-any-return]
+    bias = None if norm.bias is None else norm.bias.to(x.dtype)
+    return nn.functional.layer_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), bias, norm.eps)
+
+
 def _model_forward(
     model: Any,
     family: Family,
@@ -251,13 +263,25 @@ def _hidden_of_targets(
     """Last hidden states [N, E] and targets [N] of the supervised positions."""
     embedding = model.get_input_embeddings()
     if shared is None:
-        inputs = {"input_ids": flat.input_ids[None]}
+        rows_TE = embedding(flat.input_ids)
     else:
-        inputs = {"inputs_embeds": tied_embedding(embedding, flat.input_ids, shared, device)[None]}
+        rows_TE = tied_embedding(embedding, flat.input_ids, shared, device)
     output = model.base_model(
-        **inputs, position_ids=flat.position_ids[None], attention_mask=FlatMask.of(flat), use_cache=False
+        inputs_embeds=_widened(rows_TE, device)[None],
+        position_ids=flat.position_ids[None],
+        attention_mask=FlatMask.of(flat),
+        use_cache=False,
     )
     hidden_TE, rows = output.last_hidden_state.flatten(0, 1), flat.target_rows
     if rows is None:
         return hidden_TE, flat.targets
     return hidden_TE.index_select(0, rows), flat.targets.index_select(0, rows)
+
+
+def _widened(rows_TE: Tensor, device: Device) -> Tensor:
+    """What the layers add up: on a CPU float32 under autocast, whatever type the weights are held in.
+
+    In bfloat16, as weights held so would have it, the embedded model's loss on the embedded rows is 5.533 instead of
+    5.499. On a GPU it would take 6 to 17% more memory beside an adapter (traced), and was not measured.
+    """
+    return rows_TE if device.is_cuda or not torch.is_autocast_enabled("cpu") else rows_TE.float()

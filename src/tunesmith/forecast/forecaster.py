@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tunesmith.evaluate import LEAST_TOKENS
 from tunesmith.forecast.exchange import Exchange, Exchanged, exchange_of, with_buckets
 from tunesmith.forecast.memory import MemoryForecast, forecast_memory, sharded
 from tunesmith.forecast.shapes import ModelShape
@@ -189,6 +190,7 @@ class Forecaster:
             micro_batch=steps.worst_micro_batch(choice.micro_batch_tokens, target.num_processes),
             accumulates=choice.micro_batch_tokens * target.num_processes < steps.largest,
             target_fraction=min(1.0, train.num_targets / train.num_tokens),
+            scored_batch=self.workload.eval.longest_batch(max(choice.micro_batch_tokens, LEAST_TOKENS)),
             **common,
         )
 

@@ -174,4 +174,4 @@ def _evaluation_share(log: Log, step: Step, run: Amounts) -> float:
         return sum(item.flops * calls for item, calls in log.work(*phases).items())
 
     train = flops("forward", "backward") / passes / step.num_tokens * run.num_tokens
-    return flops("evaluation") / step.num_tokens * run.eval_tokens / train if train else 0.0
+    return flops("evaluation") / step.num_scored * run.eval_tokens / train if train else 0.0

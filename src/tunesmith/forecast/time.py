@@ -123,7 +123,7 @@ def time_of_step(log: Log, step: Step, rates: Rates, origin: str, *, recorded: b
     return StepTime(
         token_seconds=step.runs_each_pass * rates.seconds(work) / tokens,
         step_seconds=rates.seconds(log.work("clip", "optimizer", "zero_grad")),
-        eval_token_seconds=evaluation / step.num_tokens,
+        eval_token_seconds=evaluation / step.num_scored,
         flops_per_token=flops / tokens,
         origin=origin,
         host=host_time(log, step, rates, recorded=recorded),

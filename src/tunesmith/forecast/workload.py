@@ -42,6 +42,12 @@ class Split:
         """Tokens that the longest document feeds."""
         return int(self.fed.max()) if len(self.fed) else 0
 
+    def longest_batch(self, max_tokens: int) -> tuple[int, ...]:
+        """Tokens that the longest documents feed, as many as an evaluation scores at once."""
+        ordered = np.sort(self.fed)[::-1]
+        number = int(np.searchsorted(np.cumsum(ordered), max_tokens, side="right"))
+        return tuple(map(int, ordered[: max(1, number)]))
+
     def cut(self, longest: int) -> Split:
         """Longer documents in equal pieces."""
         pieces = -(-self.fed // longest)

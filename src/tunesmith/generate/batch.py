@@ -94,7 +94,7 @@ def write_lines(
     prompts: Sequence[str],
     how: Writing,
     out: Path | None,
-    progress: Callable[[int, int], object] = lambda done, total: None,
+    progress: Callable[[int, int], object] = lambda *_: None,
 ) -> int:
     """Write a line for each prompt to `out`, or standard output. Returns how many were there already.
 

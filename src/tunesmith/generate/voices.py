@@ -67,7 +67,7 @@ def open_speakers(
     dtype: str | None = None,
     max_waiting: int | None = None,
     with_llama_cpp: bool = False,
-    say: Callable[[str], object] = lambda stage: None,
+    say: Callable[[str], object] = lambda _: None,
 ) -> Speakers:
     """Load RUN_OR_MODEL, and the base that it was tuned from where there is one and `base` says so.
 

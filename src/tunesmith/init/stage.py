@@ -41,7 +41,7 @@ def from_data(data: str, out: Path | None, doing: Callable[..., None], *, force:
     doing("looking at the data")
     from tunesmith.init.look import look, open_first
     from tunesmith.init.suggest import suggest
-    from tunesmith.init.text import FEW_ROWS, for_data
+    from tunesmith.init.text import FEW_ROWS, for_data, held_out_share
 
     table, num_files = open_first(data)
     suggestion = suggest(chat=_may_be_chat(table))
@@ -63,6 +63,9 @@ def from_data(data: str, out: Path | None, doing: Callable[..., None], *, force:
     try:
         report = audit_recipe(recipe, progress=doing)
         num_rows, rows = _num_rows(report)
+        if num_rows is not None and num_rows < FEW_ROWS:  # once more, as the recipe will split them
+            split = recipe.with_values(**{"data.eval_fraction": held_out_share(num_rows)})
+            report = audit_recipe(split, progress=doing)
         warnings = [
             describe(finding)
             for finding in (*report.blocks, *report.warnings)

@@ -79,7 +79,7 @@ def for_data(looked: Looked, suggestion: Suggestion, num_rows: int | None, warni
     if looked.prompts or looked.keys:
         head.append(looked.how)
     head += [f"Looked at, and worth a thought: {warning}" for warning in warnings]
-    return write(head, [_model(suggestion), _data(looked, num_rows), _train(suggestion, num_rows), _compare(looked)])
+    return write(head, [_model(suggestion), _data(looked, num_rows), _train(suggestion), _compare(looked)])
 
 
 def template(suggestion: Suggestion) -> str:
@@ -94,7 +94,7 @@ def template(suggestion: Suggestion) -> str:
     ]
     head = ["Written by `tunesmith init`. `tunesmith schema` lists every key.", "Set data.path and what a row is."]
     compare = Section("compare", [Line("prompts", ["One fine morning"], "what base and tuned model are asked", True)])
-    return write(head, [_model(suggestion), Section("data", data), _train(suggestion, None), compare])
+    return write(head, [_model(suggestion), Section("data", data), _train(suggestion), compare])
 
 
 def _model(suggestion: Suggestion) -> Section:
@@ -121,17 +121,17 @@ def _data(looked: Looked, num_rows: int | None) -> Section:
     if looked.slice is not None:
         lines.append(Line("slice", looked.slice, "also report the held-out loss by it", is_other=True))
     few = num_rows is not None and num_rows < FEW_ROWS
-    share = _held_out_share(num_rows) if num_rows else 0.1
+    share = held_out_share(num_rows) if num_rows else 0.1
     lines.append(Line("eval_fraction", share, "rows held out for scores, never trained on" + ("; few rows" * few)))
     return Section("data", lines)
 
 
-def _held_out_share(num_rows: int) -> float:
+def held_out_share(num_rows: int) -> float:
     """A tenth; of few rows as much as holds 25, below which a loss says little, and at most three tenths."""
     return min(0.3, max(0.1, math.ceil(HELD_OUT_ROWS / num_rows * 20) / 20))
 
 
-def _train(suggestion: Suggestion, num_rows: int | None) -> Section:
+def _train(suggestion: Suggestion) -> Section:
     other = "full" if suggestion.method == "lora" else "lora"
     return Section(
         "train",

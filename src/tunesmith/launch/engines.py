@@ -35,7 +35,7 @@ def engine_of(name: str) -> Engine:
     return ENGINES[name]
 
 
-def _start_here(job: Job, text: str, say: Say) -> int:
+def _start_here(job: Job, _text: str, say: Say) -> int:
     if job.num_nodes > 1:
         raise RunError(
             "launch --engine torchrun: this command reaches no other host. Run what --print shows on each of them."
@@ -43,17 +43,17 @@ def _start_here(job: Job, text: str, say: Say) -> int:
     return run_together(tunesmith(job.train_arguments), Group.of(job.num_processes, os.environ), say)
 
 
-def _sbatch(job: Job, text: str, say: Say) -> int:
+def _sbatch(_job: Job, text: str, _say: Say) -> int:
     _check_installed("sbatch", "Run it where jobs are submitted")
     return subprocess.run(["sbatch"], input=text, text=True, check=False).returncode
 
 
-def _kubectl(job: Job, text: str, say: Say) -> int:
+def _kubectl(_job: Job, text: str, _say: Say) -> int:
     _check_installed("kubectl", "Install it and choose a cluster")
     return subprocess.run(["kubectl", "apply", "-f", "-"], input=text, text=True, check=False).returncode
 
 
-def _sky(job: Job, text: str, say: Say) -> int:
+def _sky(job: Job, text: str, _say: Say) -> int:
     _check_installed("sky", "Install SkyPilot in an environment of its own (pip install skypilot)")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{job.name}.yaml"
@@ -62,7 +62,7 @@ def _sky(job: Job, text: str, say: Say) -> int:
         return subprocess.run(["sky", *managed, "--yes", str(path)], check=False).returncode
 
 
-def _ray(job: Job, text: str, say: Say) -> int:
+def _ray(job: Job, _text: str, _say: Say) -> int:
     ray.run(job)
     return 0
 

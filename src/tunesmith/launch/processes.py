@@ -223,7 +223,7 @@ class _Passing:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def _pass(self, number: int, frame: FrameType | None) -> None:
+    def _pass(self, number: int, _: FrameType | None) -> None:
         if number == getattr(signal, "SIGHUP", None) and not self._stop_on_hangup:
             return
         for process in self._processes:

@@ -98,6 +98,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def gguf_licence(path: Path) -> str | None:
+    """The licence that a GGUF file names; None where it names none or cannot be read."""
     from gguf import GGUFReader
 
     try:

@@ -268,7 +268,7 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def whole(value: float) -> str:
-    """`12,345`"""
+    """`12,345`."""
     return f"{value:,.0f}"
 
 

@@ -129,7 +129,7 @@ def groups(comparison: Comparison | None, key: Literal["slices", "general"]) -> 
 
 
 def subtitle(found: Artefacts) -> str:
-    """`smollm2-135m, full fine-tuning on shows.csv`"""
+    """`smollm2-135m, full fine-tuning on shows.csv`."""
     if found.recipe is None:
         return ""
     recipe = found.recipe

@@ -29,6 +29,8 @@ MAX_EVALUATIONS = 30
 
 @dataclass(frozen=True)
 class Piece:
+    """A stretch of a generated text, and whether it stands in the training rows word by word."""
+
     text: str
     copied: bool
 
@@ -59,6 +61,8 @@ class SampleView:
 
 @dataclass(frozen=True)
 class GroupView:
+    """Samples under one heading; `more` are folded away at first."""
+
     title: str
     about: str
     shown: list[SampleView]

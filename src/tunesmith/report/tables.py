@@ -34,6 +34,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class ScoreRow:
+    """One score: its name, what it means, and its value and interval for each side."""
+
     title: str
     meaning: str
     values: dict[str, str]

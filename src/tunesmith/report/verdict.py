@@ -93,7 +93,7 @@ def _headline(result: Result | None, scores: Scores, facts: tuple[Finding, ...],
 
 
 def _held_out_rows(comparison: Comparison | None, data: DataAccount | None) -> str:
-    """` on 141 held-out rows`"""
+    """` on 141 held-out rows`."""
     number = data.num_held_out if data is not None else 0
     number = number or (comparison.counts.held_out_documents if comparison is not None else 0)
     return f" on {fixed(number, 0)} held-out {'row' if number == 1 else 'rows'}" if number else ""

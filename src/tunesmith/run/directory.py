@@ -34,6 +34,8 @@ from tunesmith.run.artefacts import Artefact, JsonObject, MetricsLine, SamplesLi
 from tunesmith.run.places import Places
 
 A = TypeVar("A", bound=Artefact)
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""s3://bucket/run, also as a path that has lost a slash; no drive of Windows has two letters."""
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 RECIPE = "recipe.yaml"
@@ -282,6 +284,12 @@ def check_run_path(out: str | Path) -> Path:
     """`out` when it may be a run directory. Raises RunError on a name or place that is not allowed."""
     path = Path(out)
     name = path.name
+    if _ADDRESS.match(str(out)):
+        raise RunError(
+            f"{out!s}: is an address; expected a folder, because what is written is locked and renamed into place. For "
+            "several machines give one that all see, such as NFS or a bucket that is mounted. (data.path may be an "
+            "address.)"
+        )
     if not RUN_NAME.fullmatch(name) or name in (".", ".."):
         raise RunError(f"{out!s}: a run name has 1 to 64 characters of A-Z a-z 0-9 . _ - (found {name!r}).")
     if ".." in path.parts:

@@ -47,7 +47,7 @@ before. This page is made from the classes in `src/tunesmith/run/artefacts/`:
 | [votes.jsonl](#votesjsonl) | choices of blind tests in the playground |
 | [status.json](#statusjson) | where the run stands; kept as its last word |
 | checkpoints/step-N/ | what it takes to go on, with [MANIFEST.json](#manifestjson) |
-| checkpoints/best-N.safetensors | while it runs: the weights of the lowest held-out loss; a checkpoint links to them |
+| checkpoints/best-N.safetensors | the best weights while it runs (sharded: a folder); a checkpoint links to them |
 | model/ | the tuned model or its adapter, tokenizer, model card |
 | export/NAME/ | what was exported, each with [EXPORT.json](#exportjson) |
 | report.html, log.txt | one page to read; what was said |
@@ -110,7 +110,7 @@ def _meanings(record: type[BaseModel]) -> dict[str, str]:
 
 @functools.cache
 def _in_source(module: str) -> dict[str, dict[str, str]]:
-    """{class: {field: docstring}}"""
+    """{class: {field: docstring}}."""
     tree = ast.parse(inspect.getsource(sys.modules[module]))
     return {node.name: dict(_below_fields(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
 

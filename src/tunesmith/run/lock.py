@@ -54,7 +54,7 @@ class RunLock:
     Raises RunError when another process writes this run, or may: one on another machine cannot be seen from here.
     """
 
-    def __init__(self, run_dir: RunDir, note: Callable[[str], None] = lambda message: None) -> None:
+    def __init__(self, run_dir: RunDir, note: Callable[[str], None] = lambda _: None) -> None:
         self.path = run_dir.file(LOCK)
         self.note = note
         self._mine: Writer | None = None

@@ -86,7 +86,7 @@ class StopRequest:
             signal.signal(number, before if before is not None else signal.SIG_DFL)
         self._before.clear()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
         if number == _HANGUP:
             _let_go_of_terminal()

@@ -133,12 +133,12 @@ async def _answer(texts: Texts, asked: ChatRequest | CompletionRequest, http: Ht
 
 
 def _add_errors(app: FastAPI) -> None:
-    async def refused(http: HttpRequest, error: TunesmithError) -> JSONResponse:
+    async def refused(_: HttpRequest, error: TunesmithError) -> JSONResponse:
         status, kind, code = next((s, k, c) for known, s, k, c in _STATUS if isinstance(error, known))
         headers = {"retry-after": "1"} if status in (429, 503) else None
         return JSONResponse(error_body(redact(str(error)), kind, code), status, headers)
 
-    async def invalid(http: HttpRequest, error: RequestValidationError) -> JSONResponse:
+    async def invalid(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query", "path"))
         told = f"{place}: {problem['msg']}." if place else f"{problem['msg']}."
@@ -148,7 +148,7 @@ def _add_errors(app: FastAPI) -> None:
         told = f"{http.method} {http.url.path[:100]}: {error.detail}."
         return JSONResponse(error_body(told, "invalid_request_error", None), error.status_code, error.headers)
 
-    async def broken(http: HttpRequest, error: Exception) -> JSONResponse:
+    async def broken(_http: HttpRequest, _error: Exception) -> JSONResponse:
         told = "Something failed inside; the server's own output says what."
         return JSONResponse(error_body(told, "server_error", None), 500)
 

@@ -23,7 +23,7 @@ class Patience:
         *,
         max_open: int,
         body_seconds: float,
-        counted: Callable[[str, int], None] = lambda path, s: None,
+        counted: Callable[[str, int], None] = lambda *_: None,
     ) -> None:
         self.app, self.max_open, self.body_seconds, self.counted = app, max_open, body_seconds, counted
         self.num_open = 0

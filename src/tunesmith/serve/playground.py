@@ -69,6 +69,8 @@ class Openings(BaseModel):
 
 
 class RowsAsked(BaseModel):
+    """Texts whose nearest training rows are asked for."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     texts: Annotated[list[Annotated[Text, Field(max_length=MAX_CHARACTERS)]], Field(min_length=1, max_length=8)]
@@ -95,11 +97,15 @@ class Beside(BaseModel):
 
 
 class RowsFound(BaseModel):
+    """The nearest training row of each text, or why there are none."""
+
     rows: list[Beside]
     why: str | None
 
 
 class PairAsked(BaseModel):
+    """A prompt that both models are to answer unnamed."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: Annotated[Text, Field(max_length=MAX_CHARACTERS)]
@@ -110,12 +116,16 @@ class PairAsked(BaseModel):
 
 
 class PairOffered(BaseModel):
+    """Two answers in an order drawn at random."""
+
     name: str
     a: str
     b: str
 
 
 class VoteAsked(BaseModel):
+    """Which answer of a pair was chosen."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Annotated[str, Field(max_length=64)]
@@ -123,6 +133,8 @@ class VoteAsked(BaseModel):
 
 
 class VoteKept(BaseModel):
+    """Which side was the tuned model's, and how the votes stand."""
+
     tuned: Side
     standing: Standing
 

@@ -33,6 +33,8 @@ Text = Annotated[str, AfterValidator(_encodable)]
 
 
 class StreamOptions(BaseModel):
+    """`stream_options` of OpenAI's API."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool = False
@@ -113,6 +115,8 @@ class CompletionRequest(_Asked):
 
 
 class TextPart(BaseModel):
+    """A part of a message's content; text alone."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["text"]
@@ -120,6 +124,8 @@ class TextPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
+    """A turn of a conversation."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -132,6 +138,8 @@ class ChatMessage(BaseModel):
 
 
 class ResponseFormat(BaseModel):
+    """`response_format` of OpenAI's API; text alone."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["text"]
@@ -160,6 +168,8 @@ class ChatRequest(_Asked):
 
 
 class Usage(BaseModel):
+    """How many tokens a request took."""
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
@@ -202,6 +212,7 @@ def error_body(message: str, kind: str, code: str | None, param: str | None = No
 
 
 def chat_logprobs(scores: tuple[TokenScore, ...]) -> dict[str, Any]:
+    """`logprobs` of a chat choice, as OpenAI's API writes them."""
     return {
         "content": [{**_token(score), "top_logprobs": [_token(top) for top in score.top]} for score in scores],
         "refusal": None,

@@ -58,7 +58,7 @@ def open_server(
     address: Address | None = None,
     *,
     limits: Limits | None = None,
-    say: Callable[[str], object] = lambda stage: None,
+    say: Callable[[str], object] = lambda _: None,
 ) -> Opened:
     """Load RUN_OR_MODEL and bind the address; llama.cpp writes with a GGUF file.
 

@@ -19,7 +19,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,7 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
 
     Raises Stopped when a signal ended the run early (a checkpoint was saved), TrainingError when it cannot go on.
     """
+    from tunesmith.training.checkpoints.mirror import Mirror
     from tunesmith.training.checkpoints.saving import save_tuned
     from tunesmith.training.first_batch import describe_first_batch
     from tunesmith.training.processes.together import agree_on
@@ -80,6 +81,10 @@ def train(job: Job, stop: StopRequest, observer: Observer) -> Result:
             model = build_model(job, recorder.note)
             loop = _loop(job, model, stop, recorder)
         _introduce(job, model, recorder)
+        if job.recipe.save.mirror is not None and loop.team.is_first:
+            mirror = Mirror(job.recipe.save.mirror, recorder.note)
+            loop.saves = replace(loop.saves, mirror=mirror)
+            at_end.callback(mirror.close)
         loop.trackers.start(job.recipe.model_dump(mode="json"), checkpoint.step if checkpoint else 0)
         at_end.callback(loop.trackers.end)
         run_dir.keep_lines_until(checkpoint.step if checkpoint else -1)
@@ -132,7 +137,7 @@ def range_test(job: Job, rates: Sequence[float], stop: StopRequest, observer: Ob
         return losses_at(loop, rates)
 
 
-def build_model(job: Job, note: Callable[[str], None] = lambda message: None) -> Any:
+def build_model(job: Job, note: Callable[[str], None] = lambda _: None) -> Any:
     """The model on its device, made fast, with its adapter; in training mode. Told: where kernels cannot be used."""
     import torch
 

@@ -30,7 +30,7 @@ from tunesmith.training.checkpoints.state import load_trainable, rng_state, set_
 from tunesmith.training.clock import ENERGY_SECONDS, Clock, Window
 from tunesmith.training.held_out import HeldOut
 from tunesmith.training.processes.distributed import Team
-from tunesmith.training.processes.sharding import gathered, settle, trained
+from tunesmith.training.processes.sharding import settle
 from tunesmith.training.recovery import Recovery
 from tunesmith.training.samples import Samples
 from tunesmith.training.steps.batches import Batches
@@ -373,9 +373,7 @@ class Loop:
     def _keep_weights(self) -> None:
         with self.clock.saving():
             settle(self.model)
-            weights = gathered(trained(self.model), keep=self.team.is_first)
-            if self.team.is_first:
-                self.saves.best.write(self.step, weights)
+            self.saves.keep_best(self)
 
     def take_best(self) -> None:
         """Put the weights of the lowest held-out loss into the model, where they are kept and are others."""
@@ -412,11 +410,8 @@ class Loop:
             self._check_previous()
             settle(self.model)
             check_weights(self.step, self.saves.run_dir.checkpoints, self.model)
-            weights, optimizer = (
-                gathered(tree, keep=self.team.is_first) for tree in (trained(self.model), self.optimizer.state_dict())
-            )
+            self.saves.save(self)
             if self.team.is_first:
-                self.saves.save(self, weights, optimizer)
                 self.recorder.saved(self.step)
 
 

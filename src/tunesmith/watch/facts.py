@@ -11,6 +11,8 @@ from tunesmith.watch.view import View
 
 @dataclass(frozen=True)
 class Fact:
+    """A line about a run: its name and its value, as text."""
+
     name: str
     value: str
 

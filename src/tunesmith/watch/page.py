@@ -114,6 +114,7 @@ def _parts(name: str, blocks: tuple[str, ...], context: dict[str, object]) -> di
 
 
 def seen(part: str) -> str:
+    """A short hash of a part, by which the browser knows what it shows already."""
     return hashlib.sha256(part.encode()).hexdigest()[:SEEN_CHARACTERS]
 
 
@@ -143,6 +144,7 @@ def style() -> str:
 
 @functools.cache
 def script() -> str:
+    """The page's JavaScript."""
     return (HERE / "page.js").read_text(encoding="utf-8")
 
 

@@ -75,7 +75,7 @@ class Site:
         self.board = board
         self._one = asyncio.Lock()
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, _: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise ValueError(f"no {scope['type']} here")
         if scope["method"] not in ("GET", "HEAD"):

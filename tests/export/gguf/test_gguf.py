@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tunesmith.errors import ModelError, RunError
 from tunesmith.export.gguf import engine
 from tunesmith.export.gguf.engine import Request, ask, llama_cpp_version
 from tunesmith.export.gguf.families import family_of
+from tunesmith.export.gguf.quant import find_quantizer
 from tunesmith.export.stage import Exported
 from tunesmith.run.directory import RunDir
 
@@ -42,6 +44,62 @@ def test_an_adapter_merged_and_quantised(lora_run: RunDir, leave: Leave) -> None
     fields = GGUFReader(done.path / "shows.q8_0.gguf").fields
     assert fields["tokenizer.ggml.eos_token_id"].contents() == 0
     assert fields["general.file_type"].contents() == 7
+
+
+def test_what_a_quantizer_wrote_is_read_from_its_file(
+    lora_run: RunDir, leave: Leave, quantizer_that: Callable[[str], Path]
+) -> None:
+    """By a stand-in that copies the file that it is given, in f16."""
+    quantizer_that('cp "$1" "$2"')
+    done = leave(lora_run, "gguf", quant="q4_k_m")
+    (trip,), cost = done.record.round_trips, done.record.cost
+    assert trip.against == "the tuned model with its weights rounded to q4_k_m"
+    assert cost is not None
+    assert cost.num_tokens > trip.num_tokens
+    assert set(done.record.files) == {"shows.q4_k_m.gguf", "Modelfile"}
+    assert done.record.notes == (
+        "llama-quantize wrote 15 matrices as q4_k_m: 15 f16; 16.0 bits a weight. 15 of them have rows that are no "
+        "multiple of 256, which the types of q4_k_m need: it took larger ones for these.",
+    )
+
+
+def test_one_that_writes_another_model_is_noticed(
+    lora_run: RunDir, leave: Leave, quantizer_that: Callable[[str], Path]
+) -> None:
+    # the bytes of the tensors, which lie last, the other way round
+    swap = "import sys, pathlib; b = pathlib.Path(sys.argv[1]).read_bytes(); n = len(b) // 4 * 2; "
+    swap += "pathlib.Path(sys.argv[2]).write_bytes(b[:-n] + b[-n:][::-1])"
+    quantizer_that(f'{sys.executable} -c \'{swap}\' "$1" "$2"')
+    with pytest.raises(ModelError, match=r"away from the weights that were given to the quantizer"):
+        leave(lora_run, "gguf", quant="q4_k_m")
+
+
+def no_quantizer() -> str:
+    """Why there is none; empty where there is."""
+    try:
+        find_quantizer()
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.skipif(bool(no_quantizer()), reason=no_quantizer())
+@pytest.mark.parametrize(("width", "kinds"), [(256, {"q4_k", "q6_k"}), (96, {"q5_0", "q8_0"})])
+def test_q4_k_m_by_llama_cpp_itself(
+    width: int, kinds: set[str], tiny_llama: Path, tune: Tune, tmp_path: Path, leave: Leave
+) -> None:
+    """Rows of 256 have room for K-quants; of 96 llama.cpp takes other types."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    path = Path(shutil.copytree(tiny_llama, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors")))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=512, bos_token_id=0, eos_token_id=0, **sizes)).save_pretrained(path)
+    done = leave(tune(path), "gguf", quant="q4_k_m")
+    assert done.record.round_trips[0].passed
+    types = {tensor.tensor_type.name.lower() for tensor in GGUFReader(done.path / "shows.q4_k_m.gguf").tensors}
+    assert types == {"f32", *kinds}
+    assert ("no multiple of 256" in done.record.notes[0]) is (width == 96)
 
 
 def test_gpt_neo_as_gpt2(tune: Tune, tiny_gpt_neo: Path, leave: Leave) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,28 +34,31 @@ def test_f16_overflows() -> None:
         rounded(np.full((2, 32), 7e4, np.float32), type_of("f16", (2, 32)), "big")
 
 
-def stand_in(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = folder / "llama-quantize"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-
 def test_no_quantizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     with pytest.raises(
-        ModelError, match=r"llama-quantize, which is not on the path. It comes with llama.cpp: brew install"
+        ModelError, match=r"neither on the path nor in .*bin. It comes with llama.cpp: brew install .*--quant q4_0"
     ):
         find_quantizer()
 
 
-def test_a_quantizer_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, 'echo "$3" > "$2"', monkeypatch)
+def test_a_quantizer_beside_python(
+    quantizer_that: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = quantizer_that("exit 0")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert find_quantizer() == str(path)
+
+
+def test_a_quantizer_on_the_path(quantizer_that: Callable[[str], Path], tmp_path: Path) -> None:
+    quantizer_that('echo "$3" > "$2"')
     quantize_file(tmp_path / "a", tmp_path / "b", "q4_k_m")
     assert (tmp_path / "b").read_text() == "Q4_K_M\n"
 
 
-def test_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, "echo 'no such model' >&2; exit 1", monkeypatch)
+def test_one_that_fails(quantizer_that: Callable[[str], Path], tmp_path: Path) -> None:
+    quantizer_that("echo 'no such model' >&2; exit 1")
     with pytest.raises(ModelError, match=r"llama-quantize failed \(no such model\)"):
         quantize_file(tmp_path / "a", tmp_path / "b", "q4_k_m")

@@ -18,7 +18,7 @@ def changed(tokenizer: TextTokenizer, **parts: Any) -> TextTokenizer:
     """The tokenizer with other parts in its tokenizer.json."""
     content = {**json.loads(tokenizer.backend.backend_tokenizer.to_str()), **parts}
     backend = SimpleNamespace(backend_tokenizer=SimpleNamespace(to_str=lambda: json.dumps(content)))
-    return replace(tokenizer, backend=backend)  # type: ignore[arg-type]
+    return replace(tokenizer, backend=backend)
 
 
 def test_byte_level(tokenizer: TextTokenizer) -> None:

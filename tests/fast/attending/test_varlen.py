@@ -17,10 +17,12 @@ def stand_in(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_si
     outputs = []
     for begin, end in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True):
         assert end - begin <= max_q
-        one = [x[begin:end].transpose(0, 1) for x in (q, k, v)]
+        q_one, k_one, v_one = (x[begin:end].transpose(0, 1) for x in (q, k, v))
         distance = torch.arange(end - begin)[:, None] - torch.arange(end - begin)
         seen = (distance >= 0) & ((window_size[0] < 0) | (distance <= window_size[0]))
-        out = torch.nn.functional.scaled_dot_product_attention(*one, seen, scale=scale, enable_gqa=enable_gqa)
+        out = torch.nn.functional.scaled_dot_product_attention(
+            q_one, k_one, v_one, seen, scale=scale, enable_gqa=enable_gqa
+        )
         outputs.append(out.transpose(0, 1))
     return torch.cat(outputs)
 
@@ -59,8 +61,8 @@ def operator(q, k, v, cu_q, cu_k, max_q, max_k, is_causal, scale, window, enable
 def backward_operator(grad, q, k, v, out, sums, cu_q, cu_k, max_q, max_k, is_causal, random, scale, window):
     assert (out.shape, sums.shape, random.shape) == (q.shape, (q.shape[1], len(q)), (2,))
     with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-        again = operator(*leaves, cu_q, cu_k, max_q, max_k, is_causal, scale, window, enable_gqa=True)[0]
+        leaves = q, k, v = [x.detach().requires_grad_() for x in (q, k, v)]
+        again = operator(q, k, v, cu_q, cu_k, max_q, max_k, is_causal, scale, window, enable_gqa=True)[0]
     return torch.autograd.grad(again, leaves, grad)
 
 
@@ -70,11 +72,11 @@ def test_the_operators_behind_it_get_what_they_name(window, kv_heads, documents_
     monkeypatch.setattr(varlen, "_operators", lambda: (operator, backward_operator))
     flat = fast.flatten(documents_of())
     torch.manual_seed(0)
-    leaves = [torch.randn(flat.num_tokens, heads, 8).requires_grad_() for heads in (4, kv_heads, kv_heads)]
+    leaves = q, k, v = [torch.randn(flat.num_tokens, heads, 8).requires_grad_() for heads in (4, kv_heads, kv_heads)]
     options, found = AttentionOptions(scale=0.3, window=window), []
     for out in (
-        varlen.attend_varlen(*leaves, flat, options, Device("cpu", fused=True)),
-        attention.attend(*leaves, flat, options, CPU),
+        varlen.attend_varlen(q, k, v, flat, options, Device("cpu", fused=True)),
+        attention.attend(q, k, v, flat, options, CPU),
     ):
         found.append((out.detach(), *torch.autograd.grad(out.square().sum(), leaves)))
     for one, other in zip(*found, strict=True):

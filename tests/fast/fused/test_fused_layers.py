@@ -1,6 +1,7 @@
 """Layers in few launches = layers as they were: loss and gradients, on a CPU by the references of the kernels."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -99,7 +100,12 @@ def test_further_passes_of_a_step_make_no_copies(build, documents_of, monkeypatc
     model = build("llama")
     fast.apply(model, device=FUSED)
     loss_of(model, documents_of())
-    monkeypatch.setattr(shadow.torch, "_foreach_copy_", lambda *lists: (writes.append(1), original(*lists)))
+
+    def counted(*lists):
+        writes.append(1)
+        original(*lists)
+
+    monkeypatch.setattr(shadow.torch, "_foreach_copy_", counted)
     loss_of(model, documents_of()).backward()
     first, second = len(writes), loss_of(model, documents_of(seed=1), weights_changed=False)
     assert (first, len(writes)) == (1, 1)
@@ -215,7 +221,7 @@ def test_rows_behind_the_vocabulary_change_nothing(vocabulary, bias, softcap, mo
         head = Head(weight, offset, softcap, aligned=aligned)
         loss = linear_cross_entropy(hidden, head, targets, 5.0, Workspace())
         with torch.no_grad():
-            scored = token_losses(hidden, lambda h, head=head: plain_logits(h, head, Workspace()), softcap, targets)
+            scored = token_losses(hidden, partial(plain_logits, head=head, workspace=Workspace()), softcap, targets)
         found.append((loss.detach(), *scored, *torch.autograd.grad(loss, leaves)))
     exact, others = found[0], found[1]
     assert all(torch.equal(one, other) for one, other in zip(exact[:3], others[:3], strict=True))

@@ -136,13 +136,13 @@ def test_thin_products(columns, width, rank, extended):
         random(tokens, inputs, dtype=HALF),
         random(tokens, width, dtype=HALF),
     )
-    arguments = (values, inner, up, columns, 2.0)
-    assert_near(thin._add_kernel(*arguments), thin._add_reference(*arguments))
-    arguments = (grad, up, columns, 0.5, extended)
-    found, expected = thin._inner_kernel(*arguments), thin._inner_reference(*arguments)
+    add = (values, inner, up, columns, 2.0)
+    assert_near(thin._add_kernel(*add), thin._add_reference(*add))
+    inwards = (grad, up, columns, 0.5, extended)
+    found, expected = thin._inner_kernel(*inwards), thin._inner_reference(*inwards)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=3e-2)
-    arguments = (grad, x, inner.contiguous(), found[:, -number * rank :], columns)
-    for one, other in zip(thin._gradients_kernel(*arguments), thin._gradients_reference(*arguments), strict=True):
+    last = (grad, x, inner.contiguous(), found[:, -number * rank :], columns)
+    for one, other in zip(thin._gradients_kernel(*last), thin._gradients_reference(*last), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-2)
 
 
@@ -157,7 +157,8 @@ def test_rounding_adamw(number):
     found, expected = [tensor.clone() for tensor in made], [tensor.clone() for tensor in made]
     bits = random_bits(number, 11)
     launch(*found, *rates, 11)
-    update_by_bits(*expected, rates, bits & 0xFFFF, (bits >> 16) & 0xFFFF)
+    weight, gradient, first, second = expected
+    update_by_bits(weight, gradient, first, second, rates, bits & 0xFFFF, (bits >> 16) & 0xFFFF)
     for one, other in zip(found, expected, strict=True):
         assert (one == other).float().mean() > (0.99 if DEVICE == "cuda" or one is not found[2] else 0.3)
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)

@@ -18,22 +18,8 @@ def network(dtype=torch.float32):
     return nn.Sequential(nn.Linear(24, 40), nn.Tanh(), nn.Linear(40, 24)).to(dtype)
 
 
-def trained(model, optimizer, number=20, begin=0):
-    """The mean loss of the last five of so many steps."""
-    target, losses = torch.randn(24, 24, generator=torch.Generator().manual_seed(1)) / 5, []
-    for step in range(begin, begin + number):
-        x = torch.randn(32, 24, generator=torch.Generator().manual_seed(step))
-        weights = {name: weight.float() for name, weight in model.named_parameters()}
-        loss = nn.functional.mse_loss(torch.func.functional_call(model, weights, (x,)), torch.tanh(x @ target))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return sum(losses[-5:]) / 5
-
-
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_it_is_that_of_transformers(decay):
+def test_it_is_that_of_transformers(decay, trained):
     from transformers.optimization import Adafactor
 
     ours, theirs = network(), network()
@@ -44,7 +30,7 @@ def test_it_is_that_of_transformers(decay):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_pieces_of_rows_change_only_the_last_digits(monkeypatch):
+def test_pieces_of_rows_change_only_the_last_digits(monkeypatch, trained):
     whole, parts = network(), network()
     trained(whole, RoundingAdafactor(whole.parameters(), RATE))
     monkeypatch.setattr(rounding, "CHUNK", 100)  # four rows of 24, two of 40
@@ -53,27 +39,27 @@ def test_pieces_of_rows_change_only_the_last_digits(monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_bfloat16_weights_follow_float32_ones():
+def test_bfloat16_weights_follow_float32_ones(trained):
     rate = 1e-4  # an update of less than half the last digit of most weights
     exact, ours = network(), network(torch.bfloat16)
     begin = trained(network(), RoundingAdafactor(network().parameters(), rate))
-    goal = trained(exact, RoundingAdafactor(exact.parameters(), rate), 400)
-    found = trained(ours, RoundingAdafactor(ours.parameters(), rate), 400)
+    goal = trained(exact, RoundingAdafactor(exact.parameters(), rate), number=400)
+    found = trained(ours, RoundingAdafactor(ours.parameters(), rate), number=400)
     assert abs(found - goal) < 0.1 * (begin - goal)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_goes_on_from_its_state(dtype):
+def test_it_goes_on_from_its_state(dtype, trained):
     """torch's own way of loading would round row and column to the type of the weights."""
     settings = StepSettings(optimizer="adafactor", learning_rate=RATE, seed=5)
     whole = network(dtype)
     optimizer = make_optimizer(whole.parameters(), settings)
-    trained(whole, optimizer, 5)
+    trained(whole, optimizer, number=5)
     resumed = copy.deepcopy(whole)
     again = make_optimizer(resumed.parameters(), settings)
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for model, one in ((whole, optimizer), (resumed, again)):
-        trained(model, one, 5, begin=5)
+        trained(model, one, number=5, begin=5)
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 

@@ -1,6 +1,7 @@
 """Muon: as torch has it in the layers, AdamW around them; bfloat16 weights follow float32; runs go on bit for bit."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -37,26 +38,11 @@ def muon_of(model, rate=RATE, **settings):
     return make_optimizer(model.parameters(), StepSettings(optimizer="muon", learning_rate=rate, **settings))
 
 
-def trained(model, optimizers, number=20, begin=0):
-    """The mean loss of the last five of so many steps."""
-    target, losses = torch.randn(24, 24, generator=torch.Generator().manual_seed(1)) / 5, []
-    for step in range(begin, begin + number):
-        x = torch.randn(32, 24, generator=torch.Generator().manual_seed(step))
-        weights = {name: weight.float() for name, weight in model.named_parameters()}
-        loss = nn.functional.mse_loss(torch.func.functional_call(model, weights, (x,)), torch.tanh(x @ target))
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        losses.append(loss.item())
-    return sum(losses[-5:]) / 5
-
-
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon to compare with")
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_it_is_that_of_torch_beside_adamw(decay):
+def test_it_is_that_of_torch_beside_adamw(decay, trained):
     ours, theirs = network(), network()
-    trained(ours, [muon_of(ours, weight_decay=decay)])
+    trained(ours, muon_of(ours, weight_decay=decay))
     hidden = [layer.weight for layer in theirs.layers]
     rest = [theirs.embedding.weight, theirs.head.weight]
     biases = [layer.bias for layer in theirs.layers]
@@ -64,7 +50,7 @@ def test_it_is_that_of_torch_beside_adamw(decay):
     adamw = torch.optim.AdamW(
         [{"params": rest, "weight_decay": decay}, {"params": biases, "weight_decay": 0.0}], lr=RATE
     )
-    trained(theirs, [muon, adamw])
+    trained(theirs, muon, adamw)
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -95,29 +81,29 @@ def test_which_matrices_are_its_own():
         (False, 2),
         (False, 2),
     ]
-    held = {len(state): [] for state in optimizer.state.values()}
+    held: dict[int, list[Any]] = {len(state): [] for state in optimizer.state.values()}
     for parameter, state in optimizer.state.items():
         held[len(state)].append(parameter.ndim)
     assert held == {1: [2, 2], 2: [2, 2, 1, 1]}
 
 
-def test_bfloat16_weights_follow_float32_ones():
+def test_bfloat16_weights_follow_float32_ones(trained):
     rate = 1e-4
     exact, ours = network(), network(torch.bfloat16)
-    begin = trained(network(), [RoundingAdamW(network().parameters(), 0.0)])
-    goal, found = trained(exact, [muon_of(exact, rate)], 400), trained(ours, [muon_of(ours, rate)], 400)
+    begin = trained(network(), RoundingAdamW(network().parameters(), 0.0))
+    goal, found = trained(exact, muon_of(exact, rate), number=400), trained(ours, muon_of(ours, rate), number=400)
     assert abs(found - goal) < 0.1 * (begin - goal)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_goes_on_from_its_state(dtype):
+def test_it_goes_on_from_its_state(dtype, trained):
     whole = network(dtype)
     optimizer = muon_of(whole, seed=5)
-    trained(whole, [optimizer], 5)
+    trained(whole, optimizer, number=5)
     resumed = copy.deepcopy(whole)
     mark_layers(resumed)
     again = muon_of(resumed, seed=5)
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for model, one in ((whole, optimizer), (resumed, again)):
-        trained(model, [one], 5, begin=5)
+        trained(model, one, number=5, begin=5)
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), resumed.parameters(), strict=True))

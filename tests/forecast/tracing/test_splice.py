@@ -48,7 +48,8 @@ def test_spliced_log_equals_that_of_the_whole_model(model: str, variant: str, re
 
 
 def test_every_birth_of_a_spliced_log_dies_at_most_once(llama_config: Any) -> None:
-    born, died = set(), set()
+    born: set[Any] = set()
+    died: set[Any] = set()
     for event in trace_step(llama_config, Step(DOCUMENTS, accumulates=True)).events():
         if event.born:
             assert event.storage not in born

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from tunesmith.forecast.memory import forecast_memory
 from tunesmith.forecast.shapes import find_shape
 from tunesmith.forecast.tracing import simulate
-from tunesmith.forecast.tracing.step import Step, _twice, run_step, trace_step, with_8bit_state, with_places
+from tunesmith.forecast.tracing.step import Step, _twice, batches_of, run_step, trace_step, with_8bit_state, with_places
 from tunesmith.forecast.tracing.trace import Log, Trace
 from tunesmith.recipe import LoraSection
 from tunesmith.step import DTYPES, prepare_model
@@ -29,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "muon": {"optimizer": "muon"},
     "muon, bfloat16 weights": {"optimizer": "muon", "precision": "bf16", "dtype": "bfloat16"},
     "adafactor, bfloat16 weights": {"optimizer": "adafactor", "precision": "bf16", "dtype": "bfloat16"},
+    "lora, scored in larger batches": {"method": "lora", "precision": "bf16", "scored_batch": (60, 40) * 6},
     "reference": {"kind": "reference"},
 }
 
@@ -48,9 +50,9 @@ def real_model(config: Any, step: Step) -> Any:
 def real_log(config: Any, step: Step) -> Log:
     """The step run for real, recorded by the same trace."""
     model = real_model(config, step)
-    batch = simulate.traced_batch(step.micro_batch, step.target_fraction)
+    batches = batches_of(step)
     with Trace(logits_width=config.vocab_size) as trace:
-        run_step(model, step, batch, trace)
+        run_step(model, step, batches, trace)
     return _twice(trace.log)
 
 
@@ -63,6 +65,15 @@ def test_forecast_equals_the_real_step_to_the_byte(model: str, variant: str, req
     assert forecast.peak_bytes() == real.peak_bytes()
     assert forecast.phase_peaks() == real.phase_peaks()
     assert forecast.components_at_peak() == real.components_at_peak()
+
+
+def test_an_evaluation_in_larger_batches_is_where_a_lean_step_needs_most(short_llama_config: Any) -> None:
+    step = Step(DOCUMENTS, method="lora")
+    whole = replace(step, scored_batch=DOCUMENTS * 12)
+    logs = [trace_step(short_llama_config, each) for each in (step, whole)]
+    assert logs[0].phase_peaks()["evaluation"] < logs[0].peak_bytes()
+    assert logs[1].phase_peaks()["evaluation"] == logs[1].peak_bytes() > logs[0].peak_bytes()
+    assert (step.num_scored, whole.num_scored) == (sum(DOCUMENTS), 12 * sum(DOCUMENTS))
 
 
 def profiled_peak(model: Any, step: Step) -> int:

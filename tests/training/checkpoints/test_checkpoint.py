@@ -11,6 +11,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,17 @@ def test_a_file_that_the_manifest_does_not_list_is_never_given_out(root: Path) -
     assert checkpoint is not None
     with pytest.raises(RunError, match=r"holds no training_args\.bin"):
         checkpoint.file("training_args.bin")
+
+
+def test_a_file_among_shards_that_the_manifest_does_not_list_is_refused(root: Path) -> None:
+    """A folder of shards is read whole."""
+    save(root, 5)
+    path = save(root, 10)
+    (path / "deep" / "more.safetensors").write_bytes(b"another share")
+    checkpoint, problems = newest_valid_checkpoint(root)
+    assert checkpoint is not None
+    assert checkpoint.step == 5
+    assert problems == [f"{path}: deep/more.safetensors is not of this checkpoint: remove it"]
 
 
 def test_no_folder_and_an_unfinished_save_mean_step_0(root: Path) -> None:
@@ -308,7 +320,7 @@ def test_a_kill_before_any_change_of_a_save_leaves_a_valid_checkpoint(root: Path
         for step in (1, 2, 3):
             save(here, step)
         (here / "step-3" / FILES[0]).write_bytes(b"broken")
-        killed = run_and_kill(lambda here=here: save(here, 3), at)
+        killed = run_and_kill(partial(save, here, 3), at)
         checkpoint, _ = newest_valid_checkpoint(here)
         assert checkpoint is not None
         seen.append(checkpoint.step)

@@ -35,6 +35,10 @@ def test_all_other_values_are_refused_at_once() -> None:
         check_recipe(Path("run"), RECIPE, other)
 
 
+def write_state(folder: Path) -> None:
+    (folder / "state").touch()
+
+
 def test_half_a_recipe_is_not_believed_where_a_checkpoint_holds_the_whole(tmp_path: Path) -> None:
     begun = RECIPE.with_values(**{"train.seed": 8})
     run_dir = RunDir.create(tmp_path / "run")
@@ -47,7 +51,7 @@ def test_half_a_recipe_is_not_believed_where_a_checkpoint_holds_the_whole(tmp_pa
         save_checkpoint(
             run_dir.checkpoints,
             step,
-            lambda folder: (folder / "state").write_text("x"),
+            write_state,
             info={"recipe": begun.model_dump(mode="json")},
             keep=2,
             best_step=None,

@@ -41,7 +41,7 @@ def trained(shows_csv: Path, tmp_path: Path) -> Trained:
     def run(model: Path, rate: float, dtype: str = "auto", **more: Any) -> tuple[RunDir, str]:
         data = {"path": str(shows_csv), "text": "description", "max_rows": 60, "eval_fraction": 0.3, **more}
         train = {"learning_rate": rate, "max_steps": 8, "tokens_per_step": 512, "rehearse": False}
-        asked = {"model": {"name": str(model)}, "data": data, "train": train, "save": {"dtype": dtype}}
+        asked: dict[str, Any] = {"model": {"name": str(model)}, "data": data, "train": train, "save": {"dtype": dtype}}
         done = tunesmith.train(tunesmith.Recipe(**asked), out=tmp_path / "run", console=Console(quiet=True))
         log = (done.path / "log.txt").read_text(encoding="utf-8")
         return done.dir, next(line for line in log.splitlines() if "saved " in line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from tunesmith.training.processes.sharding import trained
 
 
 def test_a_tree_keeps_values_types_and_bits(tmp_path: Path) -> None:
-    tree = {
+    tree: dict[Any, Any] = {
         "a": [1, 2.5, None, True, "text", (1, (2,))],
         3: {"x": torch.tensor([0.1, float("nan"), -0.0]), "e": torch.empty(0)},
         "np": np.arange(3, dtype=np.uint32),
@@ -34,7 +35,7 @@ def test_a_tree_keeps_values_types_and_bits(tmp_path: Path) -> None:
         "scalar": torch.tensor(7),
     }
     save_tree(tree, tmp_path / "t.safetensors")
-    back = load_tree(tmp_path / "t.safetensors")
+    back: Any = load_tree(tmp_path / "t.safetensors")
     assert list(back) == list(tree)
     assert back["a"] == tree["a"]
     assert isinstance(back["a"][5], tuple)

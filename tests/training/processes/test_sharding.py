@@ -16,7 +16,7 @@ from tunesmith import fast
 from tunesmith.errors import TrainingError
 from tunesmith.fast.optimizers.rounding import RoundingAdamW
 from tunesmith.step import ReadyAdamW, clip_gradients
-from tunesmith.training.processes.sharding import fill, gathered, settle, shard, trained, whole
+from tunesmith.training.processes.sharding import fill, settle, shard, trained, whole
 
 CPU = torch.device("cpu")
 
@@ -44,6 +44,10 @@ def build() -> transformers.LlamaForCausalLM:
     return model
 
 
+def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: whole(parameter).detach() for name, parameter in trained(model).items()}
+
+
 def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
     flat = fast.flatten([(list(range(1, 20)), None), (list(range(30, 41)), None)])
     loss = model(flat=flat, denominator=28.0).loss
@@ -67,10 +71,9 @@ def test_a_sharded_step_is_a_step() -> None:
         other(flat=fast.flatten([([1, 2, 3], None)]), denominator=1.0)
     settle(other)
     assert all(isinstance(parameter, DTensor) for parameter in other.parameters())
-    for name, tensor in gathered(trained(other), keep=True).items():
+    for name, tensor in gathered(other).items():
         assert not isinstance(tensor, DTensor)
         torch.testing.assert_close(tensor, dict(model.named_parameters())[name], rtol=1e-4, atol=1e-5)
-    assert gathered({"a": [next(other.parameters()), 3]}, keep=False) == {"a": [None, 3]}
 
 
 @pytest.mark.usefixtures("group")
@@ -80,7 +83,7 @@ def test_whole_tensors_go_back_into_their_parts() -> None:
     name, parameter = next(iter(trained(model).items()))
     value = torch.randn(parameter.shape)
     fill(parameter, value)
-    assert torch.equal(gathered(trained(model), keep=True)[name], value)
+    assert torch.equal(gathered(model)[name], value)
 
 
 @pytest.mark.usefixtures("group")
@@ -92,7 +95,7 @@ def test_sharded_bfloat16_weights_are_rounded_as_whole_ones() -> None:
     for _ in range(3):
         step(model, optimizers[0])
         step(other, optimizers[1])
-    for name, tensor in gathered(trained(other), keep=True).items():
+    for name, tensor in gathered(other).items():
         assert torch.equal(tensor, dict(model.named_parameters())[name])
 
 

@@ -13,6 +13,10 @@ from tunesmith.training.checkpoints.checkpoint import save_checkpoint
 from tunesmith.training.steps.numbers import check_finite, check_weights
 
 
+def touch(folder: Path) -> None:
+    (folder / "x").touch()
+
+
 def test_finite_values_pass(tmp_path: Path) -> None:
     check_finite(3, tmp_path, loss=0.0, grad_norm=1e300)
 
@@ -22,7 +26,7 @@ def test_a_value_that_is_not_finite_stops_with_causes_and_the_last_good_checkpoi
     value: float, tmp_path: Path
 ) -> None:
     for step in (10, 11):
-        save_checkpoint(tmp_path, step, lambda folder: (folder / "x").write_text("x") and None, info={}, keep=2)
+        save_checkpoint(tmp_path, step, touch, info={}, keep=2)
     (tmp_path / "step-11" / "x").unlink()
     with pytest.raises(TrainingError) as caught:
         check_finite(12, tmp_path, loss=2.0, grad_norm=value)
@@ -37,11 +41,12 @@ def test_a_value_that_is_not_finite_stops_with_causes_and_the_last_good_checkpoi
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_weight_that_is_not_finite_is_named(dtype: torch.dtype, value: float, tmp_path: Path) -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(3, 3, dtype=dtype), torch.nn.Linear(3, 3, dtype=dtype))
+    first, second = torch.nn.Linear(3, 3, dtype=dtype), torch.nn.Linear(3, 3, dtype=dtype)
+    model = torch.nn.Sequential(first, second)
     with torch.no_grad():
-        model[0].bias.fill_(torch.finfo(dtype).max)
+        first.bias.fill_(torch.finfo(dtype).max)
     check_weights(4, tmp_path, model)
     with torch.no_grad():
-        model[1].weight[2, 1] = value
+        second.weight[2, 1] = value
     with pytest.raises(TrainingError, match=r"step 4: not finite: parameter 1\.weight\."):
         check_weights(4, tmp_path, model)

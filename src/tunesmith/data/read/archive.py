@@ -22,6 +22,7 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
 def is_archive(name: str) -> bool:
+    """Whether a file of this name is read as a zip archive."""
     return name.lower().endswith(ENDING)
 
 

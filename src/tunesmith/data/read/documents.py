@@ -39,7 +39,7 @@ def open_document(file: InputFile, kind: str, by: str) -> Table:
         name=file.name,
         kind=kind,
         columns=("text",),
-        read=lambda columns: _rows(rows),
+        read=lambda _: _rows(rows),
         plain_text=True,
         about=About(None),
     )
@@ -110,7 +110,7 @@ class _Stripper(HTMLParser):
         self.parts: list[str] = []
         self.hidden: list[str] = []
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag: str, _: list[tuple[str, str | None]]) -> None:
         if tag in _HIDDEN:
             self.hidden.append(tag)
         if _BLOCK.fullmatch(tag):

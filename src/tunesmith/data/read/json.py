@@ -73,7 +73,7 @@ def open_json(file: InputFile, kind: str) -> Table:
         name=file.name,
         kind="jsonl" if by_line else "json",
         columns=(),
-        read=lambda columns: read(file, encoding),
+        read=lambda _: read(file, encoding),
         about=About(encoding, notes=notes),
     )
 

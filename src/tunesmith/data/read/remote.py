@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from tunesmith.cache import CACHE_ELSEWHERE, cache_dir
+from tunesmith.cache import CACHE_ELSEWHERE, cache_dir, cache_lock
 from tunesmith.disk import NO_ROOM, disk_errors
 from tunesmith.errors import DataError, Stopped
 from tunesmith.redact import first_line
@@ -142,20 +142,33 @@ def _file(name: str, place: str, info: dict[str, Any], folder: Path) -> _Found:
 
 
 def _fetched(system: Any, file: _Found, scheme: str) -> Path:
+    """Where the file's copy lies. Of several processes that want it one fetches it, and the others wait."""
     if file.copy.is_file():
         os.utime(file.copy)
         return file.copy
     temporary = file.copy.with_name(f".{file.copy.name}.{os.getpid()}.tmp")
-    try:
-        with disk_errors(file.copy, CACHE_ELSEWHERE), _explained(file.name, scheme):
-            system.get_file(file.place, str(temporary))
-            size = temporary.stat().st_size
-            if file.size is not None and file.size > size:
-                raise ConnectionError(f"{size:,} of {file.size:,} bytes came")
-            temporary.chmod(0o600)
-            return temporary.replace(file.copy)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with cache_lock(cache_dir() / "remote-locks" / file.copy.name, signs=lambda: _num_fetched(file.copy)):
+        if file.copy.is_file():
+            return file.copy
+        try:
+            with disk_errors(file.copy, CACHE_ELSEWHERE), _explained(file.name, scheme):
+                system.get_file(file.place, str(temporary))
+                size = temporary.stat().st_size
+                if file.size is not None and file.size > size:
+                    raise ConnectionError(f"{size:,} of {file.size:,} bytes came")
+                temporary.chmod(0o600)
+                return temporary.replace(file.copy)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _num_fetched(copy: Path) -> int:
+    """Bytes that have come of it so far."""
+    sizes = 0
+    for part in copy.parent.glob(f".{copy.name}.*.tmp"):
+        with suppress(OSError):  # it is whole meanwhile
+            sizes += part.stat().st_size
+    return sizes
 
 
 def _forget_old(folder: Path) -> None:

@@ -16,13 +16,13 @@ def open_text(file: InputFile, by: str, kind: str = "txt") -> Table:
         name=file.name,
         kind=kind,
         columns=("text",),
-        read=lambda columns: _READERS[by](TextLines(file, encoding), file),
+        read=lambda _: _READERS[by](TextLines(file, encoding), file),
         plain_text=True,
         about=About(encoding),
     )
 
 
-def _by_line(lines: TextLines, file: InputFile) -> Rows:
+def _by_line(lines: TextLines, _: InputFile) -> Rows:
     for row, line in enumerate(lines):
         bad = lines.take_bad()
         if bad is not None:
@@ -31,7 +31,7 @@ def _by_line(lines: TextLines, file: InputFile) -> Rows:
             yield row, {"text": line.rstrip("\r\n")}
 
 
-def _by_paragraph(lines: TextLines, file: InputFile) -> Rows:
+def _by_paragraph(lines: TextLines, _: InputFile) -> Rows:
     """Paragraphs are called by the line that they begin in."""
     parts: list[str] = []
     begin = 0

@@ -6,7 +6,7 @@ are stored less one. A value that llama.cpp would silently leave out is refused 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ class Family:
     arch: str
     describe: Callable[[Any, Any], None]
     """describe(writer, config): the hyperparameters."""
-    rows: Rows = lambda name, tensor, config: tensor
+    rows: Rows = lambda _name, tensor, _config: tensor
     joins_qkv: bool = False
     """Query, key and value weights lie in one tensor there."""
     norm_plus_one: bool = False
@@ -63,15 +63,25 @@ def context_length(config: Any) -> int | None:
 def tensors(model: Any, family: Family) -> Iterator[tuple[str, Any]]:
     """(name in the file, tensor) of every weight, float32, as the file holds it before it is rounded."""
     import torch
+
+    yield from placed(model, family, model.state_dict())
+    if extra := _rope_factors(model.config):
+        yield "rope_freqs.weight", torch.tensor(extra)
+
+
+def placed(model: Any, family: Family, weights: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(name in the file, tensor) of weights by their names in the model, their rows in the file's order."""
+    import torch
     from gguf import MODEL_ARCH, get_tensor_name_map
 
     config = model.config
     names = get_tensor_name_map(getattr(MODEL_ARCH, family.arch.upper()), config.num_hidden_layers)
-    weights = dict(model.state_dict())
-    if getattr(config, "tie_word_embeddings", False) and not family.own_output:
-        weights.pop(head_name(model), None)
+    is_tied = getattr(config, "tie_word_embeddings", False) and not family.own_output
+    left_out = {head_name(model)} if is_tied else set[str]()
     joined = dict[str, dict[str, Any]]()
     for name, weight in weights.items():
+        if name in left_out:
+            continue
         tensor = family.rows(name, laid_out(model, name, weight), config)
         if family.norm_plus_one and name.endswith("norm.weight"):
             tensor = tensor + 1
@@ -88,11 +98,10 @@ def tensors(model: Any, family: Family) -> Iterator[tuple[str, Any]]:
                 yield at, torch.cat([joined[at][part] for part in "qkv"])
             continue
         yield found, tensor
-    if extra := _rope_factors(config):
-        yield "rope_freqs.weight", torch.tensor(extra)
 
 
 def head_name(model: Any) -> str:
+    """The name of the output head's weight among the model's tensors."""
     head = model.get_output_embeddings()
     return next(f"{name}.weight" for name, module in model.named_modules() if module is head)
 
@@ -221,7 +230,7 @@ def _llama_rows(name: str, tensor: Any, config: Any) -> Any:
 
 
 def _neox_rows(name: str, tensor: Any, config: Any) -> Any:
-    """[head, qkv] -> [qkv, head]"""
+    """[head, qkv] -> [qkv, head]."""
     if ".query_key_value." not in name:
         return tensor
     heads = config.num_attention_heads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,23 +20,37 @@ class Turns:
 
 
 def modelfile(file: str, tokenizer: TextTokenizer, *, is_chat: bool, context: int | None) -> tuple[str, str | None]:
-    """The Modelfile, and a note where the chat template is one that Ollama's language was not written for."""
-    lines, note = [f"FROM ./{file}"], None
+    """The Modelfile, and a note on what of the tokenizer it does not hold."""
+    lines, notes = [f"FROM ./{file}"], list[str]()
     turns = turns_of(tokenizer) if is_chat else None
-    if is_chat and turns is None:
-        note = (
-            "The chat template does more than frame turns, so the Modelfile has none: Ollama uses what it makes of the "
-            "template in the GGUF file. Look at `ollama show --template` before use."
+    template = "{{ .Prompt }}" if not is_chat else None if turns is None else _template(turns)
+    if template is None or (quoted := _quoted(template)) is None:
+        notes.append(
+            "The chat template does more than frame turns, or holds what a Modelfile cannot, so that has none: Ollama "
+            "uses what it makes of the template in the GGUF file. Look at `ollama show --template` before use."
         )
-    elif turns is not None:
-        lines.append(f'TEMPLATE """{_template(turns)}"""')
     else:
-        lines.append('TEMPLATE """{{ .Prompt }}"""')
+        lines.append(f"TEMPLATE {quoted}")
     for token in tokenizer.stop_ids:
-        lines.append(f"PARAMETER stop {json.dumps(tokenizer.decode([token], skip_special_tokens=False))}")
+        text = tokenizer.decode([token], skip_special_tokens=False)
+        if (quoted := _quoted(text)) is None:
+            notes.append(f"The Modelfile cannot hold the stop token {text!r}; it is in the GGUF file.")
+        else:
+            lines.append(f"PARAMETER stop {quoted}")
     if context is not None:
         lines.append(f"PARAMETER num_ctx {min(context, 4096)}")
-    return "\n".join(lines) + "\n", note
+    return "\n".join(lines) + "\n", " ".join(notes) or None
+
+
+def _quoted(text: str) -> str | None:
+    """A value as Ollama reads it: what stands between the quotes, to the letter, for there are no escapes.
+
+    None where it would read something else: it drops what does not print, and a line that ends in the quotes ends the
+    value. (github.com/ollama/ollama, parser/parser.go)
+    """
+    if not all(character.isprintable() or character in "\n\t" for character in text) or re.search(r'"""[ \t]*\n', text):
+        return None
+    return f'"""{text}"""'
 
 
 def turns_of(tokenizer: TextTokenizer) -> Turns | None:
@@ -66,7 +80,8 @@ def turns_of(tokenizer: TextTokenizer) -> Turns | None:
 
 def _split(text: str, mark: str) -> tuple[str, str] | None:
     before, found, after = text.partition(mark)
-    return (before, after) if found and mark not in after else None
+    is_program = "{{" in text or "}}" in text  # to Ollama
+    return (before, after) if found and mark not in after and not is_program else None
 
 
 def _join(turns: Turns, roles: tuple[str, ...], marks: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,14 @@ def rounded(values: NDArray[np.float32], kind: Any, name: str) -> NDArray[np.flo
 
 
 def find_quantizer() -> str:
-    """llama.cpp's own quantizer. Raises ModelError that says how to get it."""
-    found = shutil.which(QUANTIZER)
+    """llama.cpp's own quantizer, on the path or beside the running Python. Raises ModelError: how to get it."""
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(QUANTIZER) or shutil.which(QUANTIZER, path=beside)
     if found is None:
         raise ModelError(
-            f"export: q4_k_m is written by llama.cpp's {QUANTIZER}, which is not on the path. It comes with llama.cpp: "
-            "brew install llama.cpp, a release of github.com/ggml-org/llama.cpp, or build it there with cmake. "
-            "Without it: --quant q4_0, q5_1 or q8_0."
+            f"export: q4_k_m is written by llama.cpp's {QUANTIZER}, which is neither on the path nor in {beside}. "
+            "It comes with llama.cpp: brew install llama.cpp, a release of github.com/ggml-org/llama.cpp, or cmake and "
+            "a C++ compiler (docs/export.md has the commands). Without it: --quant q4_0, q5_1 or q8_0."
         )
     return found
 
@@ -77,8 +79,13 @@ def find_quantizer() -> str:
 def quantize_file(source: Path, target: Path, quant: Quant) -> None:
     """A GGUF file in another type, by llama.cpp's quantizer. Raises ModelError when it fails."""
     done = subprocess.run(
-        [find_quantizer(), str(source), str(target), quant.upper()], capture_output=True, text=True, check=False
+        [find_quantizer(), str(source), str(target), quant.upper()],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
     if done.returncode or not target.is_file():
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
-        raise ModelError(f"export: {QUANTIZER} failed ({last[0][:300]}). Use --quant q4_0, or another llama.cpp.")
+        words = [line for line in (done.stderr.strip() or done.stdout.strip()).splitlines() if line.strip()]
+        told = words[-1].strip()[:300] if words else f"it ended with status {done.returncode} and no message"
+        raise ModelError(f"export: {QUANTIZER} failed ({told}). Use --quant q4_0, or another llama.cpp.")

@@ -16,8 +16,9 @@ from tunesmith.export.fold import fold, is_foldable
 from tunesmith.export.gguf import engine
 from tunesmith.export.gguf.adapter import write_adapter
 from tunesmith.export.gguf.families import Family, context_length, family_of
+from tunesmith.export.gguf.held import SUPER_BLOCK, Held, take_weights
 from tunesmith.export.gguf.modelfile import modelfile
-from tunesmith.export.gguf.quant import quantize_file
+from tunesmith.export.gguf.quant import QUANTIZER, find_quantizer, quantize_file
 from tunesmith.export.gguf.vocab import vocabulary
 from tunesmith.export.gguf.write import Says, round_weights, write_gguf
 from tunesmith.export.job import Adapter, Job, Proof
@@ -39,10 +40,12 @@ def export_gguf(job: Job, model: Any) -> Proof:
     file = job.folder / f"{job.name}.{quant}.gguf"
     job.say(f"writing {file.name}")
     _write(job, model, family, file, quant)
-    cost, expected = None, job.tuned
-    if quant not in WRITTEN_BY_LLAMA_CPP:
+    if quant in WRITTEN_BY_LLAMA_CPP:
+        job.notes.append(_describe(take_weights(model, family, file), quant))
+    else:
         round_weights(model, quant)
-    if quant != "f32" and quant not in WRITTEN_BY_LLAMA_CPP:
+    cost, expected = None, job.tuned
+    if quant != "f32":
         job.say("scoring the rounded weights")
         expected = observe(model, job.rows, job.begun)
         cost = QuantCost(
@@ -54,14 +57,6 @@ def export_gguf(job: Job, model: Any) -> Proof:
         )
     context = context_length(model.config)
     trip = _run(job, file, quant, expected, context)
-    if quant in WRITTEN_BY_LLAMA_CPP:
-        cost = QuantCost(
-            num_documents=trip.num_documents,
-            num_tokens=trip.num_tokens,
-            loss=trip.loss,
-            tuned_loss=trip.expected_loss,
-            measured_by="llama.cpp",
-        )
     text, note = modelfile(file.name, job.tokenizer, is_chat=job.is_chat, context=context)
     write_text(job.folder / "Modelfile", text)
     if note:
@@ -124,9 +119,24 @@ def _write(job: Job, model: Any, family: Family, file: Path, quant: Quant) -> No
     plain = file.with_suffix(".f16")
     try:
         write_gguf(plain, model, family, words, job.tokenizer, "f16", says)
+        job.say(f"quantising it with {find_quantizer()}")
         quantize_file(plain, file, quant)
     finally:
         plain.unlink(missing_ok=True)
+
+
+def _describe(held: Held, quant: Quant) -> str:
+    """What llama.cpp's quantizer made of it: a mixture of types, and others where a matrix does not fit."""
+    types = ", ".join(f"{number} {kind}" for kind, number in held.num_by_type.items())
+    text = (
+        f"{QUANTIZER} wrote {held.num_matrices} matrices as {quant}: {types}; {held.bits_per_weight:.1f} bits a weight."
+    )
+    if not held.num_uneven:
+        return text
+    return (
+        f"{text} {held.num_uneven} of them have rows that are no multiple of {SUPER_BLOCK}, which the types of "
+        f"{quant} need: it took larger ones for these."
+    )
 
 
 def _run(

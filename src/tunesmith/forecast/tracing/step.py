@@ -11,7 +11,7 @@ import math
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,10 +70,17 @@ class Step:
     """Rows of the embedding that were added, which an adapter trains too."""
     fused: bool = True
     """On a GPU layers run in few launches, which takes Triton."""
+    scored_batch: tuple[int, ...] = ()
+    """Tokens that each document of the largest batch of an evaluation feeds. None: it is the micro-batch."""
 
     @property
     def num_tokens(self) -> int:
         return sum(self.micro_batch)
+
+    @property
+    def num_scored(self) -> int:
+        """Tokens fed in the pass of an evaluation."""
+        return sum(self.scored_batch or self.micro_batch)
 
     @property
     def settings(self) -> StepSettings:
@@ -117,7 +124,7 @@ def trace_step(config: PretrainedConfig, step: Step, *, splice: bool = True) -> 
 
 
 def _trace(config: PretrainedConfig, step: Step, *, splice: bool) -> Log:
-    batch = simulate.traced_batch(step.micro_batch, step.target_fraction)
+    batches = batches_of(step)
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -133,13 +140,13 @@ def _trace(config: PretrainedConfig, step: Step, *, splice: bool) -> Log:
                 kernels.recompute(model)
         mode = stack.enter_context(fake_tensor_mode())
         simulate.fakify(model)
-        batch = simulate.fake_batch(batch, mode)
+        batches = Batches(*(simulate.fake_batch(batch, mode) for batch in batches))
         width = config.get_text_config().vocab_size
         # The one number that is looked at is the gradient of the loss.
         trace = stack.enter_context(Trace(logits_width=width, lengths=step.micro_batch, number=1.0))
         layers.mark(trace)
         groups = layers.groups(model)
-        run_step(model, step, batch, trace, groups)
+        run_step(model, step, batches, trace, groups)
     trained = [(group, sum(parameter.numel() for parameter in tensors.trained)) for group, tensors in groups]
     log = repeat_layers(trace.log, layers.num_missing) if layers.num_missing else trace.log
     log.num_trained = sum(number * (1 + layers.num_missing * (group == TEMPLATE)) for group, number in trained)
@@ -166,7 +173,22 @@ Groups = list[tuple[int | None, Tensors]]
 Optimizers = list[tuple[int | None, torch.optim.Optimizer]]
 
 
-def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Groups | None = None) -> None:
+class Batches(NamedTuple):
+    """What a step is fed, and what the evaluation behind it is."""
+
+    trained: FlatBatch
+    scored: FlatBatch
+
+
+def batches_of(step: Step) -> Batches:
+    """As large as the step says. Call it outside of fake mode."""
+    batch = simulate.traced_batch(step.micro_batch, step.target_fraction)
+    return Batches(
+        batch, simulate.traced_batch(step.scored_batch, step.target_fraction) if step.scored_batch else batch
+    )
+
+
+def run_step(model: Any, step: Step, batches: Batches, trace: Trace, groups: Groups | None = None) -> None:
     """One optimizer step and one evaluation pass under a trace, on fake or real tensors.
 
     groups: the model's tensors by group of layers, in order; the optimizer then takes one group after another.
@@ -177,17 +199,21 @@ def run_step(model: Any, step: Step, batch: FlatBatch, trace: Trace, groups: Gro
             trace.enter_group(group)
             trace.hold((*tensors.parameters, *tensors.buffers), "weights")
             trace.hold(tensors.frozen_in_layers, IN_LAYERS)
-    trace.hold((batch.input_ids, batch.position_ids, batch.targets, batch.cu_seqlens), "temporary")
+    for batch in {id(batch): batch for batch in batches}.values():
+        trace.hold((batch.input_ids, batch.position_ids, batch.targets, batch.cu_seqlens), "temporary")
     with trace.phase("state"):
         optimizers = _optimizers(groups, step, trace)
     trace.name_alive("optimizer", "state")
     if step.update_in_backward:
-        _run_lean_step(model, step, batch, trace, [optimizer for _, optimizer in optimizers])
+        _run_lean_step(model, step, batches.trained, trace, [optimizer for _, optimizer in optimizers])
     else:
-        _run_step(model, step, batch, trace, groups, optimizers)
+        _run_step(model, step, batches.trained, trace, groups, optimizers)
     with trace.phase("evaluation"), torch.no_grad():
+        trace.feed(step.scored_batch or step.micro_batch)
         model.eval()
-        _forward(model, step, batch, weights_changed=False)  # an evaluation copies weights once, this is a pass of it
+        _forward(
+            model, step, batches.scored, weights_changed=False
+        )  # an evaluation copies weights once, this is a pass of it
         model.train()
 
 

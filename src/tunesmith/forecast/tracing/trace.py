@@ -145,8 +145,7 @@ class Trace:
         self.number = number
         self.log = Log()
         self.logits_width = logits_width
-        self.square_lengths = sum(length * length for length in lengths)
-        self.stretch = attention_stretch(lengths)
+        self.feed(lengths)
         self._begin(Segment("weights"))
         self._alive: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._next = 0
@@ -194,6 +193,11 @@ class Trace:
                 for event in segment.events:
                     if event.born and event.storage in alive:
                         self.log.labels.setdefault(event.storage, component)
+
+    def feed(self, lengths: Sequence[int]) -> None:
+        """From now on documents have so many tokens."""
+        self.square_lengths = sum(length * length for length in lengths)
+        self.stretch = attention_stretch(lengths)
 
     def _begin(self, segment: Segment) -> None:
         self._segment = segment

@@ -50,11 +50,15 @@ class GroupLoss(Record):
 
 
 class GroupLosses(Record):
+    """Held-out losses by the values of a column."""
+
     column: str | None = None
     rows: tuple[GroupLoss, ...]
 
 
 class ComparisonCounts(Record):
+    """How many texts the scores rest on."""
+
     held_out_documents: int
     scored_samples: int
     """With a real text beside them."""
@@ -100,12 +104,16 @@ class Sample(Record):
 
 
 class ComparedBase(Record):
+    """The model that the tuned one is compared with."""
+
     name: str
     revision: str | None
     licence: str | None
 
 
 class ComparedTuned(Record):
+    """The model that was tuned."""
+
     name: str
     """Of the run."""
     adapter: bool
@@ -113,6 +121,8 @@ class ComparedTuned(Record):
 
 
 class BlindChoice(Record):
+    """One choice between two texts whose writers were hidden."""
+
     prompt: str
     choice: Literal["tuned", "base", "tie"]
     tuned: str

@@ -38,6 +38,8 @@ class RowNames(Record):
 
 
 class Dropped(Record):
+    """Documents that were left out on purpose."""
+
     too_long: int
     """Documents that data.long left out."""
     by_weight_or_small: int
@@ -62,6 +64,8 @@ class LongAccount(Record):
 
 
 class SplitAccount(Record):
+    """What one split holds."""
+
     documents: int
     tokens: int
     """Start and end of each document included."""
@@ -112,7 +116,7 @@ class Finding(Record):
     """From 1; the same check has the same number everywhere. 0: not numbered."""
 
     def line(self) -> str:
-        """`name: what was found. First: rows. Set option. What else to do`"""
+        """`name: what was found. First: rows. Set option. What else to do`."""
         rows = f" First: {', '.join(self.rows)}." if self.rows else ""
         option = f" Set {self.option}." if self.option else ""
         return f"{self.name}: {self.found}{rows}{option}{f' {self.fix}' if self.fix else ''}"
@@ -136,6 +140,8 @@ def numbered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 class RowsMet(Record):
+    """Rows that something was found in."""
+
     num_rows: int
     rows: tuple[str, ...]
     """Names of the first."""

@@ -10,6 +10,8 @@ from tunesmith.run.artefacts.result import EvalScores
 
 
 class FileEntry(Record):
+    """The size and the hash of one file of a checkpoint."""
+
     bytes: int
     sha256: str
 

@@ -33,6 +33,7 @@ class PredictedMemory(Record):
     base_bytes: int
     """Of the process before the model: libraries, context."""
     components: dict[str, int]
+    """Weights, gradients, optimizer, activations and what else is held then."""
     phases: dict[str, int]
     """The highest of each phase of a step."""
 
@@ -41,28 +42,43 @@ class PredictedTime(Record):
     """Seconds of the whole run. `origin` says how the rates are known."""
 
     train_seconds: float
+    """In optimizer steps."""
     eval_seconds: float
+    """In all evaluations, the base model's too."""
     num_evaluations: int
     save_seconds: float
     num_saves: float
     load_seconds: float
+    """Before the run: libraries, model, data."""
     tokens_per_second: float
+    """Supervised tokens, in optimizer steps."""
     flops_per_token: float
+    """Forward and backward, a token that is fed."""
     origin: str
+    """How the rates are known: real steps here, or the data sheet."""
     run_seconds: float
+    """Steps, evaluations and saves: what result.json calls total_seconds."""
     total_seconds: float
+    """run_seconds and load_seconds."""
 
 
 class PredictedDisk(Record):
+    """What the run will take on its disk, in bytes."""
+
     checkpoint_bytes: int
+    """Of one checkpoint."""
     num_checkpoints: int
+    """The most that lie there at one time."""
     model_bytes: int
+    """Of the tuned model."""
     best_bytes: int = 0
     """The weights of the lowest held-out loss, beside the checkpoints."""
     cache_bytes: int
     """Prepared data and unpacked models in the user's cache."""
     free_bytes: int | None
+    """On the disk of the run; null on another machine."""
     total_bytes: int
+    """At the most."""
 
 
 class Predicted(Record):
@@ -91,6 +107,7 @@ class MeasuredRun(Record):
     tokens_per_second: float | None
     """Supervised tokens."""
     of_predicted: dict[str, float]
+    """Measured / predicted, by the names above."""
 
 
 class Plan(Artefact):

@@ -13,8 +13,11 @@ class Event(Record):
     """Something out of the ordinary that a run survived."""
 
     step: int
+    """The step that it happened in."""
     kind: str
+    """`out_of_memory` or `loss_spike`."""
     note: str
+    """What happened and what was done, as the log says it."""
 
 
 class EvalScores(Record):
@@ -37,20 +40,29 @@ class Result(Artefact):
 
     version: int = 2
     train_loss: float | None
+    """Mean of the steps' losses, each the mean over its supervised tokens, in nats."""
     eval_loss: float | None
     """Of the tuned model on the held-out rows; null before its first evaluation. The arithmetic is the plan's."""
     eval_loss_base: float | None
+    """Of the base model on the same rows, before the first step."""
     eval_perplexity: float | None
+    """exp(eval_loss)."""
     eval_perplexity_base: float | None
+    """exp(eval_loss_base)."""
     eval_bits_per_byte: float | None
+    """Of the held-out text: comparable between tokenizers."""
     eval_bits_per_byte_base: float | None
+    """Of the base model."""
     eval_token_accuracy: float | None
+    """Share of the held-out tokens that were the likeliest, 0 to 1."""
     eval_token_accuracy_base: float | None
+    """Of the base model."""
     test_loss: float | None
     """Of the test rows, scored once at the end."""
     best_eval_loss: float | None
     """The lowest of all evaluations during training; the tuned model's where its weights were kept."""
     best_step: int | None
+    """The step of best_eval_loss."""
     last_eval_loss: float | None = None
     """After the last step."""
     num_evaluations: int | None = None
@@ -66,21 +78,29 @@ class Result(Artefact):
     fed_tokens_per_second: float | None
     """All tokens that went through the model, the ones that are only read too."""
     samples_per_second: float | None
+    """Documents a second of training."""
     total_seconds: float
+    """Of the whole run, those before a resume included."""
     save_seconds: float
+    """In checkpoints."""
     eval_seconds: float
+    """In evaluations, the base model's too."""
     prepare_seconds: float = 0.0
     """Before the first step: self-test, rehearsal, recording of steps."""
     energy_joules: float | None = None
     """Of the GPUs, by their own counters, whatever ran there; null where nothing measures it."""
     peak_bytes: int
+    """Most memory at one time: reserved on a GPU, resident in a process on a CPU; of the first process."""
     steps: int
+    """Optimizer steps that were made."""
     hardware: str | None
     """What it trained on last: the GPU, or the processor and its cores."""
     ended: float | None
     """Seconds since 1970."""
     stopped: str | None
+    """Why the run ended before its end; null when it is finished."""
     events: tuple[Event, ...]
+    """What it survived."""
 
     @property
     def finished(self) -> bool:
@@ -91,19 +111,27 @@ class MetricsLine(Record):
     """A line of metrics.jsonl: an optimizer step (`loss`), or an evaluation (`eval_loss`)."""
 
     step: int
+    """Optimizer steps made; 0 of the base model's evaluation."""
     epoch: float
+    """Passes over the training documents so far."""
     time: float
     """Seconds of the run so far."""
     loss: float | None = None
+    """Mean over the supervised tokens of the step, in nats."""
     learning_rate: float | None = None
+    """Of this step."""
     grad_norm: float | None = None
+    """Before clipping."""
     tokens_per_second: float | None = None
     """Supervised tokens a second since the line before."""
     fed_tokens_per_second: float | None = None
+    """All tokens that went through the model since the line before."""
     peak_bytes: int | None = None
+    """As in result.json, so far."""
     energy_joules: float | None = None
     """Of the GPUs of its first machine so far, all that runs on them counted; null where no counter says it."""
     eval_loss: float | None = None
+    """As the four of result.json, at this step."""
     eval_perplexity: float | None = None
     eval_bits_per_byte: float | None = None
     eval_token_accuracy: float | None = None
@@ -150,16 +178,25 @@ class Status(Artefact):
 
     version: int = 2
     state: State
+    """As `tunesmith status` says it."""
     doing: str
     """training, evaluating 20/150, ..."""
     step: int
+    """Optimizer steps made."""
     num_steps: int
+    """As planned; 0 before the plan."""
     loss: float | None
+    """Of the newest line of metrics.jsonl."""
     eval_loss: float | None
+    """Of the newest evaluation."""
     tokens_per_second: float | None
+    """Of the newest line of metrics.jsonl."""
     seconds_left: float | None
+    """By the time that steps, evaluations and saves took so far."""
     pid: int
+    """Of the first process."""
     host: str
+    """The name of its machine."""
     boot: str
     """Of the machine that it ran on, so that a restart is seen."""
     updated: float

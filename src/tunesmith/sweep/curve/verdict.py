@@ -16,7 +16,7 @@ def verdict(curve: Curve) -> tuple[str, ...]:
 
 
 def as_text(band: Band, digits: int = 2) -> str:
-    """`3.36 (3.32 to 3.43)`"""
+    """As `3.36 (3.32 to 3.43)`."""
     return f"{band.value:.{digits}f} ({band.low:.{digits}f} to {band.high:.{digits}f})"
 
 

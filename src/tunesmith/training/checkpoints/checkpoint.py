@@ -6,6 +6,7 @@ A reader takes only a folder whose manifest lists every file with the size and s
 or not a checkpoint. What the files hold is in state.py: safetensors and JSON, never a pickle.
 
     checkpoints/step-40/MANIFEST.json  model.safetensors  optimizer.safetensors  ...
+    checkpoints/step-50/MANIFEST.json  model/shard-00001-model-00001-of-00001.safetensors  ...    of a sharded run
     checkpoints/.step-60.4711.tmp/     a save that did not end; the next save removes it
     checkpoints/step-60.broken/        was in the way of a new step-60 and held no manifest of ours; never removed
 """
@@ -81,7 +82,7 @@ def save_checkpoint(
     """
     _make_root(root)
     final = root / f"step-{step}"
-    if _is_whole(final):
+    if is_whole(final):
         return final
     remove_staging(root)
     if required_bytes is None:
@@ -119,7 +120,7 @@ def newest_valid_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
         path = root / f"step-{step}"
         found = _problems(path, hashes=True)
         if not found:
-            return Checkpoint(path, _read_manifest(path)), problems
+            return Checkpoint(path, read_manifest(path)), problems
         problems += [f"{path}: {problem}" for problem in found]
     if steps:
         lines = "\n".join(f"  {problem}" for problem in problems)
@@ -141,7 +142,7 @@ def newest_info(root: Path) -> JsonObject | None:
     """What the newest manifest that is whole says of its run; the files that it lists are not looked at."""
     for step in reversed(checkpoint_steps(root)):
         with suppress(ValueError):
-            return _read_manifest(root / f"step-{step}").info
+            return read_manifest(root / f"step-{step}").info
     return None
 
 
@@ -263,7 +264,7 @@ def _digest_of(manifest: JsonObject) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint. Raises ValueError that says what is wrong with it."""
     path = folder / MANIFEST
     try:
@@ -308,7 +309,7 @@ def _problems(folder: Path, *, hashes: bool) -> list[str]:
     if folder.is_symlink() or not folder.is_dir():
         return ["is not a directory (symbolic links are not followed)"]
     try:
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
     except ValueError as error:
         return [str(error)]
     if folder.name != f"step-{manifest.step}" and _STEP.fullmatch(folder.name):
@@ -318,7 +319,16 @@ def _problems(folder: Path, *, hashes: bool) -> list[str]:
         return _file_problem(folder, *item, hashes=hashes)
 
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return [found for found in pool.map(problem, manifest.files.items()) if found]
+        problems = [found for found in pool.map(problem, manifest.files.items()) if found]
+    return problems or _strangers(folder, manifest)
+
+
+def _strangers(folder: Path, manifest: Manifest) -> list[str]:
+    """What the manifest does not list in the folders of shards, which are read whole."""
+    below = {name.rpartition("/")[0] for name in manifest.files} - {""}
+    found = {f"{sub}/{path.name}" for sub in below if (folder / sub).is_dir() for path in (folder / sub).iterdir()}
+    strangers = sorted(found - manifest.files.keys() - below)
+    return [f"{name} is not of this checkpoint: remove it" for name in strangers]
 
 
 def _file_problem(folder: Path, name: str, expected: FileEntry, *, hashes: bool) -> str | None:
@@ -337,20 +347,21 @@ def _file_problem(folder: Path, name: str, expected: FileEntry, *, hashes: bool)
     return None
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
+    """Whether every file that the manifest lists is there with its hash."""
     return folder.is_dir() and not _problems(folder, hashes=True)
 
 
 def _is_ours(folder: Path) -> bool:
     try:
-        return bool(_read_manifest(folder))
+        return bool(read_manifest(folder))
     except ValueError:
         return False
 
 
 def _num_bytes(folder: Path) -> int:
     try:
-        return sum(entry.bytes for entry in _read_manifest(folder).files.values())
+        return sum(entry.bytes for entry in read_manifest(folder).files.values())
     except ValueError:
         return 0
 

@@ -139,7 +139,7 @@ def _check_same(checkpoint: Checkpoint, recipe: Recipe, fingerprints: Mapping[st
 
 
 def _flat_values(recipe: Recipe) -> dict[str, object]:
-    """{"train.epochs": 1.0, ...}"""
+    """{"train.epochs": 1.0, ...}."""
     return {
         f"{section}.{key}": value
         for section, values in recipe.model_dump(mode="json").items()

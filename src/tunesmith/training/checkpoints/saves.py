@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from tunesmith.run.artefacts import CheckpointInfo, EvalScores, Event, JsonObject, Plan
 from tunesmith.run.directory import RunDir
-from tunesmith.training.checkpoints.best import BEST_STATE, BestWeights
+from tunesmith.training.checkpoints.best import BEST_STATE, TEMPORARY, BestWeights
 from tunesmith.training.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from tunesmith.training.checkpoints.mirror import Mirror
+from tunesmith.training.checkpoints.shards import parted
 from tunesmith.training.checkpoints.state import (
     environment,
     load_optimizer,
@@ -20,11 +21,12 @@ from tunesmith.training.checkpoints.state import (
     load_trainable,
     load_tree,
     rng_state,
-    save_parameters,
     save_tree,
 )
+from tunesmith.training.checkpoints.writers import Writers
 from tunesmith.training.clock import Spent
 from tunesmith.training.held_out import ScoresSoFar
+from tunesmith.training.processes.sharding import trained
 
 if TYPE_CHECKING:
     from tunesmith.training.loop import Loop
@@ -42,6 +44,8 @@ class Saves:
     run_dir: RunDir
     plan: Plan
     info: CheckpointInfo
+    mirror: Mirror | None = None
+    """Of the process that writes."""
 
     @property
     def best(self) -> BestWeights:
@@ -54,28 +58,37 @@ class Saves:
         info = CheckpointInfo(data=data, model=model, recipe=recipe, plan=plan, environment=environment(), eval=None)
         return cls(run_dir, plan, info)
 
-    def save(self, loop: Loop, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any]) -> None:
-        """Write step-N whole or not at all: whole tensors by name, and an optimizer's state with such.
+    def save(self, loop: Loop) -> None:
+        """Write step-N whole or not at all; all processes call. Raises RunError when the disk is full."""
+        state, parts = parted(loop.optimizer.state_dict())
+        writers = Writers(loop.team, {MODEL_STATE: trained(loop.model), OPTIMIZER_STATE: parts})
+        writers.together(lambda: self._save(loop, writers, state))
 
-        Raises RunError when the disk is full.
-        """
-        last = loop.held_out.so_far.last
-        save_checkpoint(
+    def keep_best(self, loop: Loop) -> None:
+        """Keep the weights of this step as the best; all processes call. Raises RunError when the disk is full."""
+        writers = Writers(loop.team, {TEMPORARY: trained(loop.model)})
+        writers.together(lambda: self.best.write(loop.step, writers.write))
+
+    def _save(self, loop: Loop, writers: Writers, optimizer: JsonObject) -> None:
+        so_far = loop.held_out.so_far
+        checkpoint = save_checkpoint(
             self.run_dir.checkpoints,
             loop.step,
-            lambda folder: self.write_state(loop, weights, optimizer, folder),
-            info=self.info.model_copy(update={"eval": last}).to_json(),
+            lambda folder: self.write_state(loop, writers, optimizer, folder),
+            info=self.info.model_copy(update={"eval": so_far.last}).to_json(),
             keep=self.plan.save_keep,
-            best_step=loop.held_out.so_far.best_step,
+            best_step=so_far.best_step,
             required_bytes=self.num_bytes(loop.model),
         )
+        if self.mirror is not None:
+            self.mirror.push(checkpoint)
 
-    def write_state(
-        self, loop: Loop, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any], folder: Path
-    ) -> None:
+    def write_state(self, loop: Loop, writers: Writers, optimizer: JsonObject, folder: Path) -> None:
         """Weights, optimizer, random numbers, and where the run stands."""
-        self._write_weights(loop, weights, folder)
-        save_tree(dict(optimizer), folder / OPTIMIZER_STATE)
+        self._write_weights(loop, writers, folder)
+        if loop.team.shards:
+            writers.write(folder / OPTIMIZER_STATE)
+        save_tree(optimizer, folder / OPTIMIZER_STATE)
         save_tree(rng_state(), folder / RANDOM_STATE)
         so_far = loop.held_out.so_far
         of_steps = {name: getattr(so_far, name) for name in ("base", "last", "best")}
@@ -92,12 +105,12 @@ class Saves:
         }
         save_tree(progress, folder / PROGRESS_STATE)
 
-    def _write_weights(self, loop: Loop, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    def _write_weights(self, loop: Loop, writers: Writers, folder: Path) -> None:
         """Those of this step, and the best where they are kept and are others."""
         kept = loop.held_out.so_far.best_step if loop.held_out.so_far.best else None
         if kept == loop.step and self.best.put_into(folder, MODEL_STATE, kept):
             return
-        save_parameters(weights, folder / MODEL_STATE)
+        writers.write(folder / MODEL_STATE)
         if kept is not None:
             self.best.put_into(folder, BEST_STATE, kept)
 

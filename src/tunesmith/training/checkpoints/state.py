@@ -2,7 +2,7 @@
 
 Any tree of dicts, lists, tuples, numbers, strings, tensors and arrays becomes one safetensors file: the tensors as they
 are, the rest as JSON in the header. Optimizer, scheduler and random states are such trees; nothing that is read can run
-code.
+code. Of a sharded run the tensors lie in a folder beside that file, or in its place (shards.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 
 from tunesmith import __version__
 from tunesmith.errors import RunError
-from tunesmith.training.processes.sharding import fill
+from tunesmith.training.checkpoints.shards import Part, joined, read_shards, shard_kinds, shards_beside
+from tunesmith.training.processes.sharding import fill, trained
 
 _TREE = "tree"
 _TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.int64: "I64"}
@@ -37,14 +38,16 @@ def save_tree(tree: Any, path: Path) -> None:
 
 
 def load_tree(path: Path) -> Any:
-    """The tree that `save_tree` wrote, every tensor on the CPU in memory of its own.
+    """The tree that `save_tree` wrote, every tensor whole, on the CPU and in memory of its own.
 
     Raises RunError when the file is not such a file.
     """
     with _reading(path) as (file, encoded):
         # A clone, not the mapped file: the checkpoint may be removed while its tensors are in use, and kernels round
         # alike only on memory that is aligned alike.
-        return _decode(encoded, {name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
+        tree = _decode(encoded, {name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
+        folder = shards_beside(path)
+        return joined(tree, folder) if folder.is_dir() else tree
 
 
 @contextlib.contextmanager
@@ -72,33 +75,46 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
             raise RunError(f"{path}: holds no optimizer state. Resume from an older checkpoint.") from None
         if found != expected:
             raise RunError(f"{path}: expected parameter groups of {expected}, found {found}. It is of another model.")
-        if _fill(optimizer, state, file):
+        if _fill(optimizer, state, file, shards_beside(path)):
             return
     optimizer.load_state_dict(load_tree(path))
 
 
-def _fill(optimizer: torch.optim.Optimizer, state: Any, file: Any) -> bool:
+def _fill(optimizer: torch.optim.Optimizer, state: Any, file: Any, shards: Path) -> bool:
     """Copy stored tensors into those of the optimizer; False, with nothing changed, when they are not of one kind."""
+    kinds = shard_kinds(shards) if shards.is_dir() else {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
-    pairs: list[tuple[torch.Tensor, str]] = []
+    pairs: list[tuple[torch.Tensor, _Name | Part]] = []
     for parameter, number in zip(parameters, numbers, strict=True):
         held, stored = optimizer.state.get(parameter, {}), state["state"].get(number, {})
         if held.keys() != stored.keys():
             return False
         for name, tensor in held.items():
             place = stored[name]
-            if not (isinstance(tensor, torch.Tensor) and isinstance(place, _Name)):
+            if not (isinstance(tensor, torch.Tensor) and isinstance(place, _Name | Part)):
                 return False
-            found = file.get_slice(place)
-            if (found.get_shape(), found.get_dtype()) != (list(tensor.shape), _TYPES.get(tensor.dtype)):
+            if not _is_of_kind(tensor, place, file, kinds):
                 return False
             pairs.append((tensor, place))
     for tensor, place in pairs:
-        fill(tensor, file.get_tensor(place))
+        if isinstance(place, _Name):
+            fill(tensor, file.get_tensor(place))
+    if parts := {str(place): tensor for tensor, place in pairs if isinstance(place, Part)}:
+        read_shards(parts, shards)
     for group, stored in zip(optimizer.param_groups, state["param_groups"], strict=True):
         group.update({name: value for name, value in stored.items() if name != "params"})
     return True
+
+
+def _is_of_kind(
+    tensor: torch.Tensor, place: _Name | Part, file: Any, kinds: Mapping[str, tuple[torch.Size, torch.dtype]]
+) -> bool:
+    """Whether the tensor that is stored there has this one's shape and type."""
+    if isinstance(place, Part):
+        return kinds.get(place) == (tensor.shape, tensor.dtype)
+    found = file.get_slice(place)
+    return bool((found.get_shape(), found.get_dtype()) == (list(tensor.shape), _TYPES.get(tensor.dtype)))
 
 
 class _Name(str):
@@ -118,19 +134,25 @@ def save_parameters(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def load_trainable(model: torch.nn.Module, path: Path) -> None:
-    """Copy what `save_parameters` wrote into the parameters of `model`, in place.
+    """Copy what `save_parameters` wrote, or the shards in its place, into the parameters of `model`.
 
     Raises RunError when names, shapes or types differ.
     """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters, shards = trained(model), shards_beside(path)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = set(file.keys())
-            if names != parameters.keys():
-                missing, extra = sorted(parameters.keys() - names)[:3], sorted(names - parameters.keys())[:3]
-                raise RunError(f"{path}: is of another model: it lacks {missing} and has {extra} besides.")
+        if shards.is_dir():
+            kinds = shard_kinds(shards)
+            _check_names(parameters, kinds, shards)
             for name, parameter in parameters.items():
-                _copy_into(parameter, file.get_tensor(name), f"{path}: {name}")
+                _check_kind(parameter, *kinds[name], f"{shards}: {name}")
+            read_shards(parameters, shards)
+            return
+        with safe_open(path, framework="pt", device="cpu") as file:
+            _check_names(parameters, file.keys(), path)
+            for name, parameter in parameters.items():
+                value = file.get_tensor(name)
+                _check_kind(parameter, value.shape, value.dtype, f"{path}: {name}")
+                fill(parameter, value)
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path}: cannot be read back ({error}). Resume from an older checkpoint.") from None
 
@@ -186,12 +208,16 @@ def environment_changes(before: dict[str, str]) -> list[str]:
     return [f"{name} {before[name]}, here {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
 
 
-def _copy_into(parameter: torch.Tensor, value: torch.Tensor, where: str) -> None:
-    if parameter.shape != value.shape or parameter.dtype != value.dtype:
-        raise RunError(
-            f"{where}: expected {tuple(parameter.shape)} {parameter.dtype}, found {tuple(value.shape)} {value.dtype}."
-        )
-    fill(parameter, value)
+def _check_names(parameters: Mapping[str, torch.Tensor], found: Iterable[str], where: Path) -> None:
+    names = set(found)
+    if names != parameters.keys():
+        missing, extra = sorted(parameters.keys() - names)[:3], sorted(names - parameters.keys())[:3]
+        raise RunError(f"{where}: is of another model: it lacks {missing} and has {extra} besides.")
+
+
+def _check_kind(parameter: torch.Tensor, shape: torch.Size, dtype: torch.dtype, where: str) -> None:
+    if (parameter.shape, parameter.dtype) != (shape, dtype):
+        raise RunError(f"{where}: expected {tuple(parameter.shape)} {parameter.dtype}, found {tuple(shape)} {dtype}.")
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
@@ -208,6 +234,8 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
         kind = "tensor" if isinstance(value, torch.Tensor) else "array"
         tensors[name] = _plain(value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value)))
         return {kind: name}
+    if isinstance(value, Part):
+        return {"part": str(value)}
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
@@ -233,6 +261,8 @@ def _decode(encoded: Any, tensors: Mapping[str, Any]) -> Any:
     ((kind, content),) = encoded.items()
     if kind == "tensor":
         return tensors[content]
+    if kind == "part":
+        return Part(content)
     if kind == "array":
         return tensors[content].numpy()
     if kind == "dict":

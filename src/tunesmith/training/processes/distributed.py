@@ -74,6 +74,12 @@ class Team:
         found: NDArray[np.float64] = total.cpu().numpy()
         return found
 
+    def told(self, message: Any) -> Any:
+        """What the first process says, in all of them. Plain data; all call together."""
+        said = [message]
+        torch.distributed.broadcast_object_list(said)
+        return said[0]
+
     @staticmethod
     def lost(error: BaseException, step: int) -> TrainingError:
         """What to say of a step whose exchange failed."""

@@ -1,8 +1,7 @@
 """Weights, gradients and the optimizer's state split over processes, by torch's `fully_shard` (FSDP2), on any device.
 
-Each layer is gathered when it runs and let go of afterwards; gradients are averaged into the shards. A checkpoint holds
-whole tensors all the same: every process gives its part, the first writes. So a run goes on with any number of
-processes, sharded or not.
+Each layer is gathered when it runs and let go of afterwards; gradients are averaged into the shards. Of a checkpoint
+every process writes its share, and a run goes on with any number of processes, sharded or not.
 
 Every forward pass is an exchange between all processes. So all of them make the same number of passes.
 """
@@ -61,21 +60,6 @@ def gradients_stay(model: Any) -> Iterator[None]:
 def whole(tensor: Tensor) -> Tensor:
     """The whole of a tensor that may be sharded. All processes must ask together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def gathered(tree: Any, *, keep: bool) -> Any:
-    """A tree of dicts, lists and tensors with every sharded tensor whole, on the CPU where it is kept.
-
-    All processes must ask together, of the same tree; those that do not `keep` get it without these tensors' values.
-    """
-    if isinstance(tree, DTensor):
-        tensor = tree.full_tensor()
-        return tensor.cpu() if keep else None
-    if isinstance(tree, dict):
-        return {key: gathered(value, keep=keep) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(gathered(value, keep=keep) for value in tree)
-    return tree
 
 
 def fill(target: Tensor, value: Tensor) -> None:
