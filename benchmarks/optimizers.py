@@ -64,7 +64,7 @@ def main() -> int:
     if options.table:
         print_table(done)
         return 0
-    trial = next_trial(done, options.rates, options.seeds)
+    trial = next_trial(done, options.ways, options.rates, options.seeds)
     if trial is None:
         return 0
     line = run_trial(trial, options)
@@ -82,6 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/optimizers"), help="removed trial by trial")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--rows", type=int, default=160, help="a quarter is held out")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), metavar="'OPTIMIZER DTYPE'")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--seconds", type=float, default=170, help="of training in one call")
@@ -94,11 +95,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def next_trial(done: list[dict[str, Any]], rates: tuple[float, ...], seeds: tuple[int, ...]) -> Trial | None:
+def next_trial(
+    done: list[dict[str, Any]], ways: list[str], rates: tuple[float, ...], seeds: tuple[int, ...]
+) -> Trial | None:
     """The first that is missing: rates with the first seed, way by way, then other seeds at each way's best rate."""
     have = {(line["way"], line["rate"], line["seed"]) for line in done}
-    first = [Trial(way, rate, seeds[0]) for rate in rates for way in WAYS]
-    other = [Trial(way, rate, seed) for seed in seeds[1:] for way in WAYS if (rate := best_rate(done, way)) is not None]
+    first = [Trial(way, rate, seeds[0]) for rate in rates for way in ways]
+    other = [Trial(way, rate, seed) for seed in seeds[1:] for way in ways if (rate := best_rate(done, way)) is not None]
     return next((trial for trial in (*first, *other) if (trial.way, trial.rate, trial.seed) not in have), None)
 
 

@@ -12,12 +12,12 @@ def test_rates_come_first_and_then_other_seeds_of_the_best(benchmarks, capsys):
     from optimizers import WAYS, Trial, next_trial, print_table
 
     rates, seeds, first = (2e-4, 1e-4), (7, 8), next(iter(WAYS))
-    assert next_trial([], rates, seeds) == Trial(first, 2e-4, 7)
+    assert next_trial([], list(WAYS), rates, seeds) == Trial(first, 2e-4, 7)
     done = [line_of(way, rate, 7, 4.0 - 1000 * rate) for rate in rates for way in WAYS]
-    assert next_trial(done[:-1], rates, seeds) == Trial(list(WAYS)[-1], 1e-4, 7)
-    assert next_trial(done, rates, seeds) == Trial(first, 2e-4, 8)
+    assert next_trial(done[:-1], list(WAYS), rates, seeds) == Trial(list(WAYS)[-1], 1e-4, 7)
+    assert next_trial(done, list(WAYS), rates, seeds) == Trial(first, 2e-4, 8)
     done += [line_of(way, 2e-4, 8, 3.9) for way in WAYS]
-    assert next_trial(done, rates, seeds) is None
+    assert next_trial(done, list(WAYS), rates, seeds) is None
     print_table(done)
     printed = capsys.readouterr().out
     assert "| adamw | float32 | 3.9000 | 3.8000 | 3.8500 (3.8000 to 3.9000, 2 seeds) | 1,000 MB |" in printed
