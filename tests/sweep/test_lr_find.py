@@ -45,6 +45,9 @@ def test_the_test_ends_where_the_loss_ran_away_and_not_before() -> None:
     rising = [*noisy, *(4.0 + 0.6 * number for number in range(8))]
     ended = next(number for number in range(1, len(rising) + 1) if ran_away(rising[:number]))
     assert 25 < ended <= 31
+    risen = [*falling, *[4.8] * 10]
+    assert max(risen[25:]) < 1.5 * min(risen), "no single step stands out"
+    assert ran_away(risen)
     assert ran_away([5.0, 4.9, 7.5])
     assert not ran_away([5.0, 4.0, 4.5])
 

@@ -88,6 +88,8 @@ def test_trials_with_steps_of_other_sizes_are_compared_at_equal_tokens(
         lines = (tmp_path / "trials" / f"{trial.number:04d}" / "metrics.jsonl").read_text().splitlines()
         losses = [line["eval_loss"] for line in map(json.loads, lines) if "eval_loss" in line]
         assert row["evaluations"] == losses[1:], "the first is the base's"
+        assert row["shares"][-1] == 1
+        assert row["shares"][:3] == pytest.approx([0.25, 0.5, 0.75], abs=0.09)
         assert trial.intermediate_values[marks[0]] == losses[1]
 
 

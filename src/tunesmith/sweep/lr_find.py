@@ -25,7 +25,6 @@ LOWEST, HIGHEST, NUM_STEPS = 1e-5, 1e-1, 40
 """Below the lowest a step moves nothing that a loss shows. Steps after the loss ran away are not made."""
 BELOW_LOWEST = 10.0
 """The rate that is proposed lies this far below that of the lowest loss, at which training is about to run away."""
-MIN_LOSSES = 12
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def rates() -> tuple[float, ...]:
 
 def judge(tried: Sequence[float], losses: Sequence[float]) -> Found:
     """The rate that follows from the losses. Raises SweepError where they never fell."""
-    from tunesmith.training.rate_range import smoothed
+    from tunesmith.training.rate_range import MIN_LOSSES, smoothed
 
     smooth = smoothed(losses)
     lowest = min(range(len(smooth)), key=smooth.__getitem__, default=0)

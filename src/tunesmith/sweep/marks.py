@@ -42,6 +42,10 @@ class Marks:
         """Steps from one evaluation to the next."""
         return max(1, round(len(self.fed) / EVALUATIONS))
 
+    def share(self, step: int) -> float:
+        """Of the tokens, fed up to a step."""
+        return self.fed[step - 1] / self.fed[-1]
+
     def number(self, step: int) -> int | None:
         """Which mark a step stands at, from 1 on; None for none, and for the end, whose rate has fallen already."""
         if len(self.fed) < FEWEST_STEPS or step % self.every or not 0 < step < len(self.fed):

@@ -17,7 +17,7 @@ from tunesmith.report.charts import Dot, Series, dot_chart, line_chart
 from tunesmith.report.numbers import short
 from tunesmith.report.page import content_policy
 from tunesmith.sweep.space import Choice, Range, Space, overrides
-from tunesmith.sweep.study import RUN, SCORES, Study
+from tunesmith.sweep.study import RUN, SCORES, SHARES, Study
 from tunesmith.sweep.trial import TRIALS
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "values": trial.params,
         "eval_loss": trial.value if trial.state.name == "COMPLETE" else None,
         "evaluations": trial.user_attrs.get(SCORES, []),
+        "shares": trial.user_attrs.get(SHARES, []),
         "seconds": seconds,
         "why": trial.user_attrs.get("why"),
         "run": f"{TRIALS}/{run}" if run else None,
@@ -140,12 +141,12 @@ def _over_numbers(one: Range | Choice, rows: list[dict[str, Any]], best: int | N
 
 
 def _ways(rows: list[dict[str, Any]], best: int | None) -> Markup:
-    """The held-out loss of every trial after equal shares of its tokens."""
+    """The held-out loss of every trial over the share of its tokens."""
     shown = [row for row in rows if row["evaluations"]]
     lines = [
         Series(
             f"trial {row['number']}" if row["number"] == best else "",
-            [(25.0 * (number + 1), loss) for number, loss in enumerate(row["evaluations"])],
+            [(100 * share, loss) for share, loss in zip(row["shares"], row["evaluations"], strict=True)],
             _look(row, best),
         )
         for row in sorted(shown, key=lambda row: row["number"] == best)

@@ -25,8 +25,8 @@ STARTUP_TRIALS = 5
 """Trials at random before the search learns from them, and before any is ended early."""
 RUN = "run"
 """What a trial remembers: the name of its run directory,"""
-SCORES = "scores"
-"""and the held-out loss of each of its evaluations."""
+SCORES, SHARES = "scores", "shares"
+"""the held-out loss of each of its evaluations, and the share of its tokens that it was fed until then."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tunesmith.run.directory import CHECKPOINTS, MODEL
 from tunesmith.run.observer import Callbacks
 from tunesmith.sweep.marks import Marks
 from tunesmith.sweep.space import Value, overrides
-from tunesmith.sweep.study import RUN, SCORES, Study
+from tunesmith.sweep.study import RUN, SCORES, SHARES, Study
 
 if TYPE_CHECKING:
     import optuna
@@ -48,6 +48,7 @@ def run_trial(study: Study, trial: optuna.Trial, recipe: Recipe, prepared: Prepa
             return
         seen.append((step, scores.eval_loss))
         trial.set_user_attr(SCORES, [loss for _, loss in seen])
+        trial.set_user_attr(SHARES, [marks.share(at) for at, _ in seen])
         number = marks.number(step)
         if number is not None:
             trial.report(marks.loss_at(number, seen), marks.tokens(number))

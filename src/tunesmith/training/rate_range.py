@@ -16,7 +16,7 @@ RISEN = 1.1
 SMOOTHING = 0.8
 """Of the mean of losses that is looked at: one step's loss depends on its documents more than on its rate."""
 MIN_LOSSES = 12
-"""Before the smoothed loss ends the test: it begins with what few documents say."""
+"""Before the smoothed loss says anything: it begins with what few documents say."""
 
 
 def losses_at(loop: Loop, rates: Sequence[float]) -> list[float]:
