@@ -193,7 +193,7 @@ class TrainSection(_Section):
     """How the rate falls after the warm-up. linear: to nearly nothing at the end, so that the last steps settle."""
     warmup_fraction: AutoOr | Annotated[float, Field(ge=0, lt=1)] = "auto"
     """Share of the steps over which the rate rises, while AdamW's moments are still guesses. auto: 0.03; where all
-    weights train, at least 8 steps, or a fifth of a run of fewer than 40."""
+    weights train, at least 8 steps, or a third of a run of fewer than 24."""
     weight_decay: float = Field(default=0.0, ge=0)
     """On matrices only. 0: a short run has little to forget by."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0

@@ -66,7 +66,7 @@ def warmup_of(num_steps: int, reasons: dict[str, str], method: str = "full", **t
     return choose_warmup_steps(recipe, method, num_steps, reasons)
 
 
-@pytest.mark.parametrize(("num_steps", "warmup"), [(1, 0), (4, 1), (16, 3), (30, 6), (82, 8), (250, 8), (1000, 30)])
+@pytest.mark.parametrize(("num_steps", "warmup"), [(1, 0), (4, 1), (16, 5), (30, 8), (82, 8), (250, 8), (1000, 30)])
 def test_a_short_run_warms_up_over_more_than_one_step(num_steps: int, warmup: int) -> None:
     reasons: dict[str, str] = {}
     assert warmup_of(num_steps, reasons) == warmup
