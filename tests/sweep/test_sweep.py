@@ -66,6 +66,10 @@ def test_a_sweep_leaves_the_best_recipe_and_goes_on(recipe: Recipe, prepared: Pr
     assert [row["state"] for row in rows] == ["complete", "complete", "failed", "complete"]
     assert rows[3]["values"][RATE] == value
 
+    (tmp_path / "sweep.html").unlink()
+    search(recipe, tmp_path, prepared, 3)
+    assert "Best of" in (tmp_path / "sweep.html").read_text(), "written anew although no trial is left to make"
+
 
 def test_trials_with_steps_of_other_sizes_are_compared_at_equal_tokens(
     recipe: Recipe, prepared: Prepared, tmp_path: Path

@@ -77,6 +77,8 @@ def sweep(
     mended = 0 if joins else study.mend()
     if mended or study.num_made:
         say(f"{folder}: going on after {study.num_made} trials" + (f", {mended} of them cut off" if mended else ""))
+        if not joins:
+            write_outcome(study, recipe)  # also where no trial is left to make: of another version, or removed
     usual = {RATE: plan.learning_rate, STEP: plan.tokens_per_step}
     if all(one.key in usual and one.holds(usual[one.key]) for one in space):
         study.try_first({one.key: usual[one.key] for one in space})
