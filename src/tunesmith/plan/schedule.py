@@ -79,7 +79,7 @@ def choose_learning_rate(forecaster: Forecaster, method: str, num_steps: int, re
     if asked != "auto":
         return as_asked(asked, "learning_rate", reasons)
     if method == "full" or forecaster.recipe.lora.init == "pissa":
-        reasons["learning_rate"] = "half and twice of it end within 0.02 on small data (docs/defaults.md)"
+        reasons["learning_rate"] = "half of it ends within 0.02 on small data, twice of it higher (docs/defaults.md)"
         return LEARNING_RATE
     width: int = forecaster.shape.config.get_text_config().hidden_size
     short = f", twice that in {num_steps:,} steps" if num_steps < SHORT_RUN_STEPS else ""
@@ -98,7 +98,7 @@ def choose_warmup_steps(recipe: Recipe, method: str, num_steps: int, reasons: di
 
     Where all weights train, two are too few: of three runs of 82 steps that differ in the order of the documents alone
     one ended 0.08 above the others, and with eight steps it did not; of 16 steps three were too few and five were not.
-    Adapters, which begin at zero, ended within 0.01 of each other with two (docs/defaults.md).
+    Adapters, which begin at zero, ended within 0.02 of each other with two (docs/defaults.md).
     """
     fraction = recipe.train.warmup_fraction
     if fraction != "auto":
