@@ -190,9 +190,15 @@ class Forecaster:
             micro_batch=steps.worst_micro_batch(choice.micro_batch_tokens, target.num_processes),
             accumulates=choice.micro_batch_tokens * target.num_processes < steps.largest,
             target_fraction=min(1.0, train.num_targets / train.num_tokens),
-            scored_batch=self.workload.eval.longest_batch(max(choice.micro_batch_tokens, LEAST_TOKENS)),
+            scored_batch=self._scored_batch(choice, target),
             **common,
         )
+
+    def _scored_batch(self, choice: Choice, target: Target) -> tuple[int, ...]:
+        """What an evaluation needs at once. On a GPU without the room for it, it goes on with half as much."""
+        if target.device == "cuda":
+            return ()
+        return self.workload.eval.longest_batch(max(choice.micro_batch_tokens, LEAST_TOKENS))
 
     def shortened(self, max_length: int) -> Forecaster:
         """The same with documents of at most so many tokens."""
