@@ -63,3 +63,9 @@ def test_rows_of_a_plain_trainer(
 ) -> None:
     recipe = new_recipe(loop="reference", max_length=2048, micro_batch_tokens=micro, tokens_per_step=whole)
     assert reference_rows(recipe, 2048) == expected
+
+
+def test_the_longest_documents_are_scored_at_once() -> None:
+    split = Split(np.array([3, 9, 5]), 17)
+    assert [split.longest_batch(most) for most in (1, 13, 14, 100)] == [(9,), (9,), (9, 5), (9, 5, 3)]
+    assert Split(np.array([], dtype=np.int64), 0).longest_batch(100) == ()
