@@ -23,7 +23,7 @@ ADAPTER_RATE, ADAPTER_WIDTH, WIDTH_POWER = 5.0e-4, 2000, 0.781
 2025), and less in a wider model: the rate at a width, and the power of narrower / wider that tinker-cookbook found for
 Llamas. Tried here at a width of 576 alone."""
 SHORT_RUN_STEPS = 100
-"""In fewer steps twice that rate ended lower, on both texts that it was tried on; four times did not."""
+"""In fewer steps twice that rate ended lower, on both texts that it was tried on; four times, on one, did not."""
 MAX_ADAPTER_RATE = 2.6e-3
 WARMUP_FRACTION, MIN_WARMUP_STEPS = 0.03, 8
 
