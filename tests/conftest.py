@@ -469,3 +469,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line("|---|---|---|")
     for name, (cases, survived) in rows.items():
         terminalreporter.write_line(f"| {name} | {cases} | {survived} |")
+
+
+@pytest.fixture
+def bucket() -> Iterator[Any]:
+    """An object store in this process."""
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+    yield system
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from tunesmith.data import Data
@@ -28,17 +27,6 @@ CSV = b"text\n" + b"".join(b"row %d of it\n" % i for i in range(5))
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "tunesmith" / "remote"
-
-
-@pytest.fixture
-def bucket() -> Iterator[Any]:
-    """An object store in this process."""
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
-    yield system
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
 
 
 def names(path: str) -> list[str]:

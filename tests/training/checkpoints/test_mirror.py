@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 import torch
 from rich.console import Console
@@ -22,17 +20,6 @@ from tunesmith.training.checkpoints.mirror import Mirror
 
 ADDRESS = "memory://bucket/runs/one"
 QUIET = Console(quiet=True)
-
-
-@pytest.fixture
-def bucket() -> Iterator[Any]:
-    """An object store in this process."""
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
-    yield system
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
 
 
 def save(root: Path, step: int) -> Path:
